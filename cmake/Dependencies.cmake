@@ -1,0 +1,35 @@
+# Everything comes from Debian packages, simdjson as sources from PyPI (tools/bootstrap.sh fetches
+# it: Debian ships simdjson as a shared library only, and the program links small things statically).
+find_package(Threads REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
+find_package(fmt 9.1 REQUIRED)
+find_package(tl-expected 1.0 REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(yaml-cpp 0.7 REQUIRED)
+
+find_path(TOMLPLUSPLUS_INCLUDE_DIR toml++/toml.h REQUIRED)
+add_library(weighbridge_toml INTERFACE)
+target_include_directories(weighbridge_toml SYSTEM INTERFACE ${TOMLPLUSPLUS_INCLUDE_DIR})
+target_compile_definitions(weighbridge_toml INTERFACE TOML_HEADER_ONLY=1 TOML_EXCEPTIONS=0)
+
+find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY NAMES libxxhash.a REQUIRED)
+add_library(weighbridge_xxhash INTERFACE)
+target_include_directories(weighbridge_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE_DIR})
+target_link_libraries(weighbridge_xxhash INTERFACE ${XXHASH_LIBRARY})
+
+find_library(YAML_CPP_STATIC NAMES libyaml-cpp.a REQUIRED)
+add_library(weighbridge_yaml INTERFACE)
+target_link_libraries(weighbridge_yaml INTERFACE ${YAML_CPP_STATIC})
+
+if(NOT WEIGHBRIDGE_SIMDJSON_DIR)
+  set(WEIGHBRIDGE_SIMDJSON_DIR $ENV{HOME}/.cache/weighbridge/deps/simdjson)
+endif()
+if(NOT EXISTS ${WEIGHBRIDGE_SIMDJSON_DIR}/simdjson.cpp)
+  message(FATAL_ERROR "simdjson's sources are not in ${WEIGHBRIDGE_SIMDJSON_DIR}; "
+    "run tools/bootstrap.sh, which installs every dependency")
+endif()
+add_library(weighbridge_simdjson STATIC ${WEIGHBRIDGE_SIMDJSON_DIR}/simdjson.cpp)
+target_include_directories(weighbridge_simdjson SYSTEM PUBLIC ${WEIGHBRIDGE_SIMDJSON_DIR})
+target_compile_definitions(weighbridge_simdjson PUBLIC SIMDJSON_EXCEPTIONS=0)
+target_compile_options(weighbridge_simdjson PRIVATE -w -O2)

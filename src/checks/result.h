@@ -1,0 +1,117 @@
+// The structs that every check yields and every report renders (DESIGN §3; docs/report.schema.json).
+// Plain values; nothing here does I/O.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/tensor.h"
+
+namespace weighbridge {
+
+enum class Verdict { kPass, kFail, kUndecided };
+enum class RowStatus { kMatch, kMatchWidened, kMatchRounded, kMismatch, kMissing, kExtra, kSkipped };
+enum class Proof { kExact, kStatistical, kStructural };
+enum class Origin { kCheckpoint, kConfig, kRuntime };
+
+std::string_view ToString(Verdict verdict);    // "pass", "fail", "undecided"
+std::string_view ToString(RowStatus status);   // "match", "match-widened", ...
+std::string_view ToString(Proof proof);
+std::string_view ToString(Origin origin);
+bool Passed(RowStatus status);  // match, match-widened, match-rounded
+
+struct TensorRef {
+  std::string name;
+  Shape shape;
+  std::optional<DType> dtype;  // nullopt: not known (the tensor is absent)
+};
+
+// Where a rank stands in the parallel grid, each counted from 0.
+struct RankId {
+  int tp = 0, pp = 0, vpp = 0, ep = 0, etp = 0;
+  auto operator<=>(const RankId&) const = default;
+};
+
+// The first element that differs, in both vocabularies.
+struct FirstDifference {
+  std::string hf_tensor;
+  std::vector<int64_t> hf_index;
+  std::string megatron_tensor;
+  std::optional<RankId> rank;
+  std::vector<int64_t> megatron_index;  // in the rank's tensor when `rank` is set
+  std::string expected, actual;         // decimal and, for floats, the bits: "0.5 (0x3f00)"
+};
+
+// max_diff and so on are in float64; a value that is not finite is written as null.
+struct Metrics {
+  double max_diff = 0, mean_diff = 0, cosine = 1, max_relative = 0;
+  uint64_t max_ulp = 0;
+  int64_t mismatched = 0, nan_count = 0, inf_count = 0;
+};
+
+struct ResultRow {
+  std::vector<TensorRef> hf;
+  TensorRef megatron;
+  std::optional<RankId> rank;
+  RowStatus status = RowStatus::kMatch;
+  std::string transform = "identity", op = "none";
+  uint64_t bytes = 0;
+  Metrics metrics;
+  std::optional<FirstDifference> first;
+  std::string why;  // the reason of a skip, a mismatch, an absence
+};
+
+struct Cause {
+  std::string id;  // docs/causes.md
+  Proof proof = Proof::kStructural;
+  Origin origin = Origin::kCheckpoint;
+  std::vector<std::string> where;
+  std::string message, evidence, hint;
+};
+
+struct Note {
+  std::string id, message;
+};
+
+struct Counts {
+  int64_t total = 0, passed = 0, failed = 0, skipped = 0;
+};
+
+struct InputFile {
+  std::string path;
+  uint64_t bytes = 0;
+  std::string header_xxh3;
+  std::optional<std::string> content_xxh3;
+};
+
+struct Report {
+  std::string command;
+  std::string level;  // "L0", "L1"
+  Verdict verdict = Verdict::kUndecided;
+  std::optional<Error> error;  // only when undecided
+  Counts counts;
+  std::vector<Cause> causes;  // non-empty exactly when the verdict is kFail
+  std::vector<Note> notes;
+  std::vector<ResultRow> results;
+  std::vector<std::string> unproven;
+  std::vector<std::pair<std::string, std::string>> details;  // grid, family, ...: shown, not judged
+  double wall_s = 0;
+  uint64_t bytes = 0;
+  uint64_t peak_anonymous_bytes = 0;
+  std::vector<std::string> argv;
+  std::vector<InputFile> inputs;
+};
+
+// Counts the rows and sets the verdict: kFail with a cause or a failed row, kPass when at least one
+// row passed and none failed, else kUndecided with error "nothing-compared" (a check of nothing never
+// passes). A failed row without any cause adds the cause `unexplained`.
+void Conclude(Report& report);
+
+// The exit status that DESIGN §2 promises: 0 pass, 1 fail, 2 undecided.
+int ExitStatus(const Report& report);
+
+}  // namespace weighbridge

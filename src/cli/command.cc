@@ -1,0 +1,62 @@
+#include "cli/command.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+namespace weighbridge::cli {
+
+void AddOutputOptions(CLI::App& command, Context& context) {
+  OutputOptions& o = context.output;
+  command.add_flag("-q,--quiet", o.quiet, "print nothing but errors")->group("Output");
+  command.add_flag("-v,--verbose", o.verbose, "print every row; -vv adds details")->group("Output");
+  command.add_option("--color", o.color, "auto, always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->capture_default_str()
+      ->group("Output");
+  command.add_option("--top", o.top, "failed rows shown, worst first; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Output");
+  command.add_option("--json", o.json, "write the report as JSON to FILE, - for stdout")->group("Output");
+  command.add_option("--html", o.html, "write one self-contained HTML page to FILE")->group("Output");
+  command.add_option("--junit", o.junit, "write JUnit XML to FILE")->group("Output");
+  command.add_option("--card", o.card, "write a verification card (YAML) to FILE")->group("Output");
+}
+
+int PrintError(const Error& error) {
+  fmt::print(stderr, "error: {}\n", error.what);
+  if (!error.at.empty()) fmt::print(stderr, "  at: {}\n", error.at);
+  if (!error.hint.empty()) fmt::print(stderr, "  hint: {}\n", error.hint);
+  return error.kind == ErrorKind::kCorrupt ? 1 : 2;
+}
+
+bool UseColor(const OutputOptions& options) {
+  if (options.color == "always") return true;
+  if (options.color == "never") return false;
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  if (no_color != nullptr && *no_color != '\0') return false;
+  if (term == nullptr || std::string_view(term) == "dumb") return false;
+  return ::isatty(STDOUT_FILENO) != 0;
+}
+
+std::vector<std::string> NormalizeArguments(int argc, char** argv) {
+  std::vector<std::string> out;
+  bool options_ended = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string a = argv[i];
+    if (a == "--") options_ended = true;
+    if (!options_ended && a.starts_with("--")) {
+      for (size_t k = 2; k < a.size() && a[k] != '='; ++k) {
+        if (a[k] == '_') a[k] = '-';
+      }
+    }
+    out.push_back(std::move(a));
+  }
+  return out;
+}
+
+}  // namespace weighbridge::cli

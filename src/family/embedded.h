@@ -1,0 +1,17 @@
+// The family files that were in families/ at build time.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+namespace weighbridge {
+
+struct EmbeddedFile {
+  std::string_view name;  // file name without ending: "llama"
+  std::string_view text;
+};
+
+// Sorted by name. Written by cmake/Embed.cmake.
+std::span<const EmbeddedFile> EmbeddedFamilies();
+
+}  // namespace weighbridge

@@ -1,0 +1,66 @@
+// What every checkpoint format offers: an inventory of named tensors whose bytes are read in place.
+// Immutable after opening; all methods may be called from any thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/tensor.h"
+
+namespace weighbridge {
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  uint32_t file = 0;    // index into Checkpoint::files()
+  uint64_t offset = 0;  // absolute offset of the first byte in that file
+  uint64_t nbytes = 0;
+};
+
+struct FileInfo {
+  std::filesystem::path path;
+  uint64_t nbytes = 0;
+  std::string header_xxh3;  // XXH3-128 of the header bytes, hex; identifies inventory and layout
+};
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  // Folder or file as it was opened.
+  virtual const std::filesystem::path& path() const = 0;
+  virtual std::string_view format() const = 0;  // "safetensors"
+  virtual const std::vector<FileInfo>& files() const = 0;
+  // Sorted by name; names are unique.
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+  // The tensor's bytes, valid as long as the Checkpoint lives.
+  virtual std::span<const std::byte> Data(const TensorInfo& tensor) const = 0;
+  // Tells the system that these bytes are done with. Only a hint.
+  virtual void DropBehind(const TensorInfo& tensor) const = 0;
+
+  // nullptr when there is none.
+  const TensorInfo* Find(std::string_view name) const;
+  TensorView View(const TensorInfo& tensor) const {
+    return {tensor.dtype, tensor.shape, Data(tensor)};
+  }
+};
+
+// Opens what `path` is: a .safetensors file, a folder with model.safetensors.index.json, or a folder
+// that holds exactly one set of safetensors files. Errors: kNotFound (with a hint), kCorrupt with a
+// cause id, kUnsupported for a format that is not known.
+Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::filesystem::path& path);
+
+// Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the local
+// Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main by default).
+// kNotFound shows the command that would download it.
+Result<std::filesystem::path> ResolveModelPath(std::string_view model);
+
+}  // namespace weighbridge
