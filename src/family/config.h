@@ -1,0 +1,31 @@
+// Reading HF configs by dotted keys, and the functions between HF keys and Megatron fields.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/result.h"
+
+namespace weighbridge {
+
+// The value at "rope_parameters.rope_theta"; nullptr when absent or null on the way.
+const nlohmann::json* FindKey(const nlohmann::json& config, std::string_view dotted);
+
+// The first of `keys` that is present and not null; nullptr when there is none.
+const nlohmann::json* FirstKey(const nlohmann::json& config, const std::vector<std::string>& keys);
+
+struct ConfigFunction {
+  std::string_view name;
+  std::string_view meaning;  // one line, for `families show` and the docs
+  // `value`: the HF value (null when absent and the function wants to know); kInvalid when it does not fit.
+  Result<nlohmann::json> (*apply)(const nlohmann::json& value, const nlohmann::json& arguments);
+};
+
+// Sorted by name.
+const std::vector<ConfigFunction>& AllConfigFunctions();
+const ConfigFunction* FindConfigFunction(std::string_view name);
+
+}  // namespace weighbridge

@@ -1,0 +1,136 @@
+#include "family/layer_rules.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "family/config.h"
+
+namespace weighbridge {
+namespace {
+
+tl::unexpected<Error> BadRule(const LayerRule& rule, std::string what) {
+  return Fail(ErrorKind::kInvalid, "layer-kinds", fmt::format("rule {}: {}", rule.rule, what));
+}
+
+std::string Argument(const LayerRule& rule, const std::string& name) {
+  const auto it = rule.arguments.find(name);
+  return it == rule.arguments.end() ? "" : it->second;
+}
+
+std::string EntryText(const nlohmann::json& entry) {
+  return entry.is_string() ? entry.get<std::string>() : entry.dump();
+}
+
+Result<std::vector<std::string>> FirstK(const LayerRule& rule, int64_t layers, const NameLookup& lookup) {
+  WB_TRY(const int64_t k, Evaluate(Argument(rule, "k"), lookup));
+  std::vector<std::string> kinds;
+  for (int64_t i = 0; i < layers; ++i) {
+    kinds.push_back(Argument(rule, i < k ? "first" : "rest"));
+  }
+  return kinds;
+}
+
+Result<std::vector<std::string>> EveryN(const LayerRule& rule, int64_t layers,
+                                        const nlohmann::json& config, const NameLookup& lookup) {
+  WB_TRY(const int64_t n, Evaluate(Argument(rule, "n"), lookup));
+  if (n < 1) return BadRule(rule, fmt::format("n is {}", n));
+  int64_t phase = n - 1;
+  if (rule.arguments.contains("phase")) {
+    WB_TRY(phase, Evaluate(Argument(rule, "phase"), lookup));
+  }
+  std::vector<std::string> kinds;
+  for (int64_t i = 0; i < layers; ++i) {
+    kinds.push_back(Argument(rule, i % n == phase ? "hit" : "miss"));
+  }
+  const nlohmann::json* except = FindKey(config, Argument(rule, "except"));
+  if (except != nullptr && except->is_array()) {
+    for (const nlohmann::json& layer : *except) {
+      if (!layer.is_number_integer()) return BadRule(rule, "the exceptions are not layer numbers");
+      const auto i = layer.get<int64_t>();
+      if (i >= 0 && i < layers) kinds[static_cast<size_t>(i)] = Argument(rule, "miss");
+    }
+  }
+  return kinds;
+}
+
+Result<std::vector<std::string>> FromList(const LayerRule& rule, int64_t layers,
+                                          const nlohmann::json& list) {
+  if (!list.is_array() || static_cast<int64_t>(list.size()) < layers) {
+    return BadRule(rule, fmt::format("'{}' is not a list of {} layers", Argument(rule, "key"), layers));
+  }
+  std::vector<std::string> kinds;
+  for (int64_t i = 0; i < layers; ++i) {
+    const std::string text = EntryText(list[static_cast<size_t>(i)]);
+    const auto it = rule.map.find(text);
+    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", text));
+    kinds.push_back(it->second);
+  }
+  return kinds;
+}
+
+Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t layers,
+                                               const nlohmann::json& pattern) {
+  if (!pattern.is_string()) return BadRule(rule, "the pattern is not a string");
+  const std::string separators = Argument(rule, "separators");
+  std::vector<std::string> kinds;
+  for (char c : pattern.get<std::string>()) {
+    if (separators.find(c) != std::string::npos) continue;
+    const auto it = rule.map.find(std::string(1, c));
+    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", c));
+    kinds.push_back(it->second);
+  }
+  if (static_cast<int64_t>(kinds.size()) != layers) {
+    return BadRule(rule, fmt::format("the pattern names {} layers, the model has {}", kinds.size(), layers));
+  }
+  return kinds;
+}
+
+}  // namespace
+
+const std::vector<LayerRuleInfo>& AllLayerRules() {
+  static const std::vector<LayerRuleInfo> kAll = {
+      {"const", {"kind"}, {}},
+      {"every_n", {"n", "hit", "miss"}, {"phase", "except"}},
+      {"first_k", {"k", "first", "rest"}, {}},
+      {"from_list", {"key"}, {}},
+      {"pattern_string", {"key"}, {"separators"}},
+  };
+  return kAll;
+}
+
+Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layers,
+                                            const nlohmann::json& config, const NameLookup& lookup) {
+  if (rule.rule == "const") {
+    return std::vector<std::string>(static_cast<size_t>(layers), Argument(rule, "kind"));
+  }
+  if (rule.rule == "first_k") return FirstK(rule, layers, lookup);
+  if (rule.rule == "every_n") return EveryN(rule, layers, config, lookup);
+  const std::string key = Argument(rule, "key");
+  const nlohmann::json* value = FindKey(config, key);
+  if (value == nullptr) {
+    if (!rule.fallback.empty()) return LayerKinds(rule.fallback[0], layers, config, lookup);
+    return BadRule(rule, fmt::format("the config has no '{}'", key));
+  }
+  // A scalar speaks for every layer, when the map knows it.
+  if (rule.rule == "from_list" && !value->is_array()) {
+    const auto it = rule.map.find(EntryText(*value));
+    if (it != rule.map.end()) return std::vector<std::string>(static_cast<size_t>(layers), it->second);
+  }
+  return rule.rule == "from_list" ? FromList(rule, layers, *value) : PatternString(rule, layers, *value);
+}
+
+std::vector<std::string> PossibleKinds(const LayerRule& rule) {
+  std::vector<std::string> kinds;
+  for (const char* name : {"kind", "first", "rest", "hit", "miss"}) {
+    const auto it = rule.arguments.find(name);
+    if (it != rule.arguments.end()) kinds.push_back(it->second);
+  }
+  for (const auto& [entry, kind] : rule.map) kinds.push_back(kind);
+  for (const LayerRule& inner : rule.fallback) {
+    for (std::string& kind : PossibleKinds(inner)) kinds.push_back(std::move(kind));
+  }
+  return kinds;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,295 @@
+// A family file's text -> FamilySpec. Every key is checked; what a name may be (a transform, a rule, a
+// function) is checked by lint.cc, which sees the whole family.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "family/library.h"
+#include "family/toml_table.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr size_t kMaxFamilyBytes = 1u << 20;
+
+Result<toml::table> ParseToml(std::string_view text, const std::string& origin) {
+  if (text.size() > kMaxFamilyBytes) {
+    return Fail(ErrorKind::kInvalid, "family-file", "the family file is larger than 1 MiB", origin);
+  }
+  toml::parse_result parsed = toml::parse(text, origin);
+  if (!parsed) {
+    const toml::parse_error& e = parsed.error();
+    return Fail(ErrorKind::kInvalid, "family-file", std::string(e.description()),
+                TomlTable::Where(origin, e.source()));
+  }
+  return std::move(parsed).table();
+}
+
+Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name, bool is_flag) {
+  const toml::node* node = owner.Node(name);
+  Symbol symbol;
+  if (const auto* text = node->as_string()) {
+    // A dim's plain string is a config key, a flag's is an expression.
+    if (is_flag) {
+      symbol.expression = text->get();
+    } else {
+      symbol.keys = {text->get()};
+    }
+    return symbol;
+  }
+  const toml::table* table = node->as_table();
+  if (table == nullptr) {
+    owner.SetError(node, fmt::format("'{}' must be a string or a table", name));
+    return symbol;
+  }
+  TomlTable t(*table, owner.origin());
+  symbol.keys = t.Strings("keys");
+  if (t.Has("default")) symbol.expression = t.Expression("default");
+  if (t.Has("value")) symbol.expression = t.Expression("value");
+  WB_RETURN_IF_ERROR(t.Finish());
+  return symbol;
+}
+
+Status ReadSymbols(TomlTable& top, std::string_view key, bool flags,
+                   std::map<std::string, Symbol>& out) {
+  const toml::table* table = top.Table(key);
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& name : t.Keys()) {
+    WB_TRY(out[name], ReadSymbol(t, name, flags));
+  }
+  return t.Finish();
+}
+
+Result<LayerRule> ReadLayerRule(const toml::table& table, const std::string& origin, int depth) {
+  TomlTable t(table, origin);
+  LayerRule rule;
+  rule.rule = t.String("rule");
+  rule.map = t.TextMap("map");
+  if (const toml::table* fallback = t.Table("fallback")) {
+    if (depth > 4) t.SetError(fallback, "fallbacks are nested too deeply");
+    WB_TRY(LayerRule inner, ReadLayerRule(*fallback, origin, depth + 1));
+    rule.fallback.push_back(std::move(inner));
+  }
+  for (const std::string& key : t.Keys()) {
+    if (key != "rule" && key != "map" && key != "fallback") rule.arguments[key] = t.Expression(key);
+  }
+  WB_RETURN_IF_ERROR(t.Finish());
+  return rule;
+}
+
+Status ReadLayerKinds(TomlTable& top, FamilySpec& spec) {
+  const toml::table* table = top.Table("layer_kinds");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& group : t.Keys()) {
+    const toml::table* rule = t.Table(group);
+    if (rule == nullptr) break;
+    WB_TRY(spec.layer_kinds[group], ReadLayerRule(*rule, top.origin(), 0));
+  }
+  return t.Finish();
+}
+
+Result<ConfigRule> ReadConfigRule(TomlTable& owner, const std::string& field) {
+  ConfigRule rule;
+  const toml::node* node = owner.Node(field);
+  if (const auto* key = node->as_string()) {
+    rule.hf = {key->get()};
+    return rule;
+  }
+  const toml::table* table = owner.Table(field);
+  if (table == nullptr) return rule;
+  TomlTable t(*table, owner.origin());
+  rule.hf = t.Strings("hf");
+  rule.function = t.String("fn");
+  rule.arguments = t.Json("args");
+  rule.constant = t.Json("const");
+  rule.fallback = t.Json("default");
+  rule.dim = t.Expression("dim");
+  rule.layer_kind = t.String("layer_kind");
+  rule.equals = t.String("equals");
+  WB_RETURN_IF_ERROR(t.Finish());
+  return rule;
+}
+
+Status ReadConfig(TomlTable& top, FamilySpec& spec) {
+  const toml::table* table = top.Table("config");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& field : t.Keys()) {
+    WB_TRY(spec.config[field], ReadConfigRule(t, field));
+  }
+  return t.Finish();
+}
+
+// `hf`, `transform` of a [[param]] or [[param.alternative]].
+Result<HfStorage> ReadStorage(TomlTable& t) {
+  HfStorage storage;
+  storage.names = t.Strings("hf");
+  const toml::node* node = t.Node("transform");
+  if (node == nullptr) return storage;
+  if (const auto* name = node->as_string()) {
+    storage.transform = name->get();
+    return storage;
+  }
+  const toml::table* table = t.Table("transform");
+  if (table == nullptr) return storage;
+  TomlTable options(*table, t.origin());
+  storage.transform = options.String("name");
+  for (const std::string& key : options.Keys()) {
+    if (key != "name") storage.options[key] = options.Expression(key);
+  }
+  WB_RETURN_IF_ERROR(options.Finish());
+  return storage;
+}
+
+Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin) {
+  TomlTable t(table, origin);
+  ParamRule rule;
+  rule.line = t.line();
+  rule.stacks = t.Strings("stack");
+  rule.place = t.String("place");
+  rule.layers = t.Strings("layers");
+  rule.experts = t.Expression("experts");
+  rule.megatron = t.String("megatron");
+  rule.local = t.String("local");
+  WB_TRY(HfStorage primary, ReadStorage(t));
+  rule.storage.push_back(std::move(primary));
+  for (const toml::table* alternative : t.Tables("alternative")) {
+    TomlTable a(*alternative, origin);
+    WB_TRY(HfStorage storage, ReadStorage(a));
+    WB_RETURN_IF_ERROR(a.Finish());
+    rule.storage.push_back(std::move(storage));
+  }
+  rule.shape = t.Expressions("shape");
+  if (t.Has("op")) rule.op = t.String("op");
+  if (t.Has("tp")) rule.tp = t.String("tp");
+  rule.components = t.Expressions("components");
+  if (t.Has("dtype")) {
+    rule.dtype = ParseShortName(t.String("dtype"));
+    if (!rule.dtype) t.SetError(t.Node("dtype"), "unknown dtype");
+  }
+  rule.when = t.Expression("when");
+  rule.unless = t.Expression("unless");
+  rule.missing = t.String("missing");
+  WB_RETURN_IF_ERROR(t.Finish());
+  return rule;
+}
+
+Result<StackRule> ReadStack(const toml::table& table, const std::string& origin) {
+  TomlTable t(table, origin);
+  StackRule stack{t.String("name"), t.String("megatron"), t.String("hf"), t.Expression("count"),
+                  t.TextMap("kinds"), t.String("missing")};
+  WB_RETURN_IF_ERROR(t.Finish());
+  return stack;
+}
+
+Result<CopyRule> ReadCopy(const toml::table& table, const std::string& origin) {
+  TomlTable t(table, origin);
+  CopyRule rule{t.Strings("stack"),    t.String("hf"),  t.String("same_as"),
+                t.Expression("when"), t.String("why"), t.String("megatron")};
+  WB_RETURN_IF_ERROR(t.Finish());
+  return rule;
+}
+
+// Replaces the parent's rule for the same parameter, else adds.
+void Override(FamilySpec& spec, ParamRule rule) {
+  for (ParamRule& existing : spec.params) {
+    if (existing.megatron == rule.megatron && existing.stacks == rule.stacks &&
+        existing.layers == rule.layers) {
+      existing = std::move(rule);
+      return;
+    }
+  }
+  spec.params.push_back(std::move(rule));
+}
+
+Status ReadRemove(TomlTable& top, FamilySpec& spec) {
+  const toml::table* table = top.Table("remove");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  const auto drop = [&](auto& list, const std::string& name, auto name_of) {
+    if (std::erase_if(list, [&](const auto& x) { return name_of(x) == name; }) == 0) {
+      t.SetError(nullptr, fmt::format("[remove] names '{}', which the parent does not have", name));
+    }
+  };
+  for (const std::string& name : t.Strings("params")) {
+    drop(spec.params, name, [](const ParamRule& p) { return p.megatron; });
+  }
+  for (const std::string& name : t.Strings("stacks")) {
+    drop(spec.stacks, name, [](const StackRule& s) { return s.name; });
+  }
+  for (const std::string& name : t.Strings("ignores")) {
+    drop(spec.ignores, name, [](const IgnoreRule& i) { return i.hf; });
+  }
+  for (const std::string& name : t.Strings("config")) {
+    if (spec.config.erase(name) == 0) {
+      t.SetError(nullptr, fmt::format("[remove] names '{}', which the parent does not have", name));
+    }
+  }
+  return t.Finish();
+}
+
+Status ReadLists(TomlTable& top, FamilySpec& spec) {
+  for (const toml::table* table : top.Tables("stack")) {
+    WB_TRY(StackRule stack, ReadStack(*table, top.origin()));
+    std::erase_if(spec.stacks, [&](const StackRule& s) { return s.name == stack.name; });
+    spec.stacks.push_back(std::move(stack));
+  }
+  for (const toml::table* table : top.Tables("param")) {
+    WB_TRY(ParamRule rule, ReadParam(*table, top.origin()));
+    Override(spec, std::move(rule));
+  }
+  if (const toml::table* tied = top.Table("tied")) {
+    WB_TRY(spec.tied, ReadCopy(*tied, top.origin()));
+  }
+  for (const toml::table* table : top.Tables("hf_copy")) {
+    WB_TRY(CopyRule copy, ReadCopy(*table, top.origin()));
+    spec.copies.push_back(std::move(copy));
+  }
+  for (const toml::table* table : top.Tables("hf_ignore")) {
+    TomlTable t(*table, top.origin());
+    spec.ignores.push_back({t.Strings("stack"), t.String("hf"), t.String("why")});
+    WB_RETURN_IF_ERROR(t.Finish());
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::string> ParentOf(std::string_view text, const std::string& origin) {
+  WB_TRY(const toml::table table, ParseToml(text, origin));
+  TomlTable t(table, origin);
+  return t.String("extends");
+}
+
+Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
+                               const FamilySpec* parent) {
+  WB_TRY(const toml::table table, ParseToml(text, origin));
+  TomlTable top(table, origin);
+  FamilySpec spec;
+  if (parent != nullptr) spec = *parent;
+  spec.origin = origin;
+  const toml::node* schema = top.Node("schema");
+  if (schema == nullptr || schema->value_or<int64_t>(0) != 1) {
+    top.SetError(schema, "a family file begins with schema = 1");
+  }
+  spec.name = top.String("family");
+  spec.kind = top.String("kind");
+  spec.extends = top.String("extends");
+  spec.abstract = top.Bool("abstract", false);
+  spec.hf_architectures = top.Strings("hf_architectures");
+  spec.hf_model_types = top.Strings("hf_model_types");
+  if (top.Has("megatron_model")) spec.megatron_model = top.String("megatron_model");
+  WB_RETURN_IF_ERROR(ReadRemove(top, spec));
+  WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", false, spec.dims));
+  WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", true, spec.flags));
+  WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
+  WB_RETURN_IF_ERROR(ReadConfig(top, spec));
+  WB_RETURN_IF_ERROR(ReadLists(top, spec));
+  if (spec.name.empty()) top.SetError(nullptr, "'family' is missing");
+  WB_RETURN_IF_ERROR(top.Finish());
+  return spec;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,117 @@
+// A family applied to one config: every parameter that the model must have, on both sides. No I/O; the
+// HF names that exist come in through an inventory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/result.h"
+#include "family/spec.h"
+#include "mapping/ops.h"
+#include "mapping/sharding.h"
+#include "mapping/transforms/transform.h"
+
+namespace weighbridge {
+
+enum class Dialect { kTe, kLocal };  // Megatron's module specs
+
+// Where a parameter stands in the pipeline.
+enum class Place { kFirst, kDecoder, kMtp, kFinalNorm, kOutput };
+
+// One Megatron parameter of the whole model (global layer and expert numbers).
+struct Parameter {
+  const ParamRule* rule = nullptr;
+  const StackRule* stack = nullptr;  // nullptr: outside of layers
+  const HfStorage* storage = nullptr;
+  Place place = Place::kDecoder;
+  int64_t layer = 0;
+  int64_t expert = 0, experts = 0;  // experts == 0: not an expert parameter
+  Shape shape;                      // global, vocabulary padded
+  std::vector<std::string> hf;      // names, in the transform's order
+  TensorCut cut;
+  Op op = Op::kNone;
+
+  bool is_expert() const { return experts > 0; }
+};
+
+// An HF tensor that must equal another and that no parameter reads.
+struct TensorCopy {
+  std::string hf, same_as, why;
+  bool tied = false;  // the output layer that shares the embedding
+};
+
+struct Field {
+  std::string name;
+  nlohmann::json value;
+};
+
+// True when the HF side has a tensor of that name.
+using HasTensor = std::function<bool(const std::string&)>;
+
+struct ExpandOptions {
+  // Which HF storage is there; absent: each parameter's primary storage.
+  HasTensor has;
+  int tp = 1;            // the vocabulary is padded for this size
+  int64_t pad_vocab = 0; // --pad-vocab: at least this many rows; 0: as the grid needs
+  bool without_mtp = false;
+};
+
+class Model {
+ public:
+  // `spec` must outlive the Model. Errors: kInvalid (the config lacks a key or contradicts the family).
+  static Result<Model> Expand(const FamilySpec& spec, const nlohmann::json& config,
+                              const ExpandOptions& options);
+
+  const FamilySpec& spec() const { return *spec_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const std::vector<TensorCopy>& copies() const { return copies_; }
+  const std::map<std::string, int64_t>& dims() const { return dims_; }
+  const std::map<std::string, std::vector<std::string>>& layer_kinds() const { return layer_kinds_; }
+  // Megatron config fields, sorted by name.
+  const std::vector<Field>& config() const { return config_; }
+  int64_t layers() const { return layers_; }
+  int64_t mtp_layers() const { return mtp_layers_; }
+  int64_t vocab() const { return vocab_; }
+  int64_t padded_vocab() const { return padded_vocab_; }
+  bool tied() const { return tied_; }
+  // The name of the output layer's copy of the tied embedding on the last of several stages.
+  const std::string& tied_megatron() const { return spec_->tied->megatron; }
+
+  // "decoder.layers.3.mlp.experts.linear_fc1.weight7" with global numbers, or with the given ones (a
+  // rank's module names).
+  std::string MegatronName(const Parameter& p, Dialect dialect) const;
+  std::string MegatronName(const Parameter& p, Dialect dialect, int64_t layer, int64_t expert) const;
+  // "{layer}" and "{expert}" as *: one name for all layers.
+  std::string MegatronPattern(const Parameter& p, Dialect dialect) const;
+
+  // HF shapes and the layout.
+  Result<TransformPlan> Plan(const Parameter& p) const;
+  // Why an HF tensor that nothing reads is not needed; nullptr when it is not known.
+  const IgnoreRule* Ignored(const std::string& hf_name) const;
+
+  // All HF tensors that the model must have, with shapes, in name order (tied copies left out).
+  Result<std::map<std::string, Shape>> HfTensors() const;
+
+ private:
+  class Builder;
+  Result<int64_t> Lookup(std::string_view name, int64_t layer, int64_t expert) const;
+
+  const FamilySpec* spec_ = nullptr;
+  std::map<std::string, int64_t> dims_;  // flags included, as 0 and 1
+  std::map<std::string, std::vector<std::string>> layer_kinds_;
+  std::vector<Parameter> parameters_;
+  std::vector<TensorCopy> copies_;
+  std::vector<Field> config_;
+  std::map<std::string, const IgnoreRule*> ignored_;
+  int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
+  bool tied_ = false;
+};
+
+}  // namespace weighbridge

@@ -1,0 +1,96 @@
+// A family file as it was read: docs/families.md describes every key. Plain values.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/result.h"
+#include "tensor/dtype.h"
+
+namespace weighbridge {
+
+// A dim or flag: the first config key that is present and not null, else the default expression.
+struct Symbol {
+  std::vector<std::string> keys;
+  std::optional<std::string> expression;
+};
+
+// A rule for layer kinds with its arguments as written.
+struct LayerRule {
+  std::string rule;
+  std::map<std::string, std::string> arguments;  // expressions, kinds, config keys
+  std::map<std::string, std::string> map;        // config entry -> kind
+  std::vector<LayerRule> fallback;               // 0 or 1: used when the config key is absent
+};
+
+// One Megatron config field.
+struct ConfigRule {
+  std::vector<std::string> hf;  // keys, the first that is present wins
+  std::string function;         // empty: the value as it is
+  nlohmann::json arguments;     // of the function
+  nlohmann::json constant;      // when not null, the value
+  nlohmann::json fallback;      // when no key is present; null: the field is left out
+  std::string dim;              // an expression
+  std::string layer_kind, equals;
+};
+
+struct StackRule {
+  std::string name, megatron, hf, count;
+  std::map<std::string, std::string> kinds;  // group -> kind, instead of the rule
+  std::string missing;                       // cause id
+};
+
+// One way in which HF stores a parameter.
+struct HfStorage {
+  std::vector<std::string> names;
+  std::string transform = "identity";
+  std::map<std::string, std::string> options;  // expressions; flags are "true"/"false"
+};
+
+struct ParamRule {
+  std::vector<std::string> stacks;  // empty: one tensor outside of layers
+  std::string place;                // "first", "last"; only without stack
+  std::vector<std::string> layers;  // kinds that must hold; "!moe" negates
+  std::string experts;              // expression; empty: not per expert
+  std::string megatron, local;      // local empty: the same
+  std::vector<HfStorage> storage;   // [0] is the primary
+  std::vector<std::string> shape;
+  std::string op = "none";
+  std::string tp = "replicated";
+  std::vector<std::string> components;
+  std::optional<DType> dtype;
+  std::string when, unless, missing;
+  int line = 0;
+};
+
+struct CopyRule {
+  std::vector<std::string> stacks;
+  std::string hf, same_as, when, why;
+  std::string megatron;  // [tied] only: the name of the copy on the last pipeline stage
+};
+
+struct IgnoreRule {
+  std::vector<std::string> stacks;
+  std::string hf, why;
+};
+
+struct FamilySpec {
+  std::string name, kind, extends, megatron_model, origin;  // origin: file, or "built in"
+  bool abstract = false;
+  std::vector<std::string> hf_architectures, hf_model_types;
+  // In the order of the file: a default may use what stands before or after it.
+  std::map<std::string, Symbol> dims, flags;
+  std::map<std::string, LayerRule> layer_kinds;
+  std::map<std::string, ConfigRule> config;
+  std::vector<StackRule> stacks;
+  std::vector<ParamRule> params;
+  std::optional<CopyRule> tied;
+  std::vector<CopyRule> copies;
+  std::vector<IgnoreRule> ignores;
+};
+
+}  // namespace weighbridge

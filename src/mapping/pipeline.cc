@@ -1,0 +1,222 @@
+// Which decoder layers a pipeline stage owns. All of Megatron's splits place layers in the order of
+// virtual stages, then pipeline ranks; they differ only in how many layers each chunk gets.
+#include <algorithm>
+#include <cctype>
+
+#include <fmt/format.h>
+
+#include "mapping/sharding.h"
+
+namespace weighbridge {
+namespace {
+
+tl::unexpected<Error> BadGrid(std::string what, std::string hint = "") {
+  return Fail(ErrorKind::kUsage, "grid", std::move(what), "", std::move(hint));
+}
+
+// What a stage holds, before layers are numbered.
+struct Contents {
+  int64_t decoder = 0, mtp = 0;
+  bool embedding = false, output = false;
+};
+
+Result<int64_t> Divide(int64_t layers, int64_t parts, const char* what) {
+  if (layers < 0 || parts <= 0 || layers % parts != 0) {
+    return BadGrid(fmt::format("{} layers cannot be divided into {} {}", layers, parts, what),
+                   "use --first-stage-layers, --last-stage-layers or --pp-layout");
+  }
+  return layers / parts;
+}
+
+Result<std::vector<Contents>> EvenStages(const ParallelGrid& grid, int64_t layers) {
+  const int64_t chunks = int64_t{grid.pp} * grid.vpp;
+  const int64_t counted = layers + (grid.account_for_embedding ? 1 : 0) + (grid.account_for_loss ? 1 : 0);
+  WB_TRY(const int64_t each, Divide(counted, chunks, "pipeline stages"));
+  std::vector<Contents> stages(static_cast<size_t>(chunks), Contents{each});
+  stages.front().decoder -= grid.account_for_embedding ? 1 : 0;
+  stages.back().decoder -= grid.account_for_loss ? 1 : 0;
+  if (stages.front().decoder < 0 || stages.back().decoder < 0) {
+    return BadGrid("there are fewer layers than stages");
+  }
+  return stages;
+}
+
+Result<std::vector<Contents>> UnevenStages(const ParallelGrid& grid, int64_t layers) {
+  const bool first = grid.first_stage_layers >= 0, last = grid.last_stage_layers >= 0;
+  const int64_t middle_stages = grid.pp - (first ? 1 : 0) - (last ? 1 : 0);
+  const int64_t middle =
+      layers - (first ? grid.first_stage_layers : 0) - (last ? grid.last_stage_layers : 0);
+  if (grid.pp < 2) return BadGrid("uneven stages need --pp 2 or more");
+  int64_t per_middle = 0;
+  if (middle_stages > 0) {
+    WB_TRY(per_middle, Divide(middle, middle_stages * grid.vpp, "middle pipeline stages"));
+  } else if (middle != 0) {
+    return BadGrid(fmt::format("the first and last stage hold {} of {} layers", layers - middle, layers));
+  }
+  int64_t per_first = per_middle, per_last = per_middle;
+  if (first) {
+    WB_TRY(per_first, Divide(grid.first_stage_layers, grid.vpp, "virtual stages of the first stage"));
+  }
+  if (last) {
+    WB_TRY(per_last, Divide(grid.last_stage_layers, grid.vpp, "virtual stages of the last stage"));
+  }
+  std::vector<Contents> stages;
+  for (int v = 0; v < grid.vpp; ++v) {
+    for (int p = 0; p < grid.pp; ++p) {
+      stages.push_back({p == 0 ? per_first : p == grid.pp - 1 ? per_last : per_middle});
+    }
+  }
+  return stages;
+}
+
+Result<std::vector<Contents>> LayoutStages(const ParallelGrid& grid) {
+  WB_TRY(const std::vector<std::string> text, ParsePipelineLayout(grid.pp_layout));
+  if (text.size() % static_cast<size_t>(grid.pp) != 0 ||
+      text.size() != static_cast<size_t>(grid.pp) * static_cast<size_t>(grid.vpp)) {
+    return BadGrid(fmt::format("the layout has {} stages, the grid needs pp {} x vpp {} = {}",
+                               text.size(), grid.pp, grid.vpp, grid.pp * grid.vpp));
+  }
+  std::vector<Contents> stages;
+  for (const std::string& letters : text) {
+    Contents c;
+    for (char letter : letters) {
+      if (letter == 't') ++c.decoder;
+      if (letter == 'm') ++c.mtp;
+      if (letter == 'E') c.embedding = true;
+      if (letter == 'L') c.output = true;
+    }
+    stages.push_back(c);
+  }
+  return stages;
+}
+
+// What Megatron's validate_layer_layout demands.
+Status CheckLayoutOrder(const std::string& all, int64_t layers, int64_t mtp_layers) {
+  const auto count = [&](char c) { return std::count(all.begin(), all.end(), c); };
+  if (all.empty() || all.front() != 'E' || all.back() != 'L' || count('E') != 1 || count('L') != 1) {
+    return BadGrid("a layout begins with its only E (embedding) and ends with its only L (loss)");
+  }
+  if (count('t') != layers) {
+    return BadGrid(fmt::format("the layout places {} decoder layers, the model has {}", count('t'), layers));
+  }
+  if (count('m') != mtp_layers) {
+    return BadGrid(fmt::format("the layout places {} MTP layers, the model has {}", count('m'), mtp_layers));
+  }
+  if (all.find('m') != std::string::npos && all.find('t', all.find('m')) != std::string::npos) {
+    return BadGrid("decoder layers must stand before MTP layers in the layout");
+  }
+  return {};
+}
+
+// Repeats each `x*n` of single letters and each `(group)*n`; groups do not nest.
+Result<std::string> Unroll(std::string_view text) {
+  std::string out;
+  size_t unit = 0;  // where the last letter or group begins in `out`
+  bool in_group = false;
+  size_t group = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == ',' || c == ' ') continue;
+    if (c == '(') {
+      if (in_group) return BadGrid("groups of a pipeline layout cannot be nested");
+      in_group = true;
+      group = out.size();
+    } else if (c == ')') {
+      if (!in_group) return BadGrid("unbalanced ')' in the pipeline layout");
+      if (i + 1 >= text.size() || text[i + 1] != '*') {
+        return BadGrid("a group of a pipeline layout is followed by * and a number");
+      }
+      in_group = false;
+      unit = group;
+    } else if (c == '*') {
+      size_t end = i + 1;
+      int64_t n = 0;
+      while (end < text.size() && std::isdigit(static_cast<unsigned char>(text[end])) && n < 100000) {
+        n = n * 10 + (text[end++] - '0');
+      }
+      if (end == i + 1 || out.empty() || unit >= out.size()) {
+        return BadGrid("'*' in the pipeline layout needs something to repeat and a number");
+      }
+      const std::string repeated = out.substr(unit);
+      if (n < 1 || repeated.size() * static_cast<size_t>(n) > 100000) {
+        return BadGrid("the pipeline layout repeats something 0 or too many times");
+      }
+      for (int64_t k = 1; k < n; ++k) out += repeated;
+      i = end - 1;
+      unit = out.size();
+    } else if (c == 'E' || c == 't' || c == 'm' || c == 'L' || c == '|') {
+      unit = out.size();
+      out += c;
+    } else {
+      return BadGrid(fmt::format("'{}' is not part of a pipeline layout", c),
+                     "use E (embedding), t (decoder layer), m (MTP layer), L (loss), |, *n and (...)*n");
+    }
+  }
+  if (in_group) return BadGrid("unbalanced '(' in the pipeline layout");
+  return out;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> ParsePipelineLayout(std::string_view text) {
+  if (text.size() > 65536) return BadGrid("the pipeline layout is too long");
+  WB_TRY(const std::string flat, Unroll(text));
+  std::vector<std::string> stages(1);
+  for (char c : flat) {
+    if (c == '|') {
+      stages.emplace_back();
+    } else {
+      stages.back() += c;
+    }
+  }
+  return stages;
+}
+
+Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers, int64_t mtp_layers) {
+  if (grid.tp < 1 || grid.pp < 1 || grid.vpp < 1 || grid.ep < 1 || grid.etp < 1) {
+    return BadGrid("every parallel size is at least 1");
+  }
+  if (int64_t{grid.pp} * grid.vpp > 65536) return BadGrid("too many pipeline stages");
+  std::vector<Contents> contents;
+  const bool uneven = grid.first_stage_layers >= 0 || grid.last_stage_layers >= 0;
+  if (!grid.pp_layout.empty()) {
+    if (uneven || grid.account_for_embedding || grid.account_for_loss) {
+      return BadGrid("--pp-layout excludes the other ways to place layers");
+    }
+    WB_TRY(contents, LayoutStages(grid));
+    WB_TRY(const std::vector<std::string> text, ParsePipelineLayout(grid.pp_layout));
+    std::string all;
+    for (const std::string& stage : text) all += stage;
+    WB_RETURN_IF_ERROR(CheckLayoutOrder(all, layers, mtp_layers));
+  } else {
+    if (uneven && (grid.account_for_embedding || grid.account_for_loss)) {
+      return BadGrid("uneven stages exclude counting the embedding or the loss as a layer");
+    }
+    if (uneven) {
+      WB_TRY(contents, UnevenStages(grid, layers));
+    } else {
+      WB_TRY(contents, EvenStages(grid, layers));
+    }
+    contents.front().embedding = true;
+    contents.back().output = true;
+    contents.back().mtp = mtp_layers;
+  }
+  std::vector<Stage> stages;
+  int64_t layer = 0, mtp = 0;
+  for (size_t i = 0; i < contents.size(); ++i) {
+    Stage stage;
+    stage.vpp = static_cast<int>(i) / grid.pp;
+    stage.pp = static_cast<int>(i) % grid.pp;
+    for (int64_t k = 0; k < contents[i].decoder; ++k) stage.decoder_layers.push_back(layer++);
+    for (int64_t k = 0; k < contents[i].mtp; ++k) stage.mtp_layers.push_back(mtp++);
+    stage.has_embedding = contents[i].embedding;
+    stage.has_output = contents[i].output;
+    // With MTP layers Megatron builds the final norm where the last decoder layer is.
+    stage.has_final_norm = mtp_layers == 0 ? contents[i].output
+                                           : contents[i].decoder > 0 && layer == layers;
+    stages.push_back(std::move(stage));
+  }
+  return stages;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,44 @@
+#include <array>
+
+#include "mapping/transforms/transform.h"
+
+namespace weighbridge {
+
+Result<TransformPlan> PlanExpert(const TransformRequest& request);
+Result<TransformPlan> PlanExpertGatedMlp(const TransformRequest& request);
+Result<TransformPlan> PlanGatedMlp(const TransformRequest& request);
+Result<TransformPlan> PlanIdentity(const TransformRequest& request);
+Result<TransformPlan> PlanPadVocab(const TransformRequest& request);
+Result<TransformPlan> PlanQkv(const TransformRequest& request);
+Result<TransformPlan> PlanQkvConcat(const TransformRequest& request);
+Result<TransformPlan> PlanQkvGated(const TransformRequest& request);
+
+namespace {
+constexpr std::array<std::string_view, 3> kHeadOptions = {"groups", "head_dim", "heads"};
+constexpr std::array<std::string_view, 1> kExpertOptions = {"transposed"};
+constexpr std::array<std::string_view, 2> kExpertGatedOptions = {"interleaved", "transposed"};
+constexpr std::array<std::string_view, 1> kIdentityOptions = {"squeeze"};
+}  // namespace
+
+std::span<const Transform> AllTransforms() {
+  static const std::array<Transform, 8> kAll = {{
+      {"expert", kExpertOptions, 1, PlanExpert},
+      {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
+      {"gated_mlp", {}, 2, PlanGatedMlp},
+      {"identity", kIdentityOptions, 1, PlanIdentity},
+      {"pad_vocab", {}, 1, PlanPadVocab},
+      {"qkv", kHeadOptions, 3, PlanQkv},
+      {"qkv_concat", kHeadOptions, 1, PlanQkvConcat},
+      {"qkv_gated", kHeadOptions, 3, PlanQkvGated},
+  }};
+  return kAll;
+}
+
+const Transform* FindTransform(std::string_view name) {
+  for (const Transform& transform : AllTransforms()) {
+    if (transform.name == name) return &transform;
+  }
+  return nullptr;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,91 @@
+// linear_qkv: H query heads in G groups, head_dim D, K columns (a bias has none). Megatron stores, for
+// each query group, its H/G query heads, then its key head, then its value head.
+#include <fmt/format.h>
+
+#include "mapping/transforms/transform.h"
+
+namespace weighbridge {
+namespace {
+
+struct Heads {
+  int64_t heads = 0, groups = 0, head_dim = 0;
+  Shape tail;  // [K], empty for a bias
+  int64_t per_group() const { return heads / groups; }
+};
+
+// `query_parts`: 1, or 2 when q carries a gate.
+Result<Heads> ReadHeads(const TransformRequest& request, int64_t query_parts) {
+  Heads h;
+  WB_TRY(h.heads, request.dim("heads"));
+  WB_TRY(h.groups, request.dim("groups"));
+  WB_TRY(h.head_dim, request.dim("head_dim"));
+  const Shape& shape = request.megatron_shape;
+  if (h.heads <= 0 || h.groups <= 0 || h.head_dim <= 0 || h.heads % h.groups != 0) {
+    return Fail(ErrorKind::kInvalid, "head-geometry",
+                fmt::format("{} heads cannot be divided into {} query groups of head_dim {}",
+                            h.heads, h.groups, h.head_dim));
+  }
+  if (shape.empty() || shape[0] != (query_parts * h.heads + 2 * h.groups) * h.head_dim) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("linear_qkv {} does not fit {} heads, {} groups, head_dim {}",
+                            ToString(shape), h.heads, h.groups, h.head_dim));
+  }
+  h.tail.assign(shape.begin() + 1, shape.end());
+  return h;
+}
+
+Shape With(std::initializer_list<int64_t> head, const Shape& tail) {
+  Shape s(head);
+  s.insert(s.end(), tail.begin(), tail.end());
+  return s;
+}
+
+TransformSource Whole(Shape shape) {
+  const int64_t n = Numel(shape);
+  return {std::move(shape), 0, n};
+}
+
+}  // namespace
+
+// q [H*D, K], k [G*D, K], v [G*D, K].
+Result<TransformPlan> PlanQkv(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 1));
+  const int64_t d = h.head_dim;
+  const Shape kv = With({h.groups, d}, h.tail);
+  Layout layout = Layout::Concat(1, {Layout::Source(0, With({h.groups, h.per_group() * d}, h.tail)),
+                                     Layout::Source(1, kv), Layout::Source(2, kv)});
+  return TransformPlan{{Whole(With({h.heads * d}, h.tail)), Whole(With({h.groups * d}, h.tail)),
+                        Whole(With({h.groups * d}, h.tail))},
+                       std::move(layout)};
+}
+
+// One HF tensor [Q; K; V], each part whole: [(H + 2G) * D, K].
+Result<TransformPlan> PlanQkvConcat(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 1));
+  const int64_t d = h.head_dim;
+  const int64_t columns = Numel(h.tail);
+  const Shape kv = With({h.groups, d}, h.tail);
+  const int64_t q_end = h.heads * d * columns;
+  const int64_t k_end = q_end + h.groups * d * columns;
+  Layout layout = Layout::Concat(
+      1, {Layout::SourcePart(0, 0, With({h.groups, h.per_group() * d}, h.tail)),
+          Layout::SourcePart(0, q_end, kv), Layout::SourcePart(0, k_end, kv)});
+  return TransformPlan{{Whole(request.megatron_shape)}, std::move(layout)};
+}
+
+// q [H*2D, K] holds per head D query rows, then D gate rows; k, v [G*D, K]. Megatron per group: the
+// query rows of its heads, the gate rows of its heads, k, v.
+Result<TransformPlan> PlanQkvGated(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 2));
+  const int64_t d = h.head_dim;
+  const Shape kv = With({h.groups, 1, d}, h.tail);
+  // [G, H/G, 2D, K]: query rows are the first half of axis 2, gate rows the second.
+  const Layout q = Layout::Source(0, With({h.groups, h.per_group(), 2 * d}, h.tail));
+  Layout layout = Layout::Concat(
+      1, {q.Slice(2, 0, d), q.Slice(2, d, 2 * d), Layout::Source(1, kv), Layout::Source(2, kv)});
+  return TransformPlan{{Whole(With({h.heads * 2 * d}, h.tail)), Whole(With({h.groups * d}, h.tail)),
+                        Whole(With({h.groups * d}, h.tail))},
+                       std::move(layout)};
+}
+
+}  // namespace weighbridge
