@@ -1,5 +1,6 @@
 // Where reports leave the program: one document on stdout, files whole or not at all.
 #include <fmt/format.h>
+#include <stdio_ext.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -43,7 +44,11 @@ class StdoutSink {
   // The exit status that stdout itself asks for.
   int Finish() {
     if (std::fflush(stdout) != 0 && error_ == 0) error_ = errno;
-    if (error_ == 0 || error_ == EPIPE) return 0;
+    if (error_ == 0) return 0;
+    // What could not be written is given up, so that it is not tried and complained about again.
+    ::__fpurge(stdout);
+    std::clearerr(stdout);
+    if (error_ == EPIPE) return 0;
     return PrintError(ErrnoError(error_, "cannot write to standard output", ""));
   }
 

@@ -59,7 +59,7 @@ std::string Row(const std::string& left, const std::string& right) {
 
 std::string OptionRow(const CLI::Option& option, bool all) {
   std::string left = VisibleName(option);
-  const bool takes_value = option.get_type_size() != 0;
+  const bool takes_value = option.get_items_expected_max() != 0;
   const std::vector<std::string> choices = Choices(option);
   if (takes_value)
     left +=

@@ -84,17 +84,18 @@ int WriteFailure(const std::system_error& e, int status) {
 void DefineApp(CLI::App& app, Context& context) {
   app.set_help_flag("-h", "one screen of help");
   app.set_help_all_flag("--help", "all of the help");
-  app.set_version_flag("--version", "weighbridge " + VersionText());
+  app.set_version_flag("--version", "weighbridge " + VersionText(), "version and commit");
   app.formatter(MakeHelpFormatter());
   app.require_subcommand(1);
-  AddExamples(
-      app, {"weighbridge roundtrip meta-llama/Llama-3.2-1B --tp 2 --pp 2",
-            "weighbridge diff model-a/ model-b/ --html diff.html", "weighbridge inspect model/"});
   for (const Command& command : AllCommands()) command.add(app, context);
   for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     // Users of the Python scripts type it; no code of a checkpoint is ever run.
     command->add_flag("--trust-remote-code")->group("");
   }
+  // After the commands, which inherit what they find.
+  AddExamples(
+      app, {"weighbridge roundtrip meta-llama/Llama-3.2-1B --tp 2 --pp 2",
+            "weighbridge diff model-a/ model-b/ --html diff.html", "weighbridge inspect model/"});
   app.parse_complete_callback([&context] {
     if (const Status checked = CheckOutputs(context.output); !checked) {
       throw UsageError{checked.error()};
