@@ -103,7 +103,10 @@ struct Report {
   uint64_t bytes = 0;
   uint64_t peak_anonymous_bytes = 0;
   std::vector<std::string> argv;
+  std::string version;  // of the program that made the report; cli::Emit fills it
   std::vector<InputFile> inputs;
+  // Rows that `counts` counts and `results` leaves out: only in a report read back from a capped copy.
+  uint64_t results_omitted = 0;
 };
 
 // Counts the rows and sets the verdict: kFail with a cause or a failed row, kPass when at least one

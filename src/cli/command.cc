@@ -1,10 +1,10 @@
 #include "cli/command.h"
 
-#include <cstdio>
-#include <cstdlib>
+#include <fmt/format.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <cstdio>
+#include <cstdlib>
 
 namespace weighbridge::cli {
 
@@ -20,8 +20,10 @@ void AddOutputOptions(CLI::App& command, Context& context) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group("Output");
-  command.add_option("--json", o.json, "write the report as JSON to FILE, - for stdout")->group("Output");
-  command.add_option("--html", o.html, "write one self-contained HTML page to FILE")->group("Output");
+  command.add_option("--json", o.json, "write the report as JSON to FILE, - for stdout")
+      ->group("Output");
+  command.add_option("--html", o.html, "write one self-contained HTML page to FILE")
+      ->group("Output");
   command.add_option("--junit", o.junit, "write JUnit XML to FILE")->group("Output");
   command.add_option("--card", o.card, "write a verification card (YAML) to FILE")->group("Output");
 }
@@ -41,6 +43,12 @@ bool UseColor(const OutputOptions& options) {
   if (no_color != nullptr && *no_color != '\0') return false;
   if (term == nullptr || std::string_view(term) == "dumb") return false;
   return ::isatty(STDOUT_FILENO) != 0;
+}
+
+void AddExamples(CLI::App& command, const std::vector<std::string>& lines) {
+  std::string text = "Examples:";
+  for (const std::string& line : lines) text += "\n  " + line;
+  command.footer(text);
 }
 
 std::vector<std::string> NormalizeArguments(int argc, char** argv) {

@@ -1,12 +1,11 @@
 // What every command shares: the context, the output options, and the table of commands.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "checks/result.h"
 
@@ -37,22 +36,55 @@ struct Command {
 // Every command, in the order of the help page (commands.cc).
 std::span<const Command> AllCommands();
 
-// Adds the output options to a command that yields a Report.
+// Adds the output options to a command that yields a Report. Two outputs on stdout and outputs that
+// cannot be written are usage errors before the command starts.
 void AddOutputOptions(CLI::App& command, Context& context);
 
-// Prints `error: WHAT`, `  at: AT`, `  hint: HINT` on stderr and returns the exit status of DESIGN §2:
-// 1 for kCorrupt, else 2.
+// The spellings under which users of the Python scripts know the two paths; append them to a
+// positional: add_option(std::string("MODEL,") + kHfSpellings, ...). Help does not list them.
+inline constexpr char kHfSpellings[] = "--hf-model-id,--hf-model-path,--hf-path";
+inline constexpr char kMegatronSpellings[] =
+    "--megatron-path,--megatron-model-path,--megatron-save-path";
+
+// Adds examples to a command's help, one command line each (shown by -h and --help).
+void AddExamples(CLI::App& command, const std::vector<std::string>& lines);
+
+// Prints `error: WHAT`, `  at: AT`, `  hint: HINT` on stderr and returns the exit status of DESIGN
+// §2: 1 for kCorrupt, else 2.
 int PrintError(const Error& error);
 
-// Completes the report (argv, peak memory), writes every output that was asked for, and returns the exit status.
-// A report file that cannot be written is status 2.
+// Completes the report (argv, version, peak memory), writes every output that was asked for, and
+// returns the exit status. Exactly one document goes to stdout: the one whose FILE is `-`, else the
+// terminal rendering. An output that cannot be written is status 2; a reader of stdout that left is
+// no error.
 int Emit(Context& context, Report& report);
+
+// Emits the report of a command that ended with `error`: a checkpoint found bad (kCorrupt) is the
+// verdict 'fail' with the error's id as its cause, anything else is 'undecided'. Returns the
+// status.
+int EmitError(Context& context, const std::string& command, const std::string& level,
+              const Error& error);
+
+// Emit for finished reports, each left as it is (`weighbridge report`); the status is the worst
+// one, 2 before 1 before 0.
+int EmitSaved(const Context& context, const std::vector<Report>& reports);
+
+// The usage error in a set of outputs, if there is one: two on stdout, a folder that is not there.
+Status CheckOutputs(const OutputOptions& output);
+
+// Writes `text` to stdout, or fails as Emit does: 0, or 2 after an error message.
+int PrintStdout(std::string_view text);
 
 // True when results on stdout may be coloured: --color, NO_COLOR, TERM and whether stdout is a
 // terminal.
 bool UseColor(const OutputOptions& options);
 
-// Rewrites what users of the Python scripts type: `--foo_bar` becomes `--foo-bar` (values untouched).
+// Columns of the terminal on stdout: COLUMNS, else what the terminal says; 0 (no limit: names stay
+// whole for grep) when stdout is no terminal.
+int TerminalColumns();
+
+// Rewrites what users of the Python scripts type: `--foo_bar` becomes `--foo-bar` (values
+// untouched).
 std::vector<std::string> NormalizeArguments(int argc, char** argv);
 
 }  // namespace weighbridge::cli
