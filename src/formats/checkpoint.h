@@ -31,6 +31,12 @@ struct FileInfo {
   std::string header_xxh3;  // XXH3-128 of the header bytes, hex; identifies inventory and layout
 };
 
+// Something about the files that is no fault but that a report should say.
+struct CheckpointNote {
+  std::string id;  // "extra-files", "index-missing", "index-total-size", "header-over-limit"
+  std::string message;
+};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -46,6 +52,10 @@ class Checkpoint {
   // Tells the system that these bytes are done with. Only a hint.
   virtual void DropBehind(const TensorInfo& tensor) const = 0;
 
+  // Weight files in the folder that do not belong to this checkpoint (stale shards, other formats).
+  virtual std::vector<std::filesystem::path> extra_files() const { return {}; }
+  virtual std::vector<CheckpointNote> notes() const { return {}; }
+
   // nullptr when there is none.
   const TensorInfo* Find(std::string_view name) const;
   TensorView View(const TensorInfo& tensor) const {
@@ -53,13 +63,13 @@ class Checkpoint {
   }
 };
 
-// Opens what `path` is: a .safetensors file, a folder with model.safetensors.index.json, or a folder
-// that holds exactly one set of safetensors files. Errors: kNotFound (with a hint), kCorrupt with a
-// cause id, kUnsupported for a format that is not known.
+// Opens what `path` is: a .safetensors file, a folder with model.safetensors.index.json, or a
+// folder that holds exactly one set of safetensors files. Errors: kNotFound (with a hint), kCorrupt
+// with a cause id, kUnsupported for a format that is not known.
 Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::filesystem::path& path);
 
-// Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the local
-// Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main by default).
+// Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the
+// local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main by default).
 // kNotFound shows the command that would download it.
 Result<std::filesystem::path> ResolveModelPath(std::string_view model);
 

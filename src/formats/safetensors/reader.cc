@@ -1,0 +1,209 @@
+#include "formats/safetensors/reader.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+#include <system_error>
+#include <utility>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "formats/safetensors/foreign.h"
+#include "formats/safetensors/header.h"
+#include "formats/safetensors/index.h"
+#include "formats/safetensors/layout.h"
+
+namespace weighbridge {
+namespace {
+
+namespace fs = std::filesystem;
+
+class SafetensorsCheckpoint final : public Checkpoint {
+ public:
+  explicit SafetensorsCheckpoint(fs::path path) : path_(std::move(path)) {}
+
+  const fs::path& path() const override { return path_; }
+  std::string_view format() const override { return "safetensors"; }
+  const std::vector<FileInfo>& files() const override { return files_; }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  std::span<const std::byte> Data(const TensorInfo& tensor) const override {
+    return mappings_[tensor.file]->bytes().subspan(tensor.offset, tensor.nbytes);
+  }
+  void DropBehind(const TensorInfo& tensor) const override {
+    mappings_[tensor.file]->DropBehind(tensor.offset, tensor.nbytes);
+  }
+  std::vector<fs::path> extra_files() const override { return extra_; }
+  std::vector<CheckpointNote> notes() const override { return notes_; }
+
+  // Adds one file and all its tensors; call Finish() after the last.
+  Status AddFile(const fs::path& path) {
+    WB_TRY(auto mapping, MappedFile::Open(path));
+    const std::string name = path.string();
+    WB_TRY(SafetensorsHeader header, ParseSafetensorsHeader(mapping->bytes(), name));
+    const auto number = static_cast<uint32_t>(files_.size());
+    files_.push_back({path, mapping->size(), Xxh3Hex(mapping->bytes().first(header.data_start()))});
+    mappings_.push_back(std::move(mapping));
+    for (TensorInfo& tensor : header.tensors) tensor.file = number;
+    if (tensors_.empty()) {
+      tensors_ = std::move(header.tensors);
+    } else {
+      tensors_.insert(tensors_.end(), std::make_move_iterator(header.tensors.begin()),
+                      std::make_move_iterator(header.tensors.end()));
+    }
+    if (header.json_bytes > kReferenceHeaderLimit) {
+      notes_.push_back(
+          {"header-over-limit",
+           fmt::format("{} has a header of {} bytes; the reference library refuses more "
+                       "than {}",
+                       name, header.json_bytes, kReferenceHeaderLimit)});
+    }
+    return {};
+  }
+
+  // Sorts the inventory of several files; a name in two of them is duplicate-name.
+  Status Finish() {
+    if (files_.size() == 1) return {};
+    std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
+      return std::tie(a.name, a.file) < std::tie(b.name, b.file);
+    });
+    const auto twice = std::adjacent_find(
+        tensors_.begin(), tensors_.end(),
+        [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; });
+    if (twice == tensors_.end()) return {};
+    const auto& other = *std::next(twice);
+    return Corrupt(
+        "duplicate-name",
+        fmt::format("tensor '{}' is in two shards, with {} bytes: {} and {}", twice->name,
+                    std::ranges::equal(Data(*twice), Data(other)) ? "equal" : "different",
+                    ShardName(twice->file), ShardName(other.file)),
+        fmt::format("{}:{}", files_[other.file].path.string(), other.offset));
+  }
+
+  // The inventory against the index, which lists the same files in the same order.
+  Status CheckIndex(const SafetensorsIndex& index, const fs::path& index_path) {
+    auto tensor = tensors_.begin();
+    for (const auto& entry : index.entries) {
+      if (tensor != tensors_.end() && tensor->name < entry.tensor) return FailIncomplete(*tensor);
+      const bool present = tensor != tensors_.end() && tensor->name == entry.tensor;
+      if (!present || tensor->file != entry.shard) {
+        return Corrupt(
+            "index-ghost",
+            fmt::format("the index lists tensor '{}' in {}, which does not hold it{}", entry.tensor,
+                        index.shards[entry.shard],
+                        present ? " (it is in " + ShardName(tensor->file) + ")" : ""),
+            index_path.string(),
+            "the index belongs to other shards, or was edited: fetch or write both again");
+      }
+      ++tensor;
+    }
+    if (tensor != tensors_.end()) return FailIncomplete(*tensor);
+    NoteTotalSize(index, index_path);
+    return {};
+  }
+
+  void AddExtraFiles(std::vector<fs::path> extra) {
+    if (extra.empty()) return;
+    std::vector<std::string> names;
+    for (const fs::path& path : extra) names.push_back(path.filename().string());
+    notes_.push_back({"extra-files", fmt::format("not part of this checkpoint, not read: {}",
+                                                 fmt::join(names, ", "))});
+    extra_ = std::move(extra);
+  }
+  void AddNote(CheckpointNote note) { notes_.push_back(std::move(note)); }
+
+ private:
+  std::string ShardName(uint32_t file) const { return files_[file].path.filename().string(); }
+
+  tl::unexpected<Error> FailIncomplete(const TensorInfo& tensor) const {
+    return Corrupt(
+        "index-incomplete",
+        fmt::format("{} holds tensor '{}', which the index does not list", ShardName(tensor.file),
+                    tensor.name),
+        fmt::format("{}:{}", files_[tensor.file].path.string(), tensor.offset),
+        "readers that follow the index miss this tensor: fetch or write the index again");
+  }
+
+  void NoteTotalSize(const SafetensorsIndex& index, const fs::path& index_path) {
+    if (!index.total_size) return;
+    uint64_t total = 0;
+    for (const TensorInfo& tensor : tensors_) total += tensor.nbytes;
+    if (total == *index.total_size) return;
+    notes_.push_back({"index-total-size",
+                      fmt::format("{} says metadata.total_size {}, the tensors have {} bytes",
+                                  index_path.filename().string(), *index.total_size, total)});
+  }
+
+  fs::path path_;
+  std::vector<FileInfo> files_;
+  std::vector<std::shared_ptr<const MappedFile>> mappings_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<fs::path> extra_;
+  std::vector<CheckpointNote> notes_;
+};
+
+Status CheckShardsPresent(const fs::path& folder, const std::vector<std::string>& shards,
+                          const std::string& named_by) {
+  std::vector<std::string> missing;
+  for (const std::string& shard : shards) {
+    std::error_code error;
+    if (fs::status(folder / shard, error).type() == fs::file_type::not_found) {
+      missing.push_back(shard);
+    }
+  }
+  if (missing.empty()) return {};
+  return Corrupt("shard-missing",
+                 missing.size() == 1
+                     ? fmt::format("{} names {}, which is not there", named_by, missing[0])
+                     : fmt::format("{} names {} files, {} of them are not there; the first is {}",
+                                   named_by, shards.size(), missing.size(), missing[0]),
+                 (folder / missing[0]).string(), DownloadHint(folder));
+}
+
+Result<std::unique_ptr<Checkpoint>> OpenFiles(const fs::path& path, const WeightFiles& files) {
+  auto checkpoint = std::make_unique<SafetensorsCheckpoint>(path);
+  const fs::path folder = files.folder;
+  if (files.index.empty()) {
+    for (const std::string& name : files.names)
+      WB_RETURN_IF_ERROR(checkpoint->AddFile(folder / name));
+    WB_RETURN_IF_ERROR(checkpoint->Finish());
+    if (files.names.size() > 1) {
+      checkpoint->AddNote(
+          {"index-missing",
+           fmt::format("{} shards without an index: all of them were read", files.names.size())});
+    }
+    checkpoint->AddExtraFiles(files.ExtraFiles(files.names));
+    return checkpoint;
+  }
+  const fs::path index_path = folder / files.index;
+  WB_TRY(const SafetensorsIndex index, ReadSafetensorsIndex(index_path));
+  WB_RETURN_IF_ERROR(files.CheckAgainstIndex(index.shards));
+  WB_RETURN_IF_ERROR(CheckShardsPresent(folder, index.shards, files.index));
+  for (const std::string& shard : index.shards) {
+    WB_RETURN_IF_ERROR(checkpoint->AddFile(folder / shard));
+  }
+  WB_RETURN_IF_ERROR(checkpoint->Finish());
+  WB_RETURN_IF_ERROR(checkpoint->CheckIndex(index, index_path));
+  checkpoint->AddExtraFiles(files.ExtraFiles(index.shards));
+  return checkpoint;
+}
+
+}  // namespace
+
+bool ProbeSafetensors(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return HoldsSafetensors(path);
+  if (path.extension() == ".safetensors" || path.string().ends_with(".safetensors.index.json")) {
+    return true;
+  }
+  const auto file = MappedFile::Open(path);
+  return file && LooksLikeSafetensors((*file)->bytes());
+}
+
+Result<std::unique_ptr<Checkpoint>> OpenSafetensors(const fs::path& path) {
+  WB_TRY(const WeightFiles files, ChooseWeightFiles(path));
+  return OpenFiles(path, files);
+}
+
+}  // namespace weighbridge
