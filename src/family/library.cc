@@ -11,6 +11,9 @@
 #include "family/lint.h"
 
 namespace weighbridge {
+namespace {
+constexpr char kBuiltInPrefix[] = "families/";
+}  // namespace
 
 Result<FamilyLibrary> FamilyLibrary::BuiltIn() {
   std::map<std::string, std::string> texts;
@@ -18,7 +21,7 @@ Result<FamilyLibrary> FamilyLibrary::BuiltIn() {
     texts.emplace(std::string(file.name), std::string(file.text));
   }
   FamilyLibrary library;
-  WB_RETURN_IF_ERROR(library.Add(texts, "families/"));
+  WB_RETURN_IF_ERROR(library.Add(texts, kBuiltInPrefix));
   return library;
 }
 
@@ -32,34 +35,41 @@ Status FamilyLibrary::Add(const std::map<std::string, std::string>& texts,
   // Children of a replaced parent change with it, so everything is read again; it is small.
   std::map<std::string, FamilySpec> families;
   for (const auto& [name, entry] : texts_) {
-    const auto& [text, origin] = entry;
-    WB_TRY(const std::string extends, ParentOf(text, origin));
-    std::optional<FamilySpec> parent;
-    if (!extends.empty()) {
-      const auto it = texts_.find(extends);
-      if (it == texts_.end()) {
-        return Fail(ErrorKind::kInvalid, "family-file",
-                    fmt::format("extends '{}', which is not a family", extends), origin);
-      }
-      WB_TRY(const std::string grandparent, ParentOf(it->second.first, it->second.second));
-      if (!grandparent.empty()) {
-        return Fail(ErrorKind::kInvalid, "family-file",
-                    fmt::format("extends '{}', which itself extends '{}': one level only", extends,
-                                grandparent),
-                    origin);
-      }
-      WB_TRY(parent, ParseFamily(it->second.first, it->second.second, nullptr));
-    }
-    WB_TRY(FamilySpec spec, ParseFamily(text, origin, parent ? &*parent : nullptr));
-    if (spec.name != name && origin_prefix == "families/") {
+    WB_TRY(FamilySpec spec, Read(name));
+    if (spec.name != name && origin_prefix == kBuiltInPrefix) {
       return Fail(ErrorKind::kInvalid, "family-file",
-                  fmt::format("the file is named '{}', its family '{}'", name, spec.name), origin);
+                  fmt::format("the file is named '{}', its family '{}'", name, spec.name),
+                  entry.second);
     }
+    if (spec.abstract) continue;
     WB_RETURN_IF_ERROR(LintFamily(spec));
     families[spec.name] = std::move(spec);
   }
   families_ = std::move(families);
   return {};
+}
+
+Result<FamilySpec> FamilyLibrary::Read(const std::string& name) const {
+  const auto& [text, origin] = texts_.at(name);
+  WB_TRY(const std::vector<std::string> extends, ParentsOf(text, origin));
+  std::optional<FamilySpec> sum;
+  for (const std::string& parent : extends) {
+    const auto it = texts_.find(parent);
+    if (it == texts_.end()) {
+      return Fail(ErrorKind::kInvalid, "family-file",
+                  fmt::format("extends '{}', which is not a family", parent), origin);
+    }
+    WB_TRY(const std::vector<std::string> grandparents, ParentsOf(it->second.first, it->second.second));
+    if (!grandparents.empty()) {
+      return Fail(ErrorKind::kInvalid, "family-file",
+                  fmt::format("extends '{}', which itself extends '{}': one level only", parent,
+                              grandparents[0]),
+                  origin);
+    }
+    WB_TRY(FamilySpec next, ParseFamily(it->second.first, it->second.second, sum ? &*sum : nullptr));
+    sum = std::move(next);
+  }
+  return ParseFamily(text, origin, sum ? &*sum : nullptr);
 }
 
 Result<const FamilySpec*> FamilyLibrary::Find(std::string_view name) const {

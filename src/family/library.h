@@ -11,13 +11,13 @@
 
 namespace weighbridge {
 
-// Reads one family file. `origin` is shown in errors ("llama.toml:12:3"). `parent` is the family that
-// `extends` names, already read, or nullptr. Errors: kInvalid with line and column.
+// Reads one family file. `origin` is shown in errors ("llama.toml:12:3"). `parent` is what the files
+// that `extends` names add up to, or nullptr. Errors: kInvalid with line and column.
 Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
                                const FamilySpec* parent);
 
 // The `extends` of a family file, empty when there is none.
-Result<std::string> ParentOf(std::string_view text, const std::string& origin);
+Result<std::vector<std::string>> ParentsOf(std::string_view text, const std::string& origin);
 
 class FamilyLibrary {
  public:
@@ -26,6 +26,7 @@ class FamilyLibrary {
   // Adds or replaces families: file name without ending -> text. `extends` may name any family.
   Status Add(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
 
+  // Without the abstract ones.
   const std::map<std::string, FamilySpec>& families() const { return families_; }
   // kNotFound with near names.
   Result<const FamilySpec*> Find(std::string_view name) const;
@@ -33,6 +34,8 @@ class FamilyLibrary {
   Result<const FamilySpec*> ForConfig(const nlohmann::json& config) const;
 
  private:
+  Result<FamilySpec> Read(const std::string& name) const;
+
   std::map<std::string, FamilySpec> families_;
   std::map<std::string, std::pair<std::string, std::string>> texts_;  // name -> {text, origin}
 };

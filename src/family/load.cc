@@ -25,16 +25,11 @@ Result<toml::table> ParseToml(std::string_view text, const std::string& origin) 
   return std::move(parsed).table();
 }
 
-Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name, bool is_flag) {
+Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name) {
   const toml::node* node = owner.Node(name);
   Symbol symbol;
   if (const auto* text = node->as_string()) {
-    // A dim's plain string is a config key, a flag's is an expression.
-    if (is_flag) {
-      symbol.expression = text->get();
-    } else {
-      symbol.keys = {text->get()};
-    }
+    symbol.keys = {text->get()};
     return symbol;
   }
   const toml::table* table = node->as_table();
@@ -50,13 +45,12 @@ Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name, bool is_fla
   return symbol;
 }
 
-Status ReadSymbols(TomlTable& top, std::string_view key, bool flags,
-                   std::map<std::string, Symbol>& out) {
+Status ReadSymbols(TomlTable& top, std::string_view key, std::map<std::string, Symbol>& out) {
   const toml::table* table = top.Table(key);
   if (table == nullptr) return {};
   TomlTable t(*table, top.origin());
   for (const std::string& name : t.Keys()) {
-    WB_TRY(out[name], ReadSymbol(t, name, flags));
+    WB_TRY(out[name], ReadSymbol(t, name));
   }
   return t.Finish();
 }
@@ -90,15 +84,18 @@ Status ReadLayerKinds(TomlTable& top, FamilySpec& spec) {
   return t.Finish();
 }
 
-Result<ConfigRule> ReadConfigRule(TomlTable& owner, const std::string& field) {
+Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner, const std::string& field,
+                                  int depth) {
   ConfigRule rule;
-  const toml::node* node = owner.Node(field);
-  if (const auto* key = node->as_string()) {
+  if (const auto* key = node.as_string()) {
     rule.hf = {key->get()};
     return rule;
   }
-  const toml::table* table = owner.Table(field);
-  if (table == nullptr) return rule;
+  const toml::table* table = node.as_table();
+  if (table == nullptr || depth > 4) {
+    owner.SetError(&node, fmt::format("'{}' must be a config key or a table", field));
+    return rule;
+  }
   TomlTable t(*table, owner.origin());
   rule.hf = t.Strings("hf");
   rule.function = t.String("fn");
@@ -106,8 +103,26 @@ Result<ConfigRule> ReadConfigRule(TomlTable& owner, const std::string& field) {
   rule.constant = t.Json("const");
   rule.fallback = t.Json("default");
   rule.dim = t.Expression("dim");
+  rule.flag = t.Expression("flag");
+  rule.rope = t.String("rope");
   rule.layer_kind = t.String("layer_kind");
   rule.equals = t.String("equals");
+  rule.when = t.Expression("when");
+  if (const toml::node* list = t.Node("list")) {
+    const toml::array* entries = list->as_array();
+    if (entries == nullptr) {
+      t.SetError(list, "'list' must be a list of entries");
+    } else {
+      for (const toml::node& entry : *entries) {
+        WB_TRY(ConfigRule inner, ReadConfigRule(entry, t, field, depth + 1));
+        rule.list.push_back(std::move(inner));
+      }
+    }
+  }
+  const int sources = !rule.hf.empty() + !rule.constant.is_null() + !rule.dim.empty() +
+                      !rule.flag.empty() + !rule.rope.empty() + !rule.layer_kind.empty() +
+                      !rule.list.empty();
+  if (sources != 1) t.SetError(table, fmt::format("'{}' needs exactly one source", field));
   WB_RETURN_IF_ERROR(t.Finish());
   return rule;
 }
@@ -117,7 +132,7 @@ Status ReadConfig(TomlTable& top, FamilySpec& spec) {
   if (table == nullptr) return {};
   TomlTable t(*table, top.origin());
   for (const std::string& field : t.Keys()) {
-    WB_TRY(spec.config[field], ReadConfigRule(t, field));
+    WB_TRY(spec.config[field], ReadConfigRule(*t.Node(field), t, field, 0));
   }
   return t.Finish();
 }
@@ -179,7 +194,7 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
 Result<StackRule> ReadStack(const toml::table& table, const std::string& origin) {
   TomlTable t(table, origin);
   StackRule stack{t.String("name"), t.String("megatron"), t.String("hf"), t.Expression("count"),
-                  t.TextMap("kinds"), t.String("missing")};
+                  t.TextMap("kinds"), t.String("params_of"), t.String("missing")};
   WB_RETURN_IF_ERROR(t.Finish());
   return stack;
 }
@@ -195,8 +210,7 @@ Result<CopyRule> ReadCopy(const toml::table& table, const std::string& origin) {
 // Replaces the parent's rule for the same parameter, else adds.
 void Override(FamilySpec& spec, ParamRule rule) {
   for (ParamRule& existing : spec.params) {
-    if (existing.megatron == rule.megatron && existing.stacks == rule.stacks &&
-        existing.layers == rule.layers) {
+    if (existing.inherited && existing.megatron == rule.megatron && existing.stacks == rule.stacks) {
       existing = std::move(rule);
       return;
     }
@@ -236,6 +250,7 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
     std::erase_if(spec.stacks, [&](const StackRule& s) { return s.name == stack.name; });
     spec.stacks.push_back(std::move(stack));
   }
+  for (ParamRule& rule : spec.params) rule.inherited = true;
   for (const toml::table* table : top.Tables("param")) {
     WB_TRY(ParamRule rule, ReadParam(*table, top.origin()));
     Override(spec, std::move(rule));
@@ -252,15 +267,22 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
     spec.ignores.push_back({t.Strings("stack"), t.String("hf"), t.String("why")});
     WB_RETURN_IF_ERROR(t.Finish());
   }
+  for (const toml::table* table : top.Tables("megatron_ignore")) {
+    TomlTable t(*table, top.origin());
+    spec.megatron_ignores.push_back({t.Strings("stack"), t.Strings("layers"), t.String("megatron"),
+                                     t.String("local"), t.Expressions("shape"), t.Expression("when"),
+                                     t.Expression("unless"), t.String("why")});
+    WB_RETURN_IF_ERROR(t.Finish());
+  }
   return {};
 }
 
 }  // namespace
 
-Result<std::string> ParentOf(std::string_view text, const std::string& origin) {
+Result<std::vector<std::string>> ParentsOf(std::string_view text, const std::string& origin) {
   WB_TRY(const toml::table table, ParseToml(text, origin));
   TomlTable t(table, origin);
-  return t.String("extends");
+  return t.Strings("extends");
 }
 
 Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
@@ -276,14 +298,14 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   }
   spec.name = top.String("family");
   spec.kind = top.String("kind");
-  spec.extends = top.String("extends");
+  spec.extends = top.Strings("extends");
   spec.abstract = top.Bool("abstract", false);
   spec.hf_architectures = top.Strings("hf_architectures");
   spec.hf_model_types = top.Strings("hf_model_types");
   if (top.Has("megatron_model")) spec.megatron_model = top.String("megatron_model");
   WB_RETURN_IF_ERROR(ReadRemove(top, spec));
-  WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", false, spec.dims));
-  WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", true, spec.flags));
+  WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", spec.dims));
+  WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
   WB_RETURN_IF_ERROR(ReadConfig(top, spec));
   WB_RETURN_IF_ERROR(ReadLists(top, spec));

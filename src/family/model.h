@@ -109,7 +109,7 @@ class Model {
   std::vector<Parameter> parameters_;
   std::vector<TensorCopy> copies_;
   std::vector<Field> config_;
-  std::map<std::string, const IgnoreRule*> ignored_;
+  std::map<std::string, const IgnoreRule*> ignored_, ignored_prefixes_;
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
   bool tied_ = false;
 };

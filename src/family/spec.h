@@ -33,14 +33,18 @@ struct ConfigRule {
   std::string function;         // empty: the value as it is
   nlohmann::json arguments;     // of the function
   nlohmann::json constant;      // when not null, the value
-  nlohmann::json fallback;      // when no key is present; null: the field is left out
-  std::string dim;              // an expression
+  nlohmann::json fallback;      // when the source has none; null: its absence is an error
+  std::string dim, flag;        // expressions
+  std::string rope;             // "KIND" or "KIND.FIELD" of the RoPE table
   std::string layer_kind, equals;
+  std::vector<ConfigRule> list;
+  std::string when;             // where false, the value is none
 };
 
 struct StackRule {
   std::string name, megatron, hf, count;
   std::map<std::string, std::string> kinds;  // group -> kind, instead of the rule
+  std::string params_of;                     // another stack, whose parameters this one has too
   std::string missing;                       // cause id
 };
 
@@ -65,6 +69,15 @@ struct ParamRule {
   std::optional<DType> dtype;
   std::string when, unless, missing;
   int line = 0;
+  bool inherited = false;  // from an extended file: a rule of the same name replaces it
+};
+
+// A Megatron parameter that no HF tensor feeds and that may or may not be there.
+struct MegatronIgnoreRule {
+  std::vector<std::string> stacks, layers;
+  std::string megatron, local;
+  std::vector<std::string> shape;
+  std::string when, unless, why;
 };
 
 struct CopyRule {
@@ -79,10 +92,10 @@ struct IgnoreRule {
 };
 
 struct FamilySpec {
-  std::string name, kind, extends, megatron_model, origin;  // origin: file, or "built in"
+  std::string name, kind, megatron_model, origin;  // origin: the file
+  std::vector<std::string> extends;
   bool abstract = false;
   std::vector<std::string> hf_architectures, hf_model_types;
-  // In the order of the file: a default may use what stands before or after it.
   std::map<std::string, Symbol> dims, flags;
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;
@@ -91,6 +104,7 @@ struct FamilySpec {
   std::optional<CopyRule> tied;
   std::vector<CopyRule> copies;
   std::vector<IgnoreRule> ignores;
+  std::vector<MegatronIgnoreRule> megatron_ignores;
 };
 
 }  // namespace weighbridge

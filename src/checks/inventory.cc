@@ -1,0 +1,265 @@
+#include "checks/inventory.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+
+namespace weighbridge {
+namespace {
+
+// Marks of quantized storage: a scale that is passed over would turn into a silent success.
+constexpr std::array<std::string_view, 9> kQuantizedEndings = {
+    "_scale_inv", ".weight_scale", ".weight_scale_2", ".input_scale", "_scales",
+    "_blocks",    ".weight_packed", ".qweight",       ".qzeros"};
+
+struct Use {
+  size_t tensor;
+  int64_t begin, end;
+  const Parameter* parameter;
+};
+
+class Taker {
+ public:
+  Taker(const Model& model, const Checkpoint& hf) : model_(model), hf_(hf) {}
+
+  Result<Inventory> Run() {
+    WB_RETURN_IF_ERROR(RefuseQuantized());
+    used_.assign(hf_.tensors().size(), false);
+    FindEmptyLayers();
+    for (const Parameter& p : model_.parameters()) WB_RETURN_IF_ERROR(Take(p));
+    Coverage();
+    Copies();
+    Leftovers();
+    Summarize();
+    return std::move(out_);
+  }
+
+ private:
+  Status RefuseQuantized() const {
+    for (const TensorInfo& t : hf_.tensors()) {
+      for (std::string_view ending : kQuantizedEndings) {
+        if (!t.name.ends_with(ending)) continue;
+        return Fail(ErrorKind::kUnsupported, "quantized",
+                    "quantized checkpoints are not supported by this version", t.name,
+                    "dequantize to bf16 first; a scale is never silently passed over");
+      }
+    }
+    return {};
+  }
+
+  size_t IndexOf(const TensorInfo* info) const {
+    return static_cast<size_t>(info - hf_.tensors().data());
+  }
+
+  // Layers of a stack of which nothing at all is there.
+  void FindEmptyLayers() {
+    std::map<const StackRule*, std::map<int64_t, bool>> present;
+    for (const Parameter& p : model_.parameters()) {
+      if (p.stack == nullptr) continue;
+      bool& any = present[p.stack][p.layer];
+      if (any) continue;
+      any = std::any_of(p.hf.begin(), p.hf.end(),
+                        [&](const std::string& name) { return hf_.Find(name) != nullptr; });
+    }
+    for (const auto& [stack, layers] : present) {
+      for (const auto& [layer, any] : layers) {
+        if (!any) empty_layers_.insert({stack, layer});
+      }
+    }
+  }
+
+  Status Take(const Parameter& p) {
+    WB_TRY(const TransformPlan plan, model_.Plan(p));
+    bool usable = true;
+    for (size_t i = 0; i < p.hf.size(); ++i) {
+      const Shape& expected = plan.sources[i].shape;
+      const TensorInfo* info = hf_.Find(p.hf[i]);
+      if (info == nullptr) {
+        Missing(p, p.hf[i], expected);
+        usable = false;
+        continue;
+      }
+      used_[IndexOf(info)] = true;
+      if (info->shape != expected) {
+        WrongShape(p, *info, expected);
+        usable = false;
+        continue;
+      }
+      uses_.push_back({IndexOf(info), plan.sources[i].begin,
+                       plan.sources[i].begin + plan.sources[i].numel, &p});
+    }
+    if (usable) out_.usable.push_back(&p);
+    return {};
+  }
+
+  std::string CauseOfAbsence(const Parameter& p, const std::string& hf_name) const {
+    if (p.stack != nullptr && empty_layers_.contains({p.stack, p.layer})) {
+      return p.stack->missing.empty() ? "layer-missing" : p.stack->missing;
+    }
+    if (!p.rule->missing.empty()) return p.rule->missing;
+    if (model_.spec().tied && hf_name == model_.spec().tied->hf) return "tie-mismatch";
+    return hf_name.ends_with(".bias") ? "bias-missing" : "tensor-missing";
+  }
+
+  ResultRow Row(const std::string& hf_name, const Shape& shape, std::optional<DType> dtype,
+                RowStatus status) const {
+    ResultRow row;
+    row.hf.push_back({hf_name, shape, dtype});
+    row.status = status;
+    row.metrics.cosine = 0;
+    return row;
+  }
+
+  void Missing(const Parameter& p, const std::string& name, const Shape& shape) {
+    if (!reported_.insert(name).second) return;
+    const std::string id = CauseOfAbsence(p, name);
+    ResultRow row = Row(name, shape, std::nullopt, RowStatus::kMissing);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.why = fmt::format("{}: the config asks for it, the checkpoint does not have it", id);
+    out_.rows.push_back(std::move(row));
+    where_[id].push_back(name);
+  }
+
+  void WrongShape(const Parameter& p, const TensorInfo& info, const Shape& expected) {
+    if (!reported_.insert(info.name).second) return;
+    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.transform = p.storage->transform;
+    row.why = fmt::format("shape {}, the config asks for {}", ToString(info.shape), ToString(expected));
+    out_.rows.push_back(std::move(row));
+    where_["shape-mismatch"].push_back(fmt::format("{}: {}, expected {}", info.name,
+                                                   ToString(info.shape), ToString(expected)));
+  }
+
+  // Each HF element exactly once: the uses of a tensor must follow each other without gap.
+  void Coverage() {
+    std::sort(uses_.begin(), uses_.end(), [](const Use& a, const Use& b) {
+      return std::tie(a.tensor, a.begin) < std::tie(b.tensor, b.begin);
+    });
+    for (size_t i = 0; i < uses_.size();) {
+      const TensorInfo& info = hf_.tensors()[uses_[i].tensor];
+      int64_t at = 0;
+      bool exact = true;
+      const Parameter* p = uses_[i].parameter;
+      const size_t tensor = uses_[i].tensor;
+      for (; i < uses_.size() && uses_[i].tensor == tensor; ++i) {
+        exact = exact && uses_[i].begin == at;
+        at = uses_[i].end;
+      }
+      if ((exact && at == Numel(info.shape)) || reported_.contains(info.name)) continue;
+      ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+      row.megatron = {model_.MegatronPattern(*p, Dialect::kTe), p->shape, std::nullopt};
+      row.why = "not every element is used exactly once by the family's rules";
+      out_.rows.push_back(std::move(row));
+      where_["tensor-extra"].push_back(info.name);
+    }
+  }
+
+  void Copies() {
+    for (const TensorCopy& rule : model_.copies()) {
+      const TensorInfo* copy = hf_.Find(rule.hf);
+      if (copy == nullptr) continue;
+      used_[IndexOf(copy)] = true;
+      out_.copies.push_back({&rule, copy, hf_.Find(rule.same_as)});
+    }
+  }
+
+  // The layer number of a name of `stack`, or -1.
+  static int64_t LayerOf(const std::string& name, const StackRule& stack) {
+    const std::string prefix = stack.hf.substr(0, stack.hf.find('{'));
+    if (prefix.empty() || !name.starts_with(prefix)) return -1;
+    int64_t layer = -1;
+    for (size_t i = prefix.size(); i < name.size() && std::isdigit(static_cast<unsigned char>(name[i])); ++i) {
+      if (layer > 100000000) return layer;
+      layer = (layer < 0 ? 0 : layer) * 10 + (name[i] - '0');
+    }
+    return layer;
+  }
+
+  std::string CauseOfExtra(const std::string& name) const {
+    for (const StackRule& stack : model_.spec().stacks) {
+      if (LayerOf(name, stack) >= model_.layers() + model_.mtp_layers()) return "layer-missing";
+    }
+    return name.ends_with(".bias") ? "bias-missing" : "tensor-extra";
+  }
+
+  void Leftovers() {
+    std::map<std::string, int64_t> ignored;
+    for (size_t i = 0; i < used_.size(); ++i) {
+      if (used_[i]) continue;
+      const TensorInfo& t = hf_.tensors()[i];
+      if (const IgnoreRule* rule = model_.Ignored(t.name)) {
+        ++ignored[rule->why];
+        ++out_.ignored;
+        continue;
+      }
+      const std::string id = CauseOfExtra(t.name);
+      ResultRow row = Row(t.name, t.shape, t.dtype, RowStatus::kExtra);
+      row.why = id == "layer-missing"
+                    ? fmt::format("layer-missing: the config has {} layers", model_.layers())
+                    : fmt::format("{}: no rule of family {} uses it", id, model_.spec().name);
+      out_.rows.push_back(std::move(row));
+      extra_[id].push_back(t.name);
+    }
+    for (const auto& [why, count] : ignored) {
+      out_.notes.push_back({"not-needed", fmt::format("{} HF tensor(s) are not needed: {}", count, why)});
+    }
+  }
+
+  static std::vector<std::string> Some(const std::vector<std::string>& names) {
+    constexpr size_t kShown = 8;
+    std::vector<std::string> some(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(
+                                                     std::min(kShown, names.size())));
+    if (names.size() > kShown) some.push_back(fmt::format("... {} more", names.size() - kShown));
+    return some;
+  }
+
+  void Summarize() {
+    for (const auto& [id, names] : where_) {
+      const bool shape = id == "shape-mismatch";
+      out_.causes.push_back(
+          {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
+           shape ? fmt::format("{} tensor(s) have another shape than the config asks for", names.size())
+                 : fmt::format("{} tensor(s) that the config asks for are not in the checkpoint", names.size()),
+           names.front(), Hint(id)});
+    }
+    for (const auto& [id, names] : extra_) {
+      out_.causes.push_back({id, Proof::kStructural, Origin::kCheckpoint, Some(names),
+                             fmt::format("{} tensor(s) that no rule explains", names.size()),
+                             names.front(), Hint(id)});
+    }
+  }
+
+  static std::string Hint(const std::string& id) {
+    if (id == "mtp-missing") {
+      return "the weights were saved without MTP layers: pass --without-mtp, or set the config's number "
+             "of MTP layers to 0";
+    }
+    if (id == "layer-missing") return "compare num_hidden_layers with the layers in the files";
+    if (id == "tie-mismatch") return "compare tie_word_embeddings with the output layer in the files";
+    if (id == "shape-mismatch") return "config.json and weights are of different models, or a size is wrong";
+    if (id == "tensor-extra") return "the family may not be the right one; --family FILE adds rules";
+    return "";
+  }
+
+  const Model& model_;
+  const Checkpoint& hf_;
+  Inventory out_;
+  std::vector<bool> used_;
+  std::vector<Use> uses_;
+  std::set<std::pair<const StackRule*, int64_t>> empty_layers_;
+  std::set<std::string> reported_;
+  std::map<std::string, std::vector<std::string>> where_, extra_;
+};
+
+}  // namespace
+
+Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf) {
+  return Taker(model, hf).Run();
+}
+
+}  // namespace weighbridge

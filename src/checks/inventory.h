@@ -1,0 +1,34 @@
+// Are all tensors there, in the shapes that the config asks for, and is each used exactly once? Reads
+// headers only.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "checks/result.h"
+#include "family/model.h"
+#include "formats/checkpoint.h"
+
+namespace weighbridge {
+
+struct Inventory {
+  // Rows for what is missing, extra, of another shape, or not covered exactly once; never matches.
+  std::vector<ResultRow> rows;
+  std::vector<Cause> causes;
+  std::vector<Note> notes;
+  // Parameters all of whose HF tensors are there in the right shape.
+  std::vector<const Parameter*> usable;
+  // Copies that are there, with the tensor that they must equal.
+  struct Copy {
+    const TensorCopy* rule = nullptr;
+    const TensorInfo* copy = nullptr;
+    const TensorInfo* original = nullptr;
+  };
+  std::vector<Copy> copies;
+  int64_t ignored = 0;  // HF tensors that a rule names as not needed
+};
+
+// Errors: kUnsupported "quantized" for a checkpoint whose tensors are quantized.
+Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
+
+}  // namespace weighbridge

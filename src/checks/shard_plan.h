@@ -1,0 +1,69 @@
+// The plans of one parameter between a Hugging Face checkpoint and the ranks of a grid: where each byte
+// of a rank's tensor comes from, and, by Megatron's own gather rule, where it goes back to.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "checks/result.h"
+#include "family/shards.h"
+#include "formats/checkpoint.h"
+#include "mapping/plan.h"
+
+namespace weighbridge {
+
+class ShardPlan {
+ public:
+  // Every HF tensor of `p` must be in `hf` with the shape that the transform wants (the inventory check
+  // comes first). Proves that layout and joining rule are bijections. Errors: kUsage "grid" when the
+  // parameter cannot be cut, kUnsupported for mixed dtypes, kInternal when a proof fails.
+  static Result<ShardPlan> Create(const Model& model, const Placement& placement, const Parameter& p,
+                                  const Checkpoint& hf);
+
+  const Parameter& parameter() const { return *parameter_; }
+  int ranks() const { return ranks_; }
+  const Shape& local_shape() const { return local_shape_; }
+  DType hf_dtype() const { return hf_dtype_; }
+  DType megatron_dtype() const { return megatron_dtype_; }
+  // Elements of a rank's tensor, and its bytes on either side of the op.
+  int64_t local_numel() const { return local_numel_; }
+  const std::vector<const TensorInfo*>& sources() const { return sources_; }
+  const TransformPlan& transform() const { return transform_; }
+  bool changes_values() const { return parameter_->op != Op::kNone || hf_dtype_ != megatron_dtype_; }
+
+  // Writes elements [begin, begin + out.size() / element size) of rank `rank`'s tensor, in Megatron's
+  // dtype.  `scratch` is reused between calls.
+  Status Gather(const Checkpoint& hf, int rank, int64_t begin, std::span<std::byte> out,
+                std::vector<std::byte>& scratch) const;
+
+  // What a comparison found. Offsets are of the first difference, in elements.
+  struct Difference {
+    int64_t mismatched = 0;  // HF elements that differ
+    size_t source = 0;       // of the first: index into sources()
+    int64_t hf_element = -1, local_element = -1;
+    int64_t padding_not_zero = 0;  // elements of the padding that are not zero
+  };
+  // Compares the bytes of rank `rank`'s tensor from element `begin` on (Megatron's dtype) with the HF tensors
+  // that they belong to. `rounded` counts elements that differ from HF's by the lawful rounding of an op
+  // that cannot restore every bit; they are not mismatches. `covered[i]` grows by the elements of source i.
+  Result<Difference> Compare(const Checkpoint& hf, int rank, int64_t begin,
+                             std::span<const std::byte> megatron, std::span<int64_t> covered,
+                             std::span<int64_t> rounded, std::vector<std::byte>& scratch) const;
+
+  // Index of a local element in the rank's tensor, of an HF element in its tensor.
+  std::vector<int64_t> LocalIndex(int64_t element) const;
+  std::vector<int64_t> HfIndex(size_t source, int64_t element) const;
+
+ private:
+  const Parameter* parameter_ = nullptr;
+  TransformPlan transform_;
+  std::vector<const TensorInfo*> sources_;
+  DType hf_dtype_ = DType::kF32, megatron_dtype_ = DType::kF32;
+  int ranks_ = 1;
+  Shape local_shape_;
+  int64_t local_numel_ = 0;
+  std::vector<Plan> forward_, backward_;  // per rank, in HF bytes
+};
+
+}  // namespace weighbridge

@@ -1,0 +1,107 @@
+#include "family/config.h"
+
+#include <array>
+#include <cmath>
+
+#include <fmt/format.h>
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+tl::unexpected<Error> BadValue(const char* function, const json& value) {
+  return Fail(ErrorKind::kInvalid, "config-value",
+              fmt::format("{} does not know the value {}", function, value.dump()), "config.json");
+}
+
+Result<json> Activation(const json& value, const json&) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kNames = {{
+      {"silu", "silu"},
+      {"swish", "silu"},
+      {"gelu", "gelu"},
+      {"gelu_pytorch_tanh", "fast_gelu"},
+      {"gelu_new", "fast_gelu"},
+      {"gelu_fast", "fast_gelu"},
+      {"relu", "relu"},
+      {"relu2", "squared_relu"},
+      {"squared_relu", "squared_relu"},
+      {"quick_gelu", "quick_gelu"},
+      {"sigmoid", "sigmoid"},
+      {"tanh", "tanh"},
+  }};
+  if (value.is_string()) {
+    for (const auto& [hf, megatron] : kNames) {
+      if (value.get_ref<const std::string&>() == hf) return json(megatron);
+    }
+  }
+  return BadValue("activation", value);
+}
+
+Result<json> Not(const json& value, const json&) {
+  if (!value.is_boolean()) return BadValue("not", value);
+  return json(!value.get<bool>());
+}
+
+Result<json> PositionEmbedding(const json& value, const json&) {
+  if (!value.is_boolean()) return BadValue("position_embedding", value);
+  return json(value.get<bool>() ? "yarn" : "rope");
+}
+
+Result<json> Rsqrt(const json& value, const json&) {
+  if (!value.is_number() || value.get<double>() <= 0) return BadValue("rsqrt", value);
+  return json(1.0 / std::sqrt(value.get<double>()));
+}
+
+Result<json> Window(const json& value, const json&) {
+  if (!value.is_number_integer() || value.get<int64_t>() <= 0) return BadValue("window", value);
+  return json::array({value.get<int64_t>() - 1, 0});
+}
+
+Result<json> ZeroIsNone(const json& value, const json&) {
+  if (!value.is_number_integer()) return BadValue("zero_is_none", value);
+  return value.get<int64_t>() == 0 ? json("none") : value;
+}
+
+}  // namespace
+
+const json* FindKey(const json& config, std::string_view dotted) {
+  const json* at = &config;
+  while (!dotted.empty()) {
+    if (!at->is_object()) return nullptr;
+    const size_t dot = dotted.find('.');
+    const auto it = at->find(std::string(dotted.substr(0, dot)));
+    if (it == at->end() || it->is_null()) return nullptr;
+    at = &*it;
+    dotted = dot == std::string_view::npos ? std::string_view() : dotted.substr(dot + 1);
+  }
+  return at;
+}
+
+const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
+  for (const std::string& key : keys) {
+    if (const json* value = FindKey(config, key)) return value;
+  }
+  return nullptr;
+}
+
+const std::vector<ConfigFunction>& AllConfigFunctions() {
+  static const std::vector<ConfigFunction> kAll = {
+      {"activation", "HF's name of an activation function -> Megatron's", Activation},
+      {"not", "the contrary of a truth value", Not},
+      {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding},
+      {"rsqrt", "1 / sqrt(x)", Rsqrt},
+      {"window", "a window of w tokens -> [w - 1, 0]", Window},
+      {"zero_is_none", "0 -> none, else the number", ZeroIsNone},
+  };
+  return kAll;
+}
+
+const ConfigFunction* FindConfigFunction(std::string_view name) {
+  for (const ConfigFunction& f : AllConfigFunctions()) {
+    if (f.name == name) return &f;
+  }
+  return nullptr;
+}
+
+}  // namespace weighbridge

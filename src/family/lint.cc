@@ -1,0 +1,236 @@
+#include "family/lint.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "base/strings.h"
+#include "family/config.h"
+#include "family/expression.h"
+#include "family/layer_rules.h"
+#include "mapping/ops.h"
+#include "mapping/transforms/transform.h"
+
+namespace weighbridge {
+namespace {
+
+class Linter {
+ public:
+  explicit Linter(const FamilySpec& spec) : spec_(spec) {
+    for (const auto& [name, symbol] : spec.dims) symbols_.insert(name);
+    for (const auto& [name, symbol] : spec.flags) symbols_.insert(name);
+    symbols_.insert("padded_vocab");
+    for (const auto& [group, rule] : spec.layer_kinds) {
+      for (const std::string& kind : PossibleKinds(rule)) kinds_.insert(kind);
+    }
+    for (const StackRule& stack : spec.stacks) {
+      for (const auto& [group, kind] : stack.kinds) kinds_.insert(kind);
+    }
+  }
+
+  Status Run() {
+    if (spec_.hf_architectures.empty()) return Bad("'hf_architectures' is empty", 0);
+    for (const char* required : {"layers", "vocab"}) {
+      if (!spec_.dims.contains(required)) return Bad(fmt::format("[dims] lacks '{}'", required), 0);
+    }
+    WB_RETURN_IF_ERROR(Symbols());
+    WB_RETURN_IF_ERROR(Stacks());
+    WB_RETURN_IF_ERROR(Rules());
+    WB_RETURN_IF_ERROR(Config());
+    std::set<std::pair<std::string, std::vector<std::string>>> seen;
+    for (const ParamRule& rule : spec_.params) WB_RETURN_IF_ERROR(Param(rule));
+    return {};
+  }
+
+ private:
+  tl::unexpected<Error> Bad(std::string what, int line) const {
+    return Fail(ErrorKind::kInvalid, "family-file", std::move(what),
+                line > 0 ? fmt::format("{}:{}", spec_.origin, line) : spec_.origin,
+                "docs/families.md describes every key");
+  }
+
+  // Every name in an expression must be a symbol. Values are made up so that divisions are exact.
+  Status Expression(const std::string& text, int line) const {
+    if (text.empty()) return {};
+    std::string unknown;
+    const NameLookup lookup = [&](std::string_view name) -> Result<int64_t> {
+      const bool known = symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
+      if (!known && unknown.empty()) unknown = name;
+      return 5040;
+    };
+    const Result<int64_t> value = Evaluate(text, lookup);
+    if (!unknown.empty()) {
+      const std::vector<std::string> names(symbols_.begin(), symbols_.end());
+      const std::string near = NearestName(unknown, names);
+      return Bad(fmt::format("'{}' is no dim or flag{}", unknown,
+                             near.empty() ? "" : fmt::format("; did you mean '{}'?", near)),
+                 line);
+    }
+    if (!value && value.error().what.find("divisible") == std::string::npos &&
+        value.error().what.find("overflow") == std::string::npos) {
+      return Bad(fmt::format("{} at {}", value.error().what, value.error().at), line);
+    }
+    return {};
+  }
+
+  Status Name(const std::string& text, int line) const {
+    size_t at = 0;
+    while ((at = text.find('{', at)) != std::string::npos) {
+      const size_t close = text.find('}', at);
+      if (close == std::string::npos) return Bad(fmt::format("'}}' is missing in '{}'", text), line);
+      WB_RETURN_IF_ERROR(Expression(text.substr(at + 1, close - at - 1), line));
+      at = close;
+    }
+    return {};
+  }
+
+  Status Symbols() const {
+    for (const auto* table : {&spec_.dims, &spec_.flags}) {
+      for (const auto& [name, symbol] : *table) {
+        if (symbol.keys.empty() && !symbol.expression) {
+          return Bad(fmt::format("'{}' has neither keys nor a value", name), 0);
+        }
+        if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0));
+      }
+    }
+    for (const auto& [name, symbol] : spec_.flags) {
+      if (spec_.dims.contains(name)) return Bad(fmt::format("'{}' is a dim and a flag", name), 0);
+    }
+    return {};
+  }
+
+  Status Stacks() const {
+    for (const StackRule& stack : spec_.stacks) {
+      if (stack.name.empty() || stack.count.empty()) return Bad("a [[stack]] needs name and count", 0);
+      WB_RETURN_IF_ERROR(Expression(stack.count, 0));
+      WB_RETURN_IF_ERROR(Name(stack.megatron, 0));
+      WB_RETURN_IF_ERROR(Name(stack.hf, 0));
+      if (!stack.params_of.empty() && !HasStack(stack.params_of)) {
+        return Bad(fmt::format("there is no stack '{}'", stack.params_of), 0);
+      }
+    }
+    return {};
+  }
+
+  bool HasStack(const std::string& name) const {
+    return std::any_of(spec_.stacks.begin(), spec_.stacks.end(),
+                       [&](const StackRule& s) { return s.name == name; });
+  }
+
+  Status Rule(const std::string& group, const LayerRule& rule) const {
+    const auto& all = AllLayerRules();
+    const auto it = std::find_if(all.begin(), all.end(), [&](const auto& r) { return r.name == rule.rule; });
+    if (it == all.end()) return Bad(fmt::format("[layer_kinds.{}]: no rule '{}'", group, rule.rule), 0);
+    for (std::string_view name : it->required) {
+      if (!rule.arguments.contains(std::string(name))) {
+        return Bad(fmt::format("[layer_kinds.{}]: rule {} needs '{}'", group, rule.rule, name), 0);
+      }
+    }
+    for (const auto& [name, value] : rule.arguments) {
+      const auto known = [&](const std::vector<std::string_view>& list) {
+        return std::find(list.begin(), list.end(), name) != list.end();
+      };
+      if (!known(it->required) && !known(it->optional)) {
+        return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
+      }
+      if (name == "n" || name == "k" || name == "phase") WB_RETURN_IF_ERROR(Expression(value, 0));
+    }
+    for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));
+    return {};
+  }
+
+  Status Rules() const {
+    for (const auto& [group, rule] : spec_.layer_kinds) WB_RETURN_IF_ERROR(Rule(group, rule));
+    return {};
+  }
+
+  Status ConfigEntry(const std::string& field, const ConfigRule& rule) const {
+    if (!rule.function.empty() && FindConfigFunction(rule.function) == nullptr) {
+      return Bad(fmt::format("[config] {}: there is no function '{}'", field, rule.function), 0);
+    }
+    for (const std::string* text : {&rule.dim, &rule.flag, &rule.when}) {
+      WB_RETURN_IF_ERROR(Expression(*text, 0));
+    }
+    if (!rule.layer_kind.empty() && !spec_.layer_kinds.contains(rule.layer_kind)) {
+      return Bad(fmt::format("[config] {}: no layer kinds '{}'", field, rule.layer_kind), 0);
+    }
+    for (const ConfigRule& inner : rule.list) WB_RETURN_IF_ERROR(ConfigEntry(field, inner));
+    return {};
+  }
+
+  Status Config() const {
+    for (const auto& [field, rule] : spec_.config) WB_RETURN_IF_ERROR(ConfigEntry(field, rule));
+    return {};
+  }
+
+  Status Storage(const ParamRule& rule, const HfStorage& storage) const {
+    const Transform* transform = FindTransform(storage.transform);
+    if (transform == nullptr) {
+      std::vector<std::string> names;
+      for (const Transform& t : AllTransforms()) names.emplace_back(t.name);
+      const std::string near = NearestName(storage.transform, names);
+      return Bad(fmt::format("there is no transform '{}'{}", storage.transform,
+                             near.empty() ? "" : fmt::format("; did you mean '{}'?", near)),
+                 rule.line);
+    }
+    if (storage.names.size() != static_cast<size_t>(transform->sources)) {
+      return Bad(fmt::format("transform {} takes {} HF tensors, {} are named", transform->name,
+                             transform->sources, storage.names.size()),
+                 rule.line);
+    }
+    for (const std::string& name : storage.names) WB_RETURN_IF_ERROR(Name(name, rule.line));
+    for (const auto& [option, value] : storage.options) {
+      if (std::find(transform->options.begin(), transform->options.end(), option) ==
+          transform->options.end()) {
+        return Bad(fmt::format("transform {} has no option '{}'", transform->name, option), rule.line);
+      }
+      WB_RETURN_IF_ERROR(Expression(value, rule.line));
+    }
+    return {};
+  }
+
+  Status Param(const ParamRule& rule) const {
+    if (rule.megatron.empty()) return Bad("a [[param]] needs 'megatron'", rule.line);
+    if (rule.shape.empty()) return Bad(fmt::format("'{}' has no shape", rule.megatron), rule.line);
+    for (const std::string& stack : rule.stacks) {
+      if (!HasStack(stack)) return Bad(fmt::format("there is no stack '{}'", stack), rule.line);
+    }
+    if (rule.stacks.empty() == rule.place.empty()) {
+      return Bad(fmt::format("'{}' needs a stack or a place, and not both", rule.megatron), rule.line);
+    }
+    if (!rule.place.empty() && rule.place != "first" && rule.place != "last") {
+      return Bad("'place' is \"first\" or \"last\"", rule.line);
+    }
+    for (const std::string& layers : rule.layers) {
+      const std::string kind = layers.starts_with("!") ? layers.substr(1) : layers;
+      if (!kinds_.contains(kind)) return Bad(fmt::format("no layer is of kind '{}'", kind), rule.line);
+    }
+    if (rule.tp != "replicated" && rule.tp != "column" && rule.tp != "row") {
+      return Bad(fmt::format("'tp' is replicated, column or row, not '{}'", rule.tp), rule.line);
+    }
+    if (!rule.components.empty() && rule.tp != "column") {
+      return Bad("'components' are cut along axis 0: they need tp = \"column\"", rule.line);
+    }
+    if (!ParseOp(rule.op)) return Bad(fmt::format("there is no op '{}'", rule.op), rule.line);
+    for (const auto* list : {&rule.shape, &rule.components}) {
+      for (const std::string& text : *list) WB_RETURN_IF_ERROR(Expression(text, rule.line));
+    }
+    for (const std::string* text : {&rule.experts, &rule.when, &rule.unless}) {
+      WB_RETURN_IF_ERROR(Expression(*text, rule.line));
+    }
+    WB_RETURN_IF_ERROR(Name(rule.megatron, rule.line));
+    WB_RETURN_IF_ERROR(Name(rule.local, rule.line));
+    for (const HfStorage& storage : rule.storage) WB_RETURN_IF_ERROR(Storage(rule, storage));
+    return {};
+  }
+
+  const FamilySpec& spec_;
+  std::set<std::string> symbols_, kinds_;
+};
+
+}  // namespace
+
+Status LintFamily(const FamilySpec& spec) { return Linter(spec).Run(); }
+
+}  // namespace weighbridge

@@ -1,0 +1,501 @@
+#include "family/model.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "family/config.h"
+#include "family/expression.h"
+#include "family/layer_rules.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr int64_t kMaxLayers = 100000;
+constexpr int64_t kMaxExperts = 1000000;
+constexpr int64_t kMaxParameters = 20000000;
+
+Result<int64_t> ToInteger(const nlohmann::json& value, const std::string& key) {
+  if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
+  if (value.is_number_integer()) {
+    if (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX) return value.get<int64_t>();
+  }
+  return Fail(ErrorKind::kInvalid, "config-value",
+              fmt::format("'{}' is {}, an integer or truth value is expected", key, value.dump()),
+              "config.json");
+}
+
+}  // namespace
+
+// Fills a Model. Symbols are resolved on demand, so that one without a value in this config is an error
+// only for what uses it.
+class Model::Builder {
+ public:
+  Builder(Model& model, const nlohmann::json& config, const ExpandOptions& options)
+      : m_(model), config_(config), options_(options) {}
+
+  Status Run() {
+    WB_RETURN_IF_ERROR(ResolveSymbols());
+    WB_TRY(m_.vocab_, Symbol("vocab", 0));
+    m_.padded_vocab_ = std::max(PaddedVocab(m_.vocab_, options_.tp), options_.pad_vocab);
+    m_.dims_["padded_vocab"] = m_.padded_vocab_;
+    WB_RETURN_IF_ERROR(Count());
+    WB_RETURN_IF_ERROR(Kinds());
+    WB_RETURN_IF_ERROR(Parameters());
+    WB_RETURN_IF_ERROR(Copies());
+    WB_RETURN_IF_ERROR(Ignores());
+    return Config();
+  }
+
+ private:
+  const FamilySpec& spec() const { return *m_.spec_; }
+
+  Result<int64_t> Symbol(std::string_view name, int depth) {
+    const std::string key(name);
+    if (const auto known = m_.dims_.find(key); known != m_.dims_.end()) return known->second;
+    const auto dim = spec().dims.find(key);
+    const auto flag = spec().flags.find(key);
+    if (dim == spec().dims.end() && flag == spec().flags.end()) {
+      return Fail(ErrorKind::kInvalid, "family-file", fmt::format("'{}' is no dim or flag", name),
+                  spec().origin);
+    }
+    const auto& symbol = dim != spec().dims.end() ? dim->second : flag->second;
+    if (depth > 32) {
+      return Fail(ErrorKind::kInvalid, "family-file", fmt::format("'{}' is defined by itself", name),
+                  spec().origin);
+    }
+    WB_TRY(const int64_t value, SymbolValue(key, symbol, depth));
+    if (dim != spec().dims.end() && value < 0) {
+      return Fail(ErrorKind::kInvalid, "config-value", fmt::format("'{}' is negative: {}", name, value),
+                  "config.json");
+    }
+    m_.dims_[key] = value;
+    return value;
+  }
+
+  Result<int64_t> SymbolValue(const std::string& name, const weighbridge::Symbol& symbol, int depth) {
+    for (const std::string& key : symbol.keys) {
+      if (const nlohmann::json* value = FindKey(config_, key)) return ToInteger(*value, key);
+    }
+    if (symbol.expression) {
+      return Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
+    }
+    return Fail(ErrorKind::kInvalid, "config-key-missing",
+                fmt::format("the config lacks '{}' (dim '{}' of family {})",
+                            symbol.keys.empty() ? name : symbol.keys[0], name, spec().name),
+                "config.json");
+  }
+
+  Status ResolveSymbols() {
+    for (const auto* table : {&spec().dims, &spec().flags}) {
+      for (const auto& [name, symbol] : *table) {
+        // An absent key is reported by what needs it; a value that is there must fit.
+        const Result<int64_t> value = Symbol(name, 0);
+        if (!value && value.error().id == "config-value") return Fail(value.error());
+      }
+    }
+    return {};
+  }
+
+  Result<int64_t> Value(const std::string& expression, int64_t layer = 0, int64_t expert = 0) {
+    return Evaluate(expression, [&](std::string_view name) -> Result<int64_t> {
+      if (name == "layer") return layer;
+      if (name == "expert") return expert;
+      return Symbol(name, 0);
+    });
+  }
+
+  Result<bool> Holds(const std::string& when, const std::string& unless) {
+    if (!when.empty()) {
+      WB_TRY(const int64_t value, Value(when));
+      if (value == 0) return false;
+    }
+    if (!unless.empty()) {
+      WB_TRY(const int64_t value, Value(unless));
+      if (value != 0) return false;
+    }
+    return true;
+  }
+
+  bool IsMtp(const StackRule& stack) const { return stack.missing == "mtp-missing"; }
+
+  Status Count() {
+    for (const StackRule& stack : spec().stacks) {
+      WB_TRY(int64_t count, Value(stack.count));
+      if (IsMtp(stack) && options_.without_mtp) count = 0;
+      if (count > kMaxLayers) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("{} layers in stack '{}'", count, stack.name), "config.json");
+      }
+      counts_[stack.name] = count;
+      if (IsMtp(stack)) m_.mtp_layers_ = std::max(m_.mtp_layers_, count);
+    }
+    WB_TRY(m_.layers_, Symbol("layers", 0));
+    if (m_.layers_ > kMaxLayers) {
+      return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} layers", m_.layers_), "config.json");
+    }
+    return {};
+  }
+
+  Status Kinds() {
+    for (const auto& [group, rule] : spec().layer_kinds) {
+      WB_TRY(m_.layer_kinds_[group],
+             LayerKinds(rule, m_.layers_, config_, [&](std::string_view n) { return Symbol(n, 0); }));
+    }
+    return {};
+  }
+
+  bool HasKind(const StackRule& stack, int64_t layer, const std::string& kind) const {
+    for (const auto& [group, kinds] : m_.layer_kinds_) {
+      const auto fixed = stack.kinds.find(group);
+      if (fixed != stack.kinds.end()) {
+        if (fixed->second == kind) return true;
+      } else if (layer < static_cast<int64_t>(kinds.size()) &&
+                 kinds[static_cast<size_t>(layer)] == kind) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  bool LayerFits(const ParamRule& rule, const StackRule& stack, int64_t layer) const {
+    return std::all_of(rule.layers.begin(), rule.layers.end(), [&](const std::string& kind) {
+      return kind.starts_with("!") ? !HasKind(stack, layer, kind.substr(1)) : HasKind(stack, layer, kind);
+    });
+  }
+
+  // The stacks of a rule, those that borrow its parameters included.
+  std::vector<const StackRule*> StacksOf(const std::vector<std::string>& names) const {
+    std::vector<const StackRule*> stacks;
+    for (const StackRule& stack : spec().stacks) {
+      const auto named = [&](const std::string& n) {
+        return !n.empty() && std::find(names.begin(), names.end(), n) != names.end();
+      };
+      if (named(stack.name) || named(stack.params_of)) stacks.push_back(&stack);
+    }
+    return stacks;
+  }
+
+  Status Parameters() {
+    for (const ParamRule& rule : spec().params) {
+      WB_TRY(const bool holds, Holds(rule.when, rule.unless));
+      if (!holds) continue;
+      if (rule.stacks.empty()) {
+        WB_RETURN_IF_ERROR(AddParameters(rule, nullptr, 0));
+        continue;
+      }
+      for (const StackRule* stack : StacksOf(rule.stacks)) {
+        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+          if (LayerFits(rule, *stack, layer)) WB_RETURN_IF_ERROR(AddParameters(rule, stack, layer));
+        }
+      }
+    }
+    return {};
+  }
+
+  Status AddParameters(const ParamRule& rule, const StackRule* stack, int64_t layer) {
+    int64_t experts = 0;
+    if (!rule.experts.empty()) {
+      WB_TRY(experts, Value(rule.experts, layer));
+      if (experts > kMaxExperts) {
+        return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} experts", experts), "config.json");
+      }
+    }
+    Parameter p;
+    p.rule = &rule;
+    p.stack = stack;
+    p.layer = layer;
+    p.experts = experts;
+    p.op = *ParseOp(rule.op);
+    p.place = PlaceOf(rule, stack);
+    WB_RETURN_IF_ERROR(Geometry(p));
+    for (int64_t expert = 0; expert < std::max<int64_t>(experts, rule.experts.empty() ? 1 : 0); ++expert) {
+      p.expert = expert;
+      WB_RETURN_IF_ERROR(ChooseStorage(p));
+      m_.parameters_.push_back(p);
+      if (static_cast<int64_t>(m_.parameters_.size()) > kMaxParameters) {
+        return Fail(ErrorKind::kInvalid, "config-value", "the config asks for too many parameters",
+                    "config.json");
+      }
+    }
+    return {};
+  }
+
+  Place PlaceOf(const ParamRule& rule, const StackRule* stack) const {
+    if (stack != nullptr) return IsMtp(*stack) ? Place::kMtp : Place::kDecoder;
+    if (rule.place == "first") return Place::kFirst;
+    return rule.megatron.starts_with("decoder.final") ? Place::kFinalNorm : Place::kOutput;
+  }
+
+  Status Geometry(Parameter& p) {
+    for (const std::string& extent : p.rule->shape) {
+      WB_TRY(const int64_t value, Value(extent, p.layer));
+      if (value <= 0 || value > (int64_t{1} << 40)) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("'{}' of {} is {}", extent, p.rule->megatron, value), "config.json");
+      }
+      p.shape.push_back(value);
+    }
+    p.cut.axis = p.rule->tp == "column" ? 0 : p.rule->tp == "row" ? 1 : -1;
+    for (const std::string& component : p.rule->components) {
+      WB_TRY(const int64_t value, Value(component, p.layer));
+      p.cut.components.push_back(value);
+    }
+    return {};
+  }
+
+  Result<std::vector<std::string>> Names(const Parameter& p, const HfStorage& storage) {
+    std::vector<std::string> names;
+    for (const std::string& name : storage.names) {
+      const std::string text = p.stack != nullptr ? p.stack->hf + name : name;
+      WB_TRY(std::string full, Substitute(text, [&](std::string_view n) {
+               return m_.Lookup(n, p.layer, p.expert);
+             }));
+      names.push_back(std::move(full));
+    }
+    return names;
+  }
+
+  // The storage whose names are all there; the primary when none is complete.
+  Status ChooseStorage(Parameter& p) {
+    for (const HfStorage& storage : p.rule->storage) {
+      WB_TRY(std::vector<std::string> names, Names(p, storage));
+      const bool primary = &storage == &p.rule->storage[0];
+      const bool complete =
+          !options_.has || std::all_of(names.begin(), names.end(), options_.has);
+      if (primary || complete) {
+        p.storage = &storage;
+        p.hf = std::move(names);
+      }
+      if (complete) break;
+    }
+    return {};
+  }
+
+  Result<std::string> StackName(const StackRule* stack, const std::string& name, int64_t layer) {
+    const std::string text = stack != nullptr ? stack->hf + name : name;
+    return Substitute(text, [&](std::string_view n) { return m_.Lookup(n, layer, 0); });
+  }
+
+  Status Copies() {
+    if (spec().tied) {
+      WB_TRY(m_.tied_, Holds(spec().tied->when, ""));
+      if (m_.tied_) {
+        m_.copies_.push_back({spec().tied->hf, spec().tied->same_as,
+                              "the output layer is tied to the embedding", true});
+      }
+    }
+    for (const CopyRule& rule : spec().copies) {
+      WB_TRY(const bool holds, Holds(rule.when, ""));
+      if (!holds) continue;
+      for (const StackRule* stack : StacksOf(rule.stacks)) {
+        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+          WB_TRY(std::string name, StackName(stack, rule.hf, layer));
+          const std::string of =
+              m_.tied_ && rule.same_as == spec().tied->hf ? spec().tied->same_as : rule.same_as;
+          m_.copies_.push_back(
+              {std::move(name), of, rule.why.empty() ? "a copy of " + of : rule.why, false});
+        }
+      }
+    }
+    return {};
+  }
+
+  Status Ignores() {
+    for (const IgnoreRule& rule : spec().ignores) {
+      if (rule.stacks.empty()) m_.ignored_[rule.hf] = &rule;
+      for (const StackRule* stack : StacksOf(rule.stacks)) {
+        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+          WB_TRY(std::string name, StackName(stack, rule.hf, layer));
+          m_.ignored_[std::move(name)] = &rule;
+        }
+      }
+    }
+    // The output layer of a model that is not tied is a parameter; MTP left out by request is not needed.
+    return options_.without_mtp ? IgnoreMtp() : Status{};
+  }
+
+  Status IgnoreMtp() {
+    static const IgnoreRule kWithoutMtp{{}, "", "MTP layers are left out (--without-mtp)"};
+    for (const StackRule& stack : spec().stacks) {
+      if (!IsMtp(stack)) continue;
+      WB_TRY(const int64_t count, Value(stack.count));
+      for (int64_t layer = 0; layer < std::min(count, kMaxLayers); ++layer) {
+        WB_TRY(std::string prefix, StackName(&stack, "", layer));
+        m_.ignored_prefixes_[std::move(prefix)] = &kWithoutMtp;
+      }
+    }
+    return {};
+  }
+
+  // -- Megatron's config fields --
+
+  Result<nlohmann::json> FieldValue(const std::string& field, const ConfigRule& rule) {
+    if (!rule.when.empty()) {
+      WB_TRY(const int64_t when, Value(rule.when));
+      if (when == 0) return nlohmann::json("none");
+    }
+    WB_TRY(const nlohmann::json raw, RawValue(field, rule));
+    if (raw.is_null()) {
+      if (!rule.fallback.is_null()) return rule.fallback;
+      return Fail(ErrorKind::kInvalid, "config-key-missing",
+                  fmt::format("the config lacks '{}' (field {} of family {})",
+                              rule.hf.empty() ? rule.rope : rule.hf[0], field, spec().name),
+                  "config.json");
+    }
+    if (rule.function.empty()) return raw;
+    return FindConfigFunction(rule.function)->apply(raw, rule.arguments);
+  }
+
+  // null: the source has no value.
+  Result<nlohmann::json> RawValue(const std::string& field, const ConfigRule& rule) {
+    if (!rule.constant.is_null()) return rule.constant;
+    if (!rule.dim.empty()) {
+      WB_TRY(const int64_t value, Value(rule.dim));
+      return nlohmann::json(value);
+    }
+    if (!rule.flag.empty()) {
+      WB_TRY(const int64_t value, Value(rule.flag));
+      return nlohmann::json(value != 0);
+    }
+    if (!rule.rope.empty()) return RopeValue(rule.rope);
+    if (!rule.layer_kind.empty()) {
+      nlohmann::json list = nlohmann::json::array();
+      for (const std::string& kind : m_.layer_kinds_[rule.layer_kind]) {
+        list.push_back(kind == rule.equals ? 1 : 0);
+      }
+      return list;
+    }
+    if (!rule.list.empty()) {
+      nlohmann::json list = nlohmann::json::array();
+      for (const ConfigRule& entry : rule.list) {
+        WB_TRY(nlohmann::json value, FieldValue(field, entry));
+        list.push_back(std::move(value));
+      }
+      return list;
+    }
+    const nlohmann::json* value = FirstKey(config_, rule.hf);
+    return value == nullptr ? nlohmann::json() : *value;
+  }
+
+  // "KIND": whether the RoPE table is of that kind; "KIND.FIELD": its field, when it is.
+  nlohmann::json RopeValue(const std::string& text) const {
+    const nlohmann::json* table =
+        FirstKey(config_, {"rope_scaling", "rope_parameters.full_attention", "rope_parameters"});
+    const nlohmann::json empty = nlohmann::json::object();
+    if (table == nullptr || !table->is_object()) table = &empty;
+    const nlohmann::json* type = FirstKey(*table, {"rope_type", "type"});
+    const std::string kind = type != nullptr && type->is_string() ? type->get<std::string>() : "default";
+    const size_t dot = text.find('.');
+    if (dot == std::string::npos) return kind == text;
+    if (kind != text.substr(0, dot)) return nullptr;
+    const nlohmann::json* value = FindKey(*table, text.substr(dot + 1));
+    return value == nullptr ? nlohmann::json() : *value;
+  }
+
+  Status Config() {
+    for (const auto& [field, rule] : spec().config) {
+      WB_TRY(nlohmann::json value, FieldValue(field, rule));
+      m_.config_.push_back({field, std::move(value)});
+    }
+    return {};
+  }
+
+  Model& m_;
+  const nlohmann::json& config_;
+  const ExpandOptions& options_;
+  std::map<std::string, int64_t> counts_;
+};
+
+Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config,
+                            const ExpandOptions& options) {
+  if (!config.is_object()) {
+    return Fail(ErrorKind::kInvalid, "config-value", "the config is not a JSON object", "config.json");
+  }
+  Model model;
+  model.spec_ = &spec;
+  WB_RETURN_IF_ERROR(Builder(model, config, options).Run());
+  return model;
+}
+
+Result<int64_t> Model::Lookup(std::string_view name, int64_t layer, int64_t expert) const {
+  if (name == "layer") return layer;
+  if (name == "expert") return expert;
+  const auto it = dims_.find(std::string(name));
+  if (it != dims_.end()) return it->second;
+  return Fail(ErrorKind::kInvalid, "config-key-missing",
+              fmt::format("dim '{}' of family {} has no value in this config", name, spec_->name),
+              "config.json");
+}
+
+std::string Model::MegatronName(const Parameter& p, Dialect dialect) const {
+  return MegatronName(p, dialect, p.layer, p.expert);
+}
+
+std::string Model::MegatronName(const Parameter& p, Dialect dialect, int64_t layer,
+                                int64_t expert) const {
+  const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
+  const std::string text = (p.stack != nullptr ? p.stack->megatron : "") +
+                           (local ? p.rule->local : p.rule->megatron);
+  // Names were checked when the family was read; dims that they use were resolved for the HF names.
+  return Substitute(text, [&](std::string_view n) { return Lookup(n, layer, expert); })
+      .value_or(text);
+}
+
+std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {
+  const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
+  std::string text = (p.stack != nullptr ? p.stack->megatron : "") +
+                     (local ? p.rule->local : p.rule->megatron);
+  for (size_t open; (open = text.find('{')) != std::string::npos;) {
+    text.replace(open, text.find('}', open) - open + 1, "*");
+  }
+  return text;
+}
+
+Result<TransformPlan> Model::Plan(const Parameter& p) const {
+  const HfStorage& storage = *p.storage;
+  TransformRequest request;
+  request.megatron_shape = p.shape;
+  request.expert = p.expert;
+  request.experts = std::max<int64_t>(p.experts, 1);
+  request.vocab = vocab_;
+  request.dim = [&](std::string_view name) -> Result<int64_t> {
+    const auto option = storage.options.find(std::string(name));
+    const std::string expression = option == storage.options.end() ? std::string(name) : option->second;
+    return Evaluate(expression, [&](std::string_view n) { return Lookup(n, p.layer, p.expert); });
+  };
+  request.flag = [&](std::string_view name) {
+    const auto option = storage.options.find(std::string(name));
+    return option != storage.options.end() && option->second == "true";
+  };
+  return FindTransform(storage.transform)->plan(request);
+}
+
+const IgnoreRule* Model::Ignored(const std::string& hf_name) const {
+  if (const auto it = ignored_.find(hf_name); it != ignored_.end()) return it->second;
+  for (const auto& [prefix, rule] : ignored_prefixes_) {
+    if (hf_name.starts_with(prefix)) return rule;
+  }
+  return nullptr;
+}
+
+Result<std::map<std::string, Shape>> Model::HfTensors() const {
+  std::map<std::string, Shape> tensors;
+  for (const Parameter& p : parameters_) {
+    WB_TRY(const TransformPlan plan, Plan(p));
+    for (size_t i = 0; i < p.hf.size(); ++i) {
+      const auto [it, added] = tensors.emplace(p.hf[i], plan.sources[i].shape);
+      if (!added && it->second != plan.sources[i].shape) {
+        return Fail(ErrorKind::kInvalid, "family-file",
+                    fmt::format("two parameters want '{}' as {} and as {}", p.hf[i],
+                                weighbridge::ToString(it->second),
+                                weighbridge::ToString(plan.sources[i].shape)),
+                    spec_->origin);
+      }
+    }
+  }
+  return tensors;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,106 @@
+#include "family/shards.h"
+
+#include <numeric>
+
+#include <fmt/format.h>
+
+namespace weighbridge {
+namespace {
+
+// Stage index and number in the stage of each global layer.
+struct LayerHome {
+  size_t stage = 0;
+  int64_t local = 0;
+};
+
+std::vector<LayerHome> Homes(const std::vector<Stage>& stages, bool mtp, int64_t layers) {
+  std::vector<LayerHome> homes(static_cast<size_t>(layers));
+  for (size_t s = 0; s < stages.size(); ++s) {
+    const auto& list = mtp ? stages[s].mtp_layers : stages[s].decoder_layers;
+    for (size_t i = 0; i < list.size(); ++i) {
+      homes[static_cast<size_t>(list[i])] = {s, static_cast<int64_t>(i)};
+    }
+  }
+  return homes;
+}
+
+size_t StageWhere(const std::vector<Stage>& stages, bool Stage::* holds) {
+  for (size_t s = 0; s < stages.size(); ++s) {
+    if (stages[s].*holds) return s;
+  }
+  return stages.size() - 1;
+}
+
+}  // namespace
+
+Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid) {
+  Placement out;
+  out.model_ = &model;
+  out.grid_ = grid;
+  WB_TRY(out.stages_, PlaceLayers(grid, model.layers(), model.mtp_layers()));
+  const auto decoder = Homes(out.stages_, false, model.layers());
+  const auto mtp = Homes(out.stages_, true, model.mtp_layers());
+  const size_t first = StageWhere(out.stages_, &Stage::has_embedding);
+  const size_t norm = StageWhere(out.stages_, &Stage::has_final_norm);
+  const size_t output = StageWhere(out.stages_, &Stage::has_output);
+  out.parameters_.reserve(model.parameters().size() + 1);
+  const Parameter* embedding = nullptr;
+  for (const Parameter& p : model.parameters()) {
+    PlacedParameter placed;
+    placed.parameter = &p;
+    size_t stage = 0;
+    switch (p.place) {
+      case Place::kFirst: stage = first; break;
+      case Place::kFinalNorm: stage = norm; break;
+      case Place::kOutput: stage = output; break;
+      case Place::kDecoder:
+      case Place::kMtp: {
+        const LayerHome& home = (p.place == Place::kMtp ? mtp : decoder)[static_cast<size_t>(p.layer)];
+        stage = home.stage;
+        placed.local_layer = home.local;
+        break;
+      }
+    }
+    placed.pp = out.stages_[stage].pp;
+    placed.vpp = out.stages_[stage].vpp;
+    if (p.is_expert()) {
+      if (p.experts % grid.ep != 0) {
+        return Fail(ErrorKind::kUsage, "grid",
+                    fmt::format("{} experts cannot be divided over {} expert-parallel ranks", p.experts,
+                                grid.ep),
+                    "", "choose an --ep that divides the number of experts");
+      }
+      const int64_t each = p.experts / grid.ep;
+      placed.ep = static_cast<int>(p.expert / each);
+      placed.local_expert = p.expert % each;
+    }
+    if (model.tied() && p.hf.size() == 1 && p.hf[0] == model.spec().tied->same_as) embedding = &p;
+    out.parameters_.push_back(placed);
+  }
+  if (embedding != nullptr && output != first) {
+    PlacedParameter copy;
+    copy.parameter = embedding;
+    copy.pp = out.stages_[output].pp;
+    copy.vpp = out.stages_[output].vpp;
+    copy.tied_copy = true;
+    out.parameters_.push_back(copy);
+  }
+  return out;
+}
+
+std::string Placement::RankName(const PlacedParameter& p, Dialect dialect) const {
+  if (p.tied_copy) return model_->tied_megatron();
+  return model_->MegatronName(*p.parameter, dialect, p.local_layer, p.local_expert);
+}
+
+int64_t Placement::WorldSize() const {
+  return std::lcm(int64_t{grid_.tp}, int64_t{grid_.ep} * grid_.etp) * grid_.pp;
+}
+
+int64_t Placement::ShardCount() const {
+  int64_t n = 0;
+  for (const PlacedParameter& p : parameters_) n += GroupSize(*p.parameter);
+  return n;
+}
+
+}  // namespace weighbridge
