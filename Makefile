@@ -13,7 +13,7 @@ build: ## build the program: build/release/src/weighbridge
 demo: build ## a random 1-billion-parameter Llama, its round trip at TP 2 x PP 2, and a found byte
 	@tools/demo.sh
 
-demo-real: build ## the same on a real pretrained model, SmolLM2-135M (needs torch: about 3 GB)
+demo-real: build ## inspect and round trip of a real model, SmolLM2-135M (needs torch: about 6 GB)
 	@tools/demo_real.sh
 
 test: ## every test that needs no torch
