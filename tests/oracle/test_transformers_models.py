@@ -10,8 +10,8 @@ SIZES = {"vocab_size": 386, "hidden_size": 56, "num_hidden_layers": 3, "num_atte
          "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False}
 EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 40}
 CONFIGS = {
-    "llama": ("LlamaConfig", {"head_dim": 12}),
-    "llama_tied": ("LlamaConfig", {"head_dim": 12, "tie_word_embeddings": True}),
+    "llama": ("LlamaConfig", {"hidden_size": 48, "head_dim": 12}),
+    "llama_tied": ("LlamaConfig", {"hidden_size": 48, "head_dim": 12, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2Config", {"hidden_size": 48}),
     "qwen3": ("Qwen3Config", {"head_dim": 12}),
     "mixtral": ("MixtralConfig", {"head_dim": 12, "num_local_experts": 4, **EXPERTS}),
