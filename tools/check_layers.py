@@ -43,12 +43,12 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
 def project_files(root):
-    """{name as it is included: path} of every file of src/ and include/."""
+    """{name as it is included: path} of every file of src/ and include/; x.h.in is what x.h is made from."""
     files = {}
     for base in (root / "src", root / "include"):
         for path in sorted(base.rglob("*")):
-            if path.suffix in {".h", ".cc"}:
-                files[path.relative_to(base).as_posix()] = path
+            if path.name.endswith((".h", ".cc", ".h.in")):
+                files[path.relative_to(base).as_posix().removesuffix(".in")] = path
     return files
 
 

@@ -70,6 +70,12 @@ def test_names_the_file_the_line_and_the_rule_of_a_forbidden_import(tmp_path, fi
     assert line.startswith(f"{file}:2: includes {include.strip('<>').strip(chr(34))}: "), result.stdout
 
 
+def test_accepts_a_header_that_is_made_by_the_build(tmp_path):
+    write(tmp_path, {**GOOD, "src/cli/version.h.in": "", "src/cli/main.cc": '#include "cli/version.h"\n'})
+    result = check(tmp_path)
+    assert result.returncode == 0, result.stdout
+
+
 def test_finds_headers_that_include_each_other(tmp_path):
     write(tmp_path, GOOD)
     write(tmp_path, {"src/mapping/a.h": '#include "mapping/b.h"\n', "src/mapping/b.h": '#include "mapping/a.h"\n'})
