@@ -45,13 +45,17 @@ def machine():
             "memory_gb": round(memory_gb, 1), "kernel": platform.release()}
 
 
-def run(command, accepted=(0,)):
-    """Runs `command`; its output is shown only when its exit status is not an accepted one."""
+def stop(command, status, output):
+    """Without a clean run there is no figure."""
+    print(f"{output}error: exit status {status} of: {' '.join(map(str, command))}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(command):
+    """Runs `command`; its output is shown only when it fails."""
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    if result.returncode not in accepted:
-        sys.stderr.write(result.stdout + result.stderr)
-        print(f"error: exit status {result.returncode} of: {' '.join(map(str, command))}", file=sys.stderr)
-        sys.exit(2)
+    if result.returncode != 0:
+        stop(command, result.returncode, result.stdout + result.stderr)
     return result
 
 
@@ -84,7 +88,7 @@ def watch_anonymous(command):
     _, errors = process.communicate()
     watcher.join()
     if process.returncode != 0:
-        sys.exit(f"{errors}error: exit status {process.returncode} of: {' '.join(map(str, command))}")
+        stop(command, process.returncode, errors)
     return peak
 
 
@@ -106,6 +110,15 @@ def make_toy(program, folder, dims):
         options = [word for key, value in dims.items() for word in ("--set", f"{key}={value}")]
         run([program, "toy", folder, "--family", "llama", "--dtype", "bf16", "--seed", "1", *options])
     return folder
+
+
+def demo_model():
+    """The model of `make demo` where it is there and has this shape: it is the same one."""
+    folder = ROOT / "build/demo/model"
+    shape = folder.with_name("model.shape")
+    wanted = "-".join(str(BIG[key]) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads",
+                                                "num_key_value_heads", "intermediate_size", "vocab_size"))
+    return folder if shape.exists() and shape.read_text().strip() == wanted else None
 
 
 def measure_time(table, program, baseline, model, repeat):
@@ -172,10 +185,7 @@ def main():
     print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
           f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {arguments.repeat}")
     table = Table()
-    # The demo's model is the same one.
-    demo = ROOT / "build/demo/model"
-    one_billion = (demo / "model.shape").exists() and demo
-    model = make_toy(program, one_billion or folder / "llama-1b", BIG)
+    model = make_toy(program, demo_model() or folder / "llama-1b", BIG)
     details = {"time": measure_time(table, program, arguments.baseline, model, arguments.repeat)}
     details["memory"] = measure_memory(table, program, model, "1 B model", folder / "report.json")
     measure_start(table, program, make_toy(program, folder / "tiny", TINY), arguments.repeat)
