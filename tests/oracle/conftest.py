@@ -1,0 +1,51 @@
+"""What the tests against the original libraries share."""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def find_program() -> pathlib.Path:
+    """The program under test: $WEIGHBRIDGE_PROGRAM, else what `make build` made."""
+    program = pathlib.Path(os.environ.get("WEIGHBRIDGE_PROGRAM", ROOT / "build/release/src/weighbridge"))
+    if not program.exists():
+        pytest.exit("weighbridge is not built; run `make build` first", returncode=2)
+    return program
+
+
+@pytest.fixture(scope="session")
+def goldens() -> pathlib.Path:
+    """Checkpoints written by the real libraries; they lie beside the project, not in it."""
+    folder = ROOT.parent / "shared" / "goldens"
+    if not folder.is_dir():
+        pytest.skip("SKIPPED LOUDLY: the golden checkpoints (../shared/goldens) are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weighbridge():
+    """weighbridge(ARGUMENT...) -> CompletedProcess with text output."""
+    program = find_program()
+
+    def call(*arguments):
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=600)
+
+    return call
+
+
+@pytest.fixture
+def roundtrip(weighbridge, tmp_path):
+    """roundtrip(MODEL, OPTION...) -> (CompletedProcess, the JSON report)."""
+
+    def call(model, *options):
+        report = tmp_path / "report.json"
+        report.unlink(missing_ok=True)
+        result = weighbridge("roundtrip", model, *options, "--json", report)
+        assert report.exists(), f"no report was written:\n{result.stdout}{result.stderr}"
+        return result, json.loads(report.read_text())
+
+    return call

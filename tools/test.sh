@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds the tests and runs ctest and the pytest files of tests/python. Both always run; the exit
+# status is non-zero when one of them failed.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "$0")/lib.sh"
+cd "$root"
+tools/build.sh dev
+python=$(tools/venv.sh test tests/python/requirements.txt)
+
+failed=()
+say "Running the C++ tests"
+ctest --test-dir build/dev -j "$(nproc)" --output-on-failure --progress >"$logs/ctest.log" 2>&1 ||
+  failed+=("ctest")
+if [ ${#failed[@]} -gt 0 ]; then
+  tr '\r' '\n' <"$logs/ctest.log" | grep -vE '^( *[0-9]+/[0-9]+ )?Test +#[0-9]+:.*Passed|^\[[0-9]+/' |
+    tail -n 200
+else
+  tail -n 4 "$logs/ctest.log"
+fi
+say "Running the Python tests"
+WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge "$python" -m pytest -q -rs tests/python ||
+  failed+=("pytest")
+
+if [ ${#failed[@]} -gt 0 ]; then
+  say "FAILED: ${failed[*]}"
+  exit 1
+fi
+say "All tests passed."

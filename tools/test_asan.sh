@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The core rooms' tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "$0")/lib.sh"
+cd "$root"
+rooms=()
+for room in base tensor formats mapping family checks; do
+  if compgen -G "tests/$room/*_test.cc" >/dev/null; then rooms+=("${room}_tests"); fi
+done
+tools/build.sh asan weighbridge "${rooms[@]}"
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
+for room in "${rooms[@]}"; do
+  step "Testing $room (sanitized)" "build/asan/tests/$room" --gtest_brief=1
+  tail -n 1 "$logs/Testing-$room-sanitized-.log"
+done

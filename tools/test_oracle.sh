@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs tests/oracle: our program against what transformers and Megatron Bridge write.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "$0")/lib.sh"
+cd "$root"
+python=$(tools/oracle_setup.sh)
+say "Running the tests against the original libraries"
+export WEIGHBRIDGE_PROGRAM=$root/build/release/src/weighbridge
+export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=
+exec "$python" -m pytest -q -rs tests/oracle
