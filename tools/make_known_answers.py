@@ -23,17 +23,19 @@ import re
 import sys
 import traceback
 
-GRID_KEYS = ("tp", "pp", "vpp", "ep", "etp", "first_stage_layers", "last_stage_layers", "pp_layout")
 DTYPES = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16", "torch.int64": "i64",
           "torch.uint8": "u8", "torch.int32": "i32", "torch.bool": "bool"}
 
 
-def grid(tp=1, pp=1, vpp=1, ep=1, etp=None, first=None, last=None, layout=None, embedding=False, loss=False):
-    """`etp` None is Megatron's default, the tensor-parallel size; it is written out in the result."""
+def grid(tp=1, pp=1, vpp=1, ep=1, etp=None, first=None, last=None, layout=None, embedding=False, loss=False, pad=None):
+    """`etp` None is Megatron's default, the tensor-parallel size; it is written out in the result. `pad` asks for a
+    vocabulary padded to a multiple of pad * tp (should_pad_vocab, make_vocab_size_divisible_by)."""
     out = dict(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=tp if etp is None else etp, first_stage_layers=first,
                last_stage_layers=last, pp_layout=layout)
     if embedding or loss:
         out.update(account_for_embedding=embedding, account_for_loss=loss)
+    if pad:
+        out.update(make_vocab_size_divisible_by=pad)
     return out
 
 
@@ -48,10 +50,19 @@ FOUR = {"pp2_first1": grid(pp=2, first=1), "pp2_last1": grid(pp=2, last=1), "pp3
         "pp2_layout": grid(pp=2, layout="Et|tttL"), "pp3_layout": grid(pp=3, layout="Et|tt|tL"),
         "pp2_vpp2_layout": grid(pp=2, vpp=2, layout="Et|tt||tL"),
         "pp2_vpp3_layout": grid(pp=2, vpp=3, layout="E|(t|)*4L"), "tp2_pp2_vpp2": grid(tp=2, pp=2, vpp=2)}
-PLAN = {"llama_untied": {**DENSE, **FOUR}, "llama_tied": DENSE, "qwen2": DENSE, "qwen3": DENSE, "gemma2": DENSE,
-        "qwen3_lora": {**DENSE, "tp3": grid(tp=3), **THREE}, "qwen3_moe": MOE, "gpt_oss_ns": MOE,
-        "olmoe": {**MOE, **THREE}, "deepseek_v3_nomtp": {**MOE, **THREE},
-        "deepseek_v3": {**MOE, **THREE, "pp2_layout_mtp": grid(pp=2, layout="Ett|tmL")}}
+PLAN = {
+    "llama_untied": {**DENSE, **FOUR},
+    "llama_tied": {**DENSE, "pp2_vpp2_layout": grid(pp=2, vpp=2, layout="E|t|t|L")},
+    "qwen2": DENSE, "qwen3": DENSE, "gemma2": DENSE,
+    "qwen3_lora": {**DENSE, "tp3": grid(tp=3), **THREE},
+    "qwen3_moe": MOE, "gpt_oss_ns": MOE,
+    "olmoe": {**MOE, **THREE, "tp3_etp1": grid(tp=3, etp=1), "tp3_etp1_padded": grid(tp=3, etp=1, pad=2),
+              "tp2_padded": grid(tp=2, pad=128)},
+    "deepseek_v3_nomtp": {**MOE, **THREE, "pp2_layout_loss_alone": grid(pp=2, layout="Ettt|L")},
+    "deepseek_v3": {**MOE, **THREE, "pp2_layout_mtp": grid(pp=2, layout="Ett|tmL"),
+                    "pp2_layout_mtp_alone": grid(pp=2, layout="Ettt|mL"),
+                    "pp3_layout_mtp": grid(pp=3, layout="Ett|tm|L")},
+}
 
 
 def world_size(g):
@@ -94,12 +105,12 @@ def persistent_tensors(model):
 
 def global_name(model, name):
     """`name` with the global layer number (TransformerLayer.layer_number) and global expert number."""
-    match = re.match(r"(decoder\.layers\.)(\d+)(\..*)", name)
+    match = re.match(r"(decoder\.layers\.|mtp\.layers\.)(\d+)((?:\.mtp_model_layer)?)(\..*)", name)
     if match:
-        layer = model.get_submodule(match[1] + match[2])
-        name = f"{match[1]}{layer.layer_number - 1}{match[3]}"
-        moe = getattr(layer, "mlp", None)
-        indices = getattr(moe, "local_expert_indices", None)
+        layer = model.get_submodule(match[1] + match[2] + match[3])
+        if match[1] == "decoder.layers.":
+            name = f"{match[1]}{layer.layer_number - 1}{match[4]}"
+        indices = getattr(getattr(layer, "mlp", None), "local_expert_indices", None)
         if indices:
             name = re.sub(r"(\.experts\.linear_fc[12]\.(?:weight|bias))(\d+)$",
                           lambda m: m[1] + str(indices[int(m[2])]), name)
@@ -121,9 +132,12 @@ def build_parts(bridge_cpu, hf, g):
                        ("last_stage_layers", "num_layers_in_last_pipeline_stage"),
                        ("pp_layout", "pipeline_model_parallel_layout"),
                        ("account_for_embedding", "account_for_embedding_in_pipeline_split"),
-                       ("account_for_loss", "account_for_loss_in_pipeline_split")):
+                       ("account_for_loss", "account_for_loss_in_pipeline_split"),
+                       ("make_vocab_size_divisible_by", "make_vocab_size_divisible_by")):
         if g.get(key):
             overrides[field] = g[key]
+    if g.get("make_vocab_size_divisible_by"):
+        overrides["should_pad_vocab"] = True
     return bridge_cpu.build(hf, torch.bfloat16, g["tp"], g["pp"], g["ep"], overrides=overrides)[1]
 
 
@@ -204,6 +218,7 @@ def worker(rank, world, port, tasks, out, oracles, state):
 def innermost(error):
     frame = traceback.extract_tb(error.__traceback__)[-1]
     file = re.sub(r".*/site-packages/", "", frame.filename)
+    file = os.path.basename(file) if os.path.isabs(file) else file
     return f"{file}:{frame.lineno} {frame.name}"
 
 
