@@ -21,6 +21,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 
 DTYPES = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16", "torch.int64": "i64",
@@ -42,7 +43,8 @@ def grid(tp=1, pp=1, vpp=1, ep=1, etp=None, first=None, last=None, layout=None, 
 DENSE = {"tp1": grid(), "tp2": grid(tp=2), "tp4": grid(tp=4), "pp2": grid(pp=2), "tp2_pp2": grid(tp=2, pp=2)}
 MOE = {**DENSE, "tp2_etp1": grid(tp=2, etp=1), "etp2": grid(etp=2), "ep2": grid(ep=2, etp=1),
        "tp2_ep2": grid(tp=2, ep=2, etp=1), "ep2_etp2": grid(ep=2, etp=2), "tp2_ep2_etp2": grid(tp=2, ep=2, etp=2)}
-THREE = {"pp2_first1": grid(pp=2, first=1), "pp2_last1": grid(pp=2, last=1), "pp3": grid(pp=3)}
+THREE = {"tp2_pp2_first1": grid(tp=2, pp=2, first=1), "pp2_first1": grid(pp=2, first=1),
+         "pp2_last1": grid(pp=2, last=1), "pp3": grid(pp=3)}
 FOUR = {"pp2_first1": grid(pp=2, first=1), "pp2_last1": grid(pp=2, last=1), "pp3": grid(pp=3),
         "pp3_first2": grid(pp=3, first=2), "pp3_last2": grid(pp=3, last=2), "pp3_first1_last1": grid(pp=3, first=1, last=1),
         "pp3_embedding_loss": grid(pp=3, embedding=True, loss=True), "pp2_vpp2": grid(pp=2, vpp=2),
@@ -50,12 +52,15 @@ FOUR = {"pp2_first1": grid(pp=2, first=1), "pp2_last1": grid(pp=2, last=1), "pp3
         "pp2_layout": grid(pp=2, layout="Et|tttL"), "pp3_layout": grid(pp=3, layout="Et|tt|tL"),
         "pp2_vpp2_layout": grid(pp=2, vpp=2, layout="Et|tt||tL"),
         "pp2_vpp3_layout": grid(pp=2, vpp=3, layout="E|(t|)*4L"), "tp2_pp2_vpp2": grid(tp=2, pp=2, vpp=2)}
+# Megatron's own layer spec instead of Transformer Engine's: other names, the same cuts.
+LOCAL = {"tp2_local": grid(tp=2), "pp2_local": grid(pp=2)}
 PLAN = {
-    "llama_untied": {**DENSE, **FOUR},
+    "llama_untied": {**DENSE, **FOUR, **LOCAL},
     "llama_tied": {**DENSE, "pp2_vpp2_layout": grid(pp=2, vpp=2, layout="E|t|t|L")},
-    "qwen2": DENSE, "qwen3": DENSE, "gemma2": DENSE,
+    "qwen2": {**DENSE, **LOCAL}, "qwen3": {**DENSE, **LOCAL}, "gemma2": DENSE,
     "qwen3_lora": {**DENSE, "tp3": grid(tp=3), **THREE},
-    "qwen3_moe": MOE, "gpt_oss_ns": MOE,
+    "qwen3_moe": {**MOE, **LOCAL, "tp2_pp2_ep2": grid(tp=2, pp=2, ep=2, etp=1), "ep2_local": grid(ep=2, etp=1)},
+    "gpt_oss_ns": {**MOE, "tp4_etp1": grid(tp=4, etp=1), "tp2_pp2_etp1": grid(tp=2, pp=2, etp=1)},
     "olmoe": {**MOE, **THREE, "tp3_etp1": grid(tp=3, etp=1), "tp3_etp1_padded": grid(tp=3, etp=1, pad=2),
               "tp2_padded": grid(tp=2, pad=128)},
     "deepseek_v3_nomtp": {**MOE, **THREE, "pp2_layout_loss_alone": grid(pp=2, layout="Ettt|L")},
@@ -123,9 +128,16 @@ def uninitialised(name):
     return name.startswith("mtp.")
 
 
-def build_parts(bridge_cpu, hf, g):
+def spec_of(grid_name):
+    return "local" if grid_name.endswith("_local") else "te"
+
+
+def build_parts(bridge_cpu, hf, g, spec):
     import torch
+    from megatron.bridge.models.gpt_provider import local_layer_spec
     overrides = {"expert_tensor_parallel_size": g["etp"]}
+    if spec == "local":
+        overrides["transformer_layer_spec"] = local_layer_spec
     if g["vpp"] > 1:
         overrides["virtual_pipeline_model_parallel_size"] = g["vpp"]
     for key, field in (("first_stage_layers", "num_layers_in_first_pipeline_stage"),
@@ -180,22 +192,40 @@ def run_task(bridge_cpu, task, out):
         tensor_model_parallel_size=g["tp"], pipeline_model_parallel_size=g["pp"],
         virtual_pipeline_model_parallel_size=g["vpp"] if g["vpp"] > 1 else None,
         expert_model_parallel_size=g["ep"], expert_tensor_parallel_size=g["etp"])
-    parts = build_parts(bridge_cpu, hf, g)
+    parts = build_parts(bridge_cpu, hf, g, spec_of(grid_name))
     gathered = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, rank_rows(bridge_cpu, parts))
     if dist.get_rank() == 0:
         rows = merge_ranks(gathered)
         write_json(os.path.join(out, name, grid_name + ".json"),
-                   {"source": "hf_bf16", **versions(), "grid": g, "spec": "te"}, "tensors", rows)
+                   {"source": "hf_bf16", **versions(), "grid": g, "spec": spec_of(grid_name)}, "tensors", rows)
         print(f"{name}/{grid_name}: {len(rows)} tensors", flush=True)
     ps.destroy_model_parallel()
 
 
+def write_whole(path, value):
+    """The file appears with all of its content or not at all: another process polls for it."""
+    with open(f"{path}.{os.getpid()}", "w") as f:
+        json.dump(value, f)
+    os.replace(f"{path}.{os.getpid()}", path)
+
+
+def wait_for_all(state, task_number, world):
+    """True when every rank has noted a failure of this task, so that none waits in a collective."""
+    for _ in range(200):
+        if all(os.path.exists(os.path.join(state, f"error{task_number}.{rank}")) for rank in range(world)):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def worker(rank, world, port, tasks, out, oracles, state):
-    """Does `tasks` in turn; rank 0 notes each finished one in `state`. A failure ends all ranks."""
+    """Does `tasks` in turn and notes each as done or failed in the folder `state`. A failure of some ranks only ends
+    all, since the others would wait for them."""
     sys.path.insert(0, oracles)
     import bridge_cpu
     import torch.distributed as dist
+    from megatron.core import parallel_state as ps
     bridge_cpu.patch_cuda()
     bridge_cpu.redirect_cuda_tensors()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="localhost",
@@ -205,13 +235,14 @@ def worker(rank, world, port, tasks, out, oracles, state):
         try:
             run_task(bridge_cpu, task, out)
             if rank == 0:
-                with open(os.path.join(state, "done"), "w") as f:
-                    f.write(str(i + 1))
+                write_whole(os.path.join(state, f"done{i}"), True)
         except BaseException as e:
-            with open(os.path.join(state, f"error{rank}"), "w") as f:
-                json.dump({"error": f"{type(e).__name__}: {str(e)[:600]}", "where": innermost(e),
-                           "trace": traceback.format_exc()[-3000:]}, f)
-            os._exit(1)
+            write_whole(os.path.join(state, f"error{i}.{rank}"), {
+                "error": f"{type(e).__name__}: {str(e)[:600]}", "where": innermost(e),
+                "trace": traceback.format_exc()[-3000:]})
+            if not wait_for_all(state, i, world):
+                os._exit(1)
+            ps.destroy_model_parallel()
     dist.destroy_process_group()
 
 
@@ -223,7 +254,7 @@ def innermost(error):
 
 
 def run_pool(world, tasks, out, oracles):
-    """Yields (task, error dict) for the tasks that the libraries refuse; starts anew after each."""
+    """Yields (task, error dict) for the tasks that the libraries refuse; starts anew where a pool has died."""
     import tempfile
     import torch
     sys.path.insert(0, oracles)
@@ -234,15 +265,17 @@ def run_pool(world, tasks, out, oracles):
                 torch.multiprocessing.spawn(worker, (world, bridge_cpu.free_port(), tasks, out, oracles, state), world)
             except torch.multiprocessing.ProcessExitedException:
                 pass
-            done_file = os.path.join(state, "done")
-            done = int(open(done_file).read()) if os.path.exists(done_file) else 0
-            errors = [json.load(open(path)) for path in sorted(glob.glob(os.path.join(state, "error*")))]
-            if done == len(tasks):
-                return
-            error = next((e for e in errors if "gloo" not in e["error"] and "Connection" not in e["error"]),
-                         errors[0] if errors else {"error": "process died", "where": "", "trace": ""})
-            yield tasks[done], error
-            tasks = tasks[done + 1:]
+            reached = -1
+            for i, task in enumerate(tasks):
+                errors = [json.load(open(path)) for path in sorted(glob.glob(os.path.join(state, f"error{i}.?")))]
+                if errors:
+                    yield task, next((e for e in errors if "gloo" not in e["error"]), errors[0])
+                elif not os.path.exists(os.path.join(state, f"done{i}")):
+                    break
+                reached = i
+            if reached < 0:
+                raise RuntimeError(f"the processes died before they finished {tasks[0][:2]}")
+            tasks = tasks[reached + 1:]
 
 
 def command_ranks(args):
@@ -258,9 +291,9 @@ def command_ranks(args):
     for world in sorted({world_size(t[3]) for t in tasks}):
         for task, error in run_pool(world, [t for t in tasks if world_size(t[3]) == world], args.out, args.oracles):
             print(f"{task[0]}/{task[1]}: REFUSED {error['error']} ({error['where']})\n{error['trace']}", flush=True)
-            refused[task[:2]] = {"name": task[0], "grid_name": task[1], "grid": task[3], "error": error["error"],
-                                 "where": error["where"]}
-    write_json(refused_path, {"source": "hf_bf16", **versions(), "spec": "te"}, "refused",
+            refused[task[:2]] = {"name": task[0], "grid_name": task[1], "grid": task[3],
+                                 "spec": spec_of(task[1]), "error": error["error"], "where": error["where"]}
+    write_json(refused_path, {"source": "hf_bf16", **versions()}, "refused",
                [refused[k] for k in sorted(refused)])
 
 
