@@ -200,7 +200,6 @@ def run_task(bridge_cpu, task, out):
         write_json(os.path.join(out, name, grid_name + ".json"),
                    {"source": "hf_bf16", **versions(), "grid": g, "spec": spec_of(grid_name)}, "tensors", rows)
         print(f"{name}/{grid_name}: {len(rows)} tensors", flush=True)
-    ps.destroy_model_parallel()
 
 
 def write_whole(path, value):
@@ -219,19 +218,16 @@ def wait_for_all(state, task_number, world):
     return False
 
 
-def worker(rank, world, port, tasks, out, oracles, state):
+def worker(rank, world, tasks, out, oracles, state):
     """Does `tasks` in turn and notes each as done or failed in the folder `state`. A failure of some ranks only ends
     all, since the others would wait for them."""
     sys.path.insert(0, oracles)
     import bridge_cpu
-    import torch.distributed as dist
-    from megatron.core import parallel_state as ps
     bridge_cpu.patch_cuda()
     bridge_cpu.redirect_cuda_tensors()
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="localhost",
-                      MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
     for i, task in enumerate(tasks):
+        join_group(rank, world, os.path.join(state, f"store{i}"))
         try:
             run_task(bridge_cpu, task, out)
             if rank == 0:
@@ -242,7 +238,21 @@ def worker(rank, world, port, tasks, out, oracles, state):
                 "trace": traceback.format_exc()[-3000:]})
             if not wait_for_all(state, i, world):
                 os._exit(1)
-            ps.destroy_model_parallel()
+        leave_group()
+
+
+def join_group(rank, world, store):
+    """`store`: a path that no group has used before."""
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world,
+                            timeout=datetime.timedelta(seconds=60))
+
+
+def leave_group():
+    """Megatron alone forgets its groups without ending them: their gloo threads would pile up from model to model."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state as ps
+    ps.destroy_model_parallel()
     dist.destroy_process_group()
 
 
@@ -257,12 +267,10 @@ def run_pool(world, tasks, out, oracles):
     """Yields (task, error dict) for the tasks that the libraries refuse; starts anew where a pool has died."""
     import tempfile
     import torch
-    sys.path.insert(0, oracles)
-    import bridge_cpu
     while tasks:
         with tempfile.TemporaryDirectory() as state:
             try:
-                torch.multiprocessing.spawn(worker, (world, bridge_cpu.free_port(), tasks, out, oracles, state), world)
+                torch.multiprocessing.spawn(worker, (world, tasks, out, oracles, state), world)
             except torch.multiprocessing.ProcessExitedException:
                 pass
             reached = -1

@@ -18,7 +18,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from make_known_answers import innermost, persistent_tensors, versions, write_json  # noqa: E402
+from make_known_answers import innermost, join_group, leave_group, persistent_tensors, versions, write_json  # noqa: E402
 
 DTYPES = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}
 
@@ -92,10 +92,12 @@ def use_local_spec(provider):
         raise NotImplementedError(f"{spec.__name__} names Transformer Engine modules only; there is no local spec")
 
 
-def build(bridge_cpu, family, spec, grouped, tp, ep=1):
+def build(bridge_cpu, store, family, spec, grouped, tp, ep=1):
+    """(name, tensor, is parameter) of this rank; `store` is a folder for the processes to meet in."""
     import torch
     from megatron.core import parallel_state as ps
     etp = 1 if family == "gpt_oss" else tp
+    join_group(int(os.environ["RANK"]), 2, os.path.join(store, f"{family}.{spec}.{grouped}.{tp}.{ep}"))
     ps.initialize_model_parallel(tensor_model_parallel_size=tp, expert_model_parallel_size=ep,
                                  expert_tensor_parallel_size=etp)
     try:
@@ -120,7 +122,7 @@ def build(bridge_cpu, family, spec, grouped, tp, ep=1):
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         return [(name, tensor, name in parameters) for name, tensor in persistent_tensors(model)]
     finally:
-        ps.destroy_model_parallel()
+        leave_group()
 
 
 def describe(one, two, experts_cut, label):
@@ -144,21 +146,18 @@ def first_rank_name(name, names):
     return re.sub(r"(\.experts\.linear_fc[12]\.(?:weight|bias)|\.local_experts\.)\d+", r"\g<1>0", name)
 
 
-def worker(rank, world, port, families, out, oracles):
+def worker(rank, families, out, oracles, store):
     sys.path.insert(0, oracles)
     import bridge_cpu
-    import torch.distributed as dist
     bridge_cpu.patch_cuda()
     bridge_cpu.redirect_cuda_tensors()
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="localhost",
-                      MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
     for family in families:
         rows, refused = [], {}
         for label, spec, grouped in variants(family):
             try:
-                one, two = (build(bridge_cpu, family, spec, grouped, tp) for tp in (1, 2))
-                experts_cut = build(bridge_cpu, family, spec, grouped, 1, 2) if family in MOE else None
+                one, two = (build(bridge_cpu, store, family, spec, grouped, tp) for tp in (1, 2))
+                experts_cut = build(bridge_cpu, store, family, spec, grouped, 1, 2) if family in MOE else None
                 rows += describe(one, two, experts_cut, label)
             except Exception as e:
                 refused[label] = f"{type(e).__name__}: {str(e)[:400]} ({innermost(e)})"
@@ -167,7 +166,6 @@ def worker(rank, world, port, families, out, oracles):
             write_json(os.path.join(out, family + ".json"),
                        {"family": family, **versions(), "built_through": through, "refused": refused}, "tensors", rows)
             print(family, len(rows), json.dumps(refused), flush=True)
-    dist.destroy_process_group()
 
 
 def main():
@@ -178,10 +176,10 @@ def main():
     parser.add_argument("families", nargs="*")
     args = parser.parse_args()
     oracles = os.path.abspath(args.oracles)
-    sys.path.insert(0, oracles)
-    import bridge_cpu
+    import tempfile
     import torch
-    torch.multiprocessing.spawn(worker, (2, bridge_cpu.free_port(), args.families or list(FAMILIES), args.out, oracles), 2)
+    with tempfile.TemporaryDirectory() as store:
+        torch.multiprocessing.spawn(worker, (args.families or list(FAMILIES), args.out, oracles, store), 2)
 
 
 if __name__ == "__main__":
