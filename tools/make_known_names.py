@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Writes the in-memory parameter names of Megatron models: one file per family, FAMILY.json.
+
+  make_known_names.py OUT [--oracles DIR] [FAMILY ...]
+
+Builds a tiny model of each family from its Hugging Face config through Megatron Bridge (Mixtral, which the Bridge of this version
+does not know, with Megatron-Core's GPTModel alone), without weights, at TP 1 and at TP 2, and notes what differs. Runs
+in the oracle environment. `shape` is at TP 1; `cut` is the axis whose extent changes at TP 2 (expert-tensor-parallel
+2 as well, where the model can); `tensor_model_parallel` and `partition_dim` are the attributes that the
+parameter carries at TP 2; `allreduce` is the attribute at EP 2 (false: only the experts' own data-parallel group reduces
+it; at EP 1 it is true of every parameter).
+"""
+import argparse
+import functools
+import json
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from make_known_answers import innermost, join_group, leave_group, persistent_tensors, versions, write_json  # noqa: E402
+
+DTYPES = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}
+
+
+def gemma1():
+    import transformers as T
+    from make_hf import BASE
+    return T.GemmaConfig(**{**BASE, "head_dim": 32, "tie_word_embeddings": True})
+
+
+def mixtral():
+    """The fields of a MixtralConfig that decide the parameters, in Megatron's names."""
+    import torch.nn.functional as F
+    from megatron.bridge.models.gpt_provider import GPTModelProvider
+    return GPTModelProvider(num_layers=2, hidden_size=64, num_attention_heads=4, num_query_groups=2,
+                            ffn_hidden_size=32, moe_ffn_hidden_size=32, num_moe_experts=4, moe_router_topk=2, vocab_size=384,
+                            normalization="RMSNorm", gated_linear_unit=True, activation_func=F.silu,
+                            add_bias_linear=False, add_qkv_bias=False, position_embedding_type="rope",
+                            share_embeddings_and_output_weights=False, moe_grouped_gemm=True, seq_length=128,
+                            moe_token_dispatcher_type="alltoall")
+
+
+# family -> (table of make_hf, entry) or a function that gives a config or a provider
+FAMILIES = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"), "qwen2": ("BASIC", "qwen2"),
+            "qwen3": ("BASIC", "qwen3"), "qwen3_moe": ("BASIC", "qwen3_moe"), "mixtral": mixtral,
+            "olmoe": ("AWKWARD", "olmoe"), "gemma": gemma1, "gemma2": ("BASIC", "gemma2"),
+            "gemma3": ("AWKWARD", "gemma3"), "nemotron": ("BASIC", "nemotron"),
+            "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v3": ("BASIC", "deepseek_v3"),
+            "gpt_oss": ("BASIC", "gpt_oss_ns")}
+MOE = ("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss")
+
+
+def variants(family):
+    """(label, spec, grouped experts)"""
+    if family not in MOE:
+        return [("te", "te", True), ("local", "local", True)]
+    return [("te", "te", True), ("te_sequential", "te", False), ("local", "local", True),
+            ("local_sequential", "local", False)]
+
+
+def provider_of(family):
+    import make_hf
+    import transformers
+    from megatron.bridge import AutoBridge
+    entry = FAMILIES[family]
+    config = getattr(make_hf, entry[0])[entry[1]]() if isinstance(entry, tuple) else entry()
+    if not isinstance(config, transformers.PretrainedConfig):
+        return config
+    name = transformers.AutoModelForCausalLM._model_mapping[type(config)]
+    config.architectures = [(name[0] if isinstance(name, tuple) else name).__name__]
+    return AutoBridge.from_hf_config(config).to_megatron_provider(load_weights=False)
+
+
+def use_local_spec(provider):
+    """Replaces the provider's Transformer Engine spec by Megatron's own, as a user of the same spec function would."""
+    from megatron.bridge.models.gpt_provider import default_layer_spec, local_layer_spec
+    spec = provider.transformer_layer_spec
+    if isinstance(spec, functools.partial):
+        provider.transformer_layer_spec = functools.partial(spec.func, **{**spec.keywords, "use_transformer_engine": False})
+    elif spec is default_layer_spec:
+        provider.transformer_layer_spec = local_layer_spec
+    elif spec.__name__ == "olmoe_layer_spec":
+        module = spec(provider).submodules.self_attention.module
+
+        def olmoe_local(config):
+            layer = local_layer_spec(config)
+            layer.submodules.self_attention.module = module
+            return layer
+        provider.transformer_layer_spec = olmoe_local
+    else:
+        raise NotImplementedError(f"{spec.__name__} names Transformer Engine modules only; there is no local spec")
+
+
+def build(bridge_cpu, store, family, spec, grouped, tp, ep=1):
+    """(name, tensor, is parameter) of this rank; `store` is a folder for the processes to meet in."""
+    import torch
+    from megatron.core import parallel_state as ps
+    etp = 1 if family == "gpt_oss" else tp
+    join_group(int(os.environ["RANK"]), 2, os.path.join(store, f"{family}.{spec}.{grouped}.{tp}.{ep}"))
+    ps.initialize_model_parallel(tensor_model_parallel_size=tp, expert_model_parallel_size=ep,
+                                 expert_tensor_parallel_size=etp)
+    try:
+        for name in [k for k in os.environ if k.startswith("NVTE_")]:
+            del os.environ[name]
+        provider = provider_of(family)
+        provider.tensor_model_parallel_size, provider.expert_tensor_parallel_size = tp, etp
+        provider.expert_model_parallel_size, provider.sequence_parallel = ep, False
+        for name in bridge_cpu.FUSIONS:
+            if hasattr(provider, name):
+                setattr(provider, name, False)
+        provider.attention_dropout = provider.hidden_dropout = 0.0
+        provider.params_dtype = provider.pipeline_dtype = provider.autocast_dtype = torch.bfloat16
+        provider.bf16, provider.fp16 = True, False
+        if not grouped:
+            provider.moe_grouped_gemm = False
+        if spec == "local":
+            use_local_spec(provider)
+        provider.finalize()
+        part = provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)[0]
+        model = bridge_cpu.unwrap(part)
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        return [(name, tensor, name in parameters) for name, tensor in persistent_tensors(model)]
+    finally:
+        leave_group()
+
+
+def describe(one, two, experts_cut, label):
+    """Rows of one variant out of the TP 1, the TP 2 and the EP 2 model (None for dense families)."""
+    assert [n for n, _, _ in one] == [n for n, _, _ in two], "TP 2 has other names"
+    reduced = {name: getattr(tensor, "allreduce", True) for name, tensor, _ in experts_cut or two}
+    rows = []
+    for (name, full, is_parameter), (_, cut, _) in zip(one, two):
+        axes = [i for i, (a, b) in enumerate(zip(full.shape, cut.shape)) if a != b]
+        rows.append({"spec": label, "name": name, "kind": "parameter" if is_parameter else "buffer",
+                     "shape": list(full.shape), "dtype": DTYPES[str(full.dtype)], "cut": axes[0] if axes else None,
+                     "tensor_model_parallel": bool(getattr(cut, "tensor_model_parallel", False)),
+                     "partition_dim": getattr(cut, "partition_dim", -1), "allreduce": reduced[first_rank_name(name, reduced)]})
+    return rows
+
+
+def first_rank_name(name, names):
+    """`name`, or for an expert that another rank holds at EP 2 the name of expert 0."""
+    if name in names:
+        return name
+    return re.sub(r"(\.experts\.linear_fc[12]\.(?:weight|bias)|\.local_experts\.)\d+", r"\g<1>0", name)
+
+
+def worker(rank, families, out, oracles, store):
+    sys.path.insert(0, oracles)
+    import bridge_cpu
+    bridge_cpu.patch_cuda()
+    bridge_cpu.redirect_cuda_tensors()
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    for family in families:
+        rows, refused = [], {}
+        for label, spec, grouped in variants(family):
+            try:
+                one, two = (build(bridge_cpu, store, family, spec, grouped, tp) for tp in (1, 2))
+                experts_cut = build(bridge_cpu, store, family, spec, grouped, 1, 2) if family in MOE else None
+                rows += describe(one, two, experts_cut, label)
+            except Exception as e:
+                refused[label] = f"{type(e).__name__}: {str(e)[:400]} ({innermost(e)})"
+        if rank == 0:
+            through = "megatron-core GPTModel, no bridge" if family == "mixtral" else "bridge"
+            write_json(os.path.join(out, family + ".json"),
+                       {"family": family, **versions(), "built_through": through, "refused": refused}, "tensors", rows)
+            print(family, len(rows), json.dumps(refused), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "shared", "oracles")
+    parser.add_argument("--oracles", default=default, help="folder with bridge_cpu.py and make_hf.py")
+    parser.add_argument("out")
+    parser.add_argument("families", nargs="*")
+    args = parser.parse_args()
+    oracles = os.path.abspath(args.oracles)
+    import tempfile
+    import torch
+    with tempfile.TemporaryDirectory() as store:
+        torch.multiprocessing.spawn(worker, (args.families or list(FAMILIES), args.out, oracles, store), 2)
+
+
+if __name__ == "__main__":
+    main()
