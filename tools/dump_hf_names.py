@@ -9,6 +9,7 @@ names, shapes and dtypes in the header of the safetensors file that save_pretrai
 full-size public models the number of tensors, the number of parameters and the SHA-256 of the sorted lines
 "name [d0, d1]". transformers has no MTP layers for DeepSeek-V3 and drops them, so the configs here have none.
 """
+import copy
 import hashlib
 import json
 import os
@@ -193,7 +194,7 @@ def public_config(architecture, values):
 
 
 def load_config(architecture, raw):
-    return getattr(transformers, architecture).config_class.from_dict(dict(raw))
+    return getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(raw))  # it edits what it is given
 
 
 def tiny(architecture, raw):
