@@ -2,15 +2,17 @@
 """Writes what `transformers` saves for each family: the ground truth of the HF side of families/*.toml.
 
   dump_hf_names.py TESTDATA [FAMILY ...]
+  dump_hf_names.py TESTDATA --known ORACLES
 
 TESTDATA/family_configs/FAMILY_VARIANT.v4.json is a config as a hub has it (version 4 keys), .v5.json the config.json
 that this version of transformers writes for the same model. TESTDATA/hf_names/FAMILY.json holds, for each variant, the
 names, shapes and dtypes in the header of the safetensors file that save_pretrained writes (a bf16 model), and for
-full-size public models the number of tensors, the number of parameters and the SHA-256 of the sorted lines
+full-size public models the number of tensors, the number of parameters and the XXH3-128 of the sorted lines
 "name [d0, d1]". transformers has no MTP layers for DeepSeek-V3 and drops them, so the configs here have none.
+With --known TESTDATA/family_configs/known_FAMILY.json is written instead: the configs behind the Megatron names of
+testdata/known/names (tools/make_known_names.py), from make_hf.py in the folder ORACLES.
 """
 import copy
-import hashlib
 import json
 import os
 import struct
@@ -21,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+import xxhash  # noqa: E402
 from transformers.core_model_loading import revert_weight_conversion  # noqa: E402
 
 ODD = dict(vocab_size=386, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
@@ -194,11 +197,12 @@ def public_config(architecture, values):
 
 
 def load_config(architecture, raw):
-    return getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(raw))  # it edits what it is given
+    # from_dict edits what it is given.
+    return getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(raw))
 
 
 def tiny(architecture, raw):
-    """(config.json of this version, tensors) of a saved bf16 model; what must stay float32 stays it only after a load."""
+    """(config.json of this version, tensors) of a saved bf16 model. What must stay float32 stays it only after a load."""
     cls = getattr(transformers, architecture)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         cls(load_config(architecture, raw)).save_pretrained(first)
@@ -218,7 +222,7 @@ def full_size(architecture, raw):
     state = revert_weight_conversion(model, state)
     lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
     return {"tensors": len(lines), "parameters": sum(tensor.numel() for tensor in state.values()),
-            "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+            "xxh3_128": xxhash.xxh3_128_hexdigest("\n".join(lines).encode())}
 
 
 def write(path, text):
@@ -246,7 +250,31 @@ def dump(out, family):
           '  "variants": {\n' + ",\n".join(blocks) + '\n  },\n  "models": {\n' + full + "\n  }\n}")
 
 
+# family -> table and entry of make_hf.py
+KNOWN = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"), "qwen2": ("BASIC", "qwen2"),
+         "qwen3": ("BASIC", "qwen3"), "qwen3_moe": ("BASIC", "qwen3_moe"), "olmoe": ("AWKWARD", "olmoe"),
+         "gemma2": ("BASIC", "gemma2"), "gemma3": ("AWKWARD", "gemma3"), "nemotron": ("BASIC", "nemotron"),
+         "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v3": ("BASIC", "deepseek_v3"),
+         "gpt_oss": ("BASIC", "gpt_oss_ns")}
+
+
+def known_configs(out, oracles):
+    """The configs of make_known_names.py; Gemma 1 and Mixtral are not in make_hf.py's tables."""
+    sys.path.insert(0, oracles)
+    import make_hf
+    configs = {family: getattr(make_hf, table)[entry]() for family, (table, entry) in KNOWN.items()}
+    configs["gemma"] = transformers.GemmaConfig(**{**make_hf.BASE, "head_dim": 32, "tie_word_embeddings": True})
+    configs["mixtral"] = transformers.MixtralConfig(**{**make_hf.BASE, "intermediate_size": 32,
+                                                       "num_local_experts": 4})
+    for family, config in configs.items():
+        config.architectures = [FAMILIES[family][0]]
+        write(os.path.join(out, "family_configs", f"known_{family}.json"), config.to_json_string().strip())
+
+
 def main():
+    if sys.argv[2:3] == ["--known"]:
+        known_configs(sys.argv[1], sys.argv[3])
+        return
     out, families = sys.argv[1], sys.argv[2:] or list(FAMILIES)
     for family in families:
         dump(out, family)
