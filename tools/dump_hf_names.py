@@ -202,7 +202,7 @@ def load_config(architecture, raw):
 
 
 def tiny(architecture, raw):
-    """(config.json of this version, tensors) of a saved bf16 model. What must stay float32 stays it only after a load."""
+    """(config.json of this version, tensors) of a saved bf16 model; a load decides what stays float32."""
     cls = getattr(transformers, architecture)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         cls(load_config(architecture, raw)).save_pretrained(first)
