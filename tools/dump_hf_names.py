@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Writes what `transformers` saves for each family: the ground truth of the HF side of families/*.toml.
+
+  dump_hf_names.py TESTDATA [FAMILY ...]
+  dump_hf_names.py TESTDATA --known ORACLES
+
+TESTDATA/family_configs/FAMILY_VARIANT.v4.json is a config as a hub has it (version 4 keys), .v5.json the config.json
+that this version of transformers writes for the same model. TESTDATA/hf_names/FAMILY.json holds, for each variant, the
+names, shapes and dtypes in the header of the safetensors file that save_pretrained writes (a bf16 model), and for
+full-size public models the number of tensors, the number of parameters and the XXH3-128 of the sorted lines
+"name [d0, d1]". transformers has no MTP layers for DeepSeek-V3 and drops them, so the configs here have none.
+With --known TESTDATA/family_configs/known_FAMILY.json is written instead: the configs behind the Megatron names of
+testdata/known/names (tools/make_known_names.py), from make_hf.py in the folder ORACLES.
+"""
+import copy
+import json
+import os
+import struct
+import sys
+import tempfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+import xxhash  # noqa: E402
+from transformers.core_model_loading import revert_weight_conversion  # noqa: E402
+
+ODD = dict(vocab_size=386, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+           intermediate_size=88, max_position_embeddings=160, tie_word_embeddings=False)
+MOE = dict(intermediate_size=40, num_experts_per_tok=2)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=8192)
+GPT_OSS_YARN = dict(rope_type="yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+                    original_max_position_embeddings=4096)
+YARN = dict(type="yarn", factor=40, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707,
+            original_max_position_embeddings=4096)
+MLA = dict(q_lora_rank=36, kv_lora_rank=28, qk_rope_head_dim=8, qk_nope_head_dim=14, v_head_dim=18,
+           num_key_value_heads=6, moe_intermediate_size=40, n_routed_experts=4, n_shared_experts=2,
+           num_experts_per_tok=2, first_k_dense_replace=1, n_group=2, topk_group=1, routed_scaling_factor=2.5)
+V3 = dict(scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True, num_nextn_predict_layers=0)
+
+# architecture, tiny variants, full-size public models
+FAMILIES = {
+    "llama": ("LlamaForCausalLM", {
+        "mha": dict(num_key_value_heads=6),
+        "gqa": {},
+        "tied": dict(tie_word_embeddings=True),
+        "bias": dict(attention_bias=True, mlp_bias=True),
+        "head_dim": dict(head_dim=12, num_key_value_heads=1),
+        "llama3_rope": dict(rope_theta=500000.0, rope_scaling=LLAMA3),
+        "linear_rope": dict(rope_scaling=dict(type="linear", factor=2.0)),
+    }, {
+        "Llama-2-7b": dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+                           num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=4096),
+        "Llama-3.1-8B": dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                             num_attention_heads=32, num_key_value_heads=8, rope_theta=500000.0, rope_scaling=LLAMA3,
+                             max_position_embeddings=131072, rms_norm_eps=1e-5),
+        "Llama-3.1-405B": dict(vocab_size=128256, hidden_size=16384, intermediate_size=53248, num_hidden_layers=126,
+                               num_attention_heads=128, num_key_value_heads=8, rope_theta=500000.0,
+                               rope_scaling=LLAMA3, max_position_embeddings=131072, rms_norm_eps=1e-5),
+    }),
+    "mistral": ("MistralForCausalLM", {
+        "window": dict(sliding_window=16),
+        "head_dim": dict(head_dim=12, sliding_window=None),
+    }, {
+        "Mistral-7B-v0.1": dict(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                                num_attention_heads=32, num_key_value_heads=8, sliding_window=4096, rms_norm_eps=1e-5,
+                                max_position_embeddings=32768, rope_theta=10000.0),
+    }),
+    "qwen2": ("Qwen2ForCausalLM", {
+        "untied": dict(use_sliding_window=False),
+        "tied": dict(tie_word_embeddings=True),
+        "window": dict(use_sliding_window=True, sliding_window=16, max_window_layers=1),
+    }, {
+        "Qwen2.5-7B": dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+                           num_attention_heads=28, num_key_value_heads=4, rope_theta=1000000.0, rms_norm_eps=1e-6,
+                           use_sliding_window=False, sliding_window=131072, max_window_layers=28,
+                           max_position_embeddings=131072),
+    }),
+    "qwen3": ("Qwen3ForCausalLM", {
+        "untied": dict(head_dim=12),
+        "tied": dict(head_dim=12, tie_word_embeddings=True),
+        "bias": dict(head_dim=12, attention_bias=True),
+    }, {
+        "Qwen3-8B": dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
+                         num_attention_heads=32, num_key_value_heads=8, head_dim=128, rope_theta=1000000,
+                         max_position_embeddings=40960, rms_norm_eps=1e-6, max_window_layers=36, attention_bias=False),
+    }),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", {
+        "every_layer": dict(**MOE, head_dim=12, num_experts=4, moe_intermediate_size=32, norm_topk_prob=True),
+        "sparse_step": dict(**MOE, head_dim=12, num_experts=4, moe_intermediate_size=32, decoder_sparse_step=2),
+        "mlp_only": dict(**MOE, head_dim=12, num_experts=4, moe_intermediate_size=32, mlp_only_layers=[1],
+                         attention_bias=True),
+    }, {
+        "Qwen3-30B-A3B": dict(vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=48,
+                              num_attention_heads=32, num_key_value_heads=4, head_dim=128, moe_intermediate_size=768,
+                              num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, decoder_sparse_step=1,
+                              mlp_only_layers=[], rope_theta=1000000.0, max_position_embeddings=40960),
+    }),
+    "mixtral": ("MixtralForCausalLM", {"plain": dict(**MOE, num_local_experts=4, sliding_window=None)}, {
+        "Mixtral-8x7B": dict(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                             num_attention_heads=32, num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2,
+                             rope_theta=1000000.0, max_position_embeddings=32768, sliding_window=None),
+    }),
+    "olmoe": ("OlmoeForCausalLM", {
+        "mha": dict(**MOE, num_experts=4, num_key_value_heads=6),
+        "gqa": dict(**MOE, num_experts=4),
+    }, {
+        "OLMoE-1B-7B": dict(vocab_size=50304, hidden_size=2048, intermediate_size=1024, num_hidden_layers=16,
+                            num_attention_heads=16, num_key_value_heads=16, num_experts=64, num_experts_per_tok=8,
+                            norm_topk_prob=False, max_position_embeddings=4096, rope_theta=10000.0),
+    }),
+    "gemma": ("GemmaForCausalLM", {
+        "tied": dict(head_dim=12, tie_word_embeddings=True, hidden_act="gelu"),
+        "mqa": dict(head_dim=12, num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh"),
+    }, {
+        "gemma-7b": dict(vocab_size=256000, hidden_size=3072, intermediate_size=24576, num_hidden_layers=28,
+                         num_attention_heads=16, num_key_value_heads=16, head_dim=256, max_position_embeddings=8192),
+    }),
+    "gemma2": ("Gemma2ForCausalLM", {
+        "tied": dict(head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=14, sliding_window=16),
+    }, {
+        "gemma-2-9b": dict(vocab_size=256000, hidden_size=3584, intermediate_size=14336, num_hidden_layers=42,
+                           num_attention_heads=16, num_key_value_heads=8, head_dim=256, query_pre_attn_scalar=256,
+                           sliding_window=4096, max_position_embeddings=8192),
+    }),
+    "gemma3": ("Gemma3ForCausalLM", {
+        "tied": dict(head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=14, sliding_window=16,
+                     num_hidden_layers=7, rope_theta=1000000.0, rope_local_base_freq=10000.0,
+                     rope_scaling=dict(rope_type="linear", factor=8.0)),
+        "period": dict(head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=14, sliding_window=16,
+                       sliding_window_pattern=2),
+    }, {
+        "gemma-3-27b (text)": dict(vocab_size=262208, hidden_size=5376, intermediate_size=21504, num_hidden_layers=62,
+                                   num_attention_heads=32, num_key_value_heads=16, head_dim=128, sliding_window=1024,
+                                   query_pre_attn_scalar=168, sliding_window_pattern=6, rope_theta=1000000.0,
+                                   rope_scaling=dict(rope_type="linear", factor=8.0)),
+    }),
+    "nemotron": ("NemotronForCausalLM", {
+        "plain": dict(head_dim=12, hidden_act="relu2", norm_eps=1e-5, partial_rotary_factor=0.5),
+        "bias": dict(hidden_act="relu2", attention_bias=True, mlp_bias=True),
+    }, {
+        "Nemotron-4-340B": dict(vocab_size=256000, hidden_size=18432, intermediate_size=73728, num_hidden_layers=96,
+                                num_attention_heads=96, num_key_value_heads=8, head_dim=192, hidden_act="relu2",
+                                norm_eps=1e-5, partial_rotary_factor=0.5, max_position_embeddings=4096),
+    }),
+    "deepseek_v2": ("DeepseekV2ForCausalLM", {
+        "q_lora": dict(**MLA, topk_method="group_limited_greedy"),
+        "lite": dict(**{**MLA, "q_lora_rank": None, "n_group": 1}, topk_method="greedy", rope_scaling=YARN),
+    }, {
+        "DeepSeek-V2-Lite": dict(vocab_size=102400, hidden_size=2048, intermediate_size=10944, num_hidden_layers=27,
+                                 num_attention_heads=16, num_key_value_heads=16, q_lora_rank=None, kv_lora_rank=512,
+                                 qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, moe_intermediate_size=1408,
+                                 n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=6, n_group=1,
+                                 topk_group=1, first_k_dense_replace=1, routed_scaling_factor=1.0,
+                                 topk_method="greedy", rope_scaling=YARN, max_position_embeddings=163840),
+    }),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", {
+        "q_lora": dict(**MLA, **V3),
+        "no_q_lora": dict(**{**MLA, "q_lora_rank": None, "n_shared_experts": 1, "first_k_dense_replace": 0}, **V3),
+    }, {
+        "DeepSeek-V3": dict(vocab_size=129280, hidden_size=7168, intermediate_size=18432, num_hidden_layers=61,
+                            num_attention_heads=128, num_key_value_heads=128, q_lora_rank=1536, kv_lora_rank=512,
+                            qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, moe_intermediate_size=2048,
+                            n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, n_group=8, topk_group=4,
+                            first_k_dense_replace=3, routed_scaling_factor=2.5, **V3, max_position_embeddings=163840,
+                            rope_scaling={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}),
+    }),
+    "gpt_oss": ("GptOssForCausalLM", {
+        "bias": dict(**MOE, head_dim=12, num_local_experts=4, sliding_window=16, rope_scaling=GPT_OSS_YARN,
+                     rope_theta=150000),
+        "no_bias": dict(**MOE, head_dim=12, num_local_experts=4, sliding_window=16, attention_bias=False,
+                        rope_scaling=GPT_OSS_YARN, rope_theta=150000),
+    }, {
+        "gpt-oss-20b": dict(vocab_size=201088, hidden_size=2880, intermediate_size=2880, num_hidden_layers=24,
+                            num_attention_heads=64, num_key_value_heads=8, head_dim=64, num_local_experts=32,
+                            num_experts_per_tok=4, sliding_window=128, rope_theta=150000,
+                            max_position_embeddings=131072,
+                            rope_scaling=GPT_OSS_YARN),
+    }),
+}
+
+
+def header(folder):
+    """[name, shape, dtype] of every tensor in the one safetensors file of a folder."""
+    with open(os.path.join(folder, "model.safetensors"), "rb") as f:
+        table = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+    table.pop("__metadata__", None)
+    return [[name, entry["shape"], entry["dtype"].lower()] for name, entry in sorted(table.items())]
+
+
+def public_config(architecture, values):
+    """A config.json as it stands on a hub, in the keys of transformers 4."""
+    model_type = getattr(transformers, architecture).config_class.model_type
+    return {"architectures": [architecture], "model_type": model_type, **values}
+
+
+def load_config(architecture, raw):
+    # from_dict edits what it is given.
+    return getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(raw))
+
+
+def tiny(architecture, raw):
+    """(config.json of this version, tensors) of a saved bf16 model; a load decides what stays float32."""
+    cls = getattr(transformers, architecture)
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        cls(load_config(architecture, raw)).save_pretrained(first)
+        cls.from_pretrained(first, dtype=torch.bfloat16).save_pretrained(second)
+        with open(os.path.join(second, "config.json")) as f:
+            return json.load(f), header(second)
+
+
+def full_size(architecture, raw):
+    """The same of a model that has no storage: counts and a hash."""
+    with torch.device("meta"):
+        model = getattr(transformers, architecture)(load_config(architecture, raw))
+    state = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        for name in model._tied_weights_keys:
+            del state[name]
+    state = revert_weight_conversion(model, state)
+    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
+    return {"tensors": len(lines), "parameters": sum(tensor.numel() for tensor in state.values()),
+            "xxh3_128": xxhash.xxh3_128_hexdigest("\n".join(lines).encode())}
+
+
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        f.write(text + "\n")
+
+
+def dump(out, family):
+    architecture, variants, models = FAMILIES[family]
+    blocks = []
+    for variant, changes in variants.items():
+        raw = public_config(architecture, {**ODD, **changes})
+        saved, tensors = tiny(architecture, raw)
+        for version, config in (("v4", raw), ("v5", saved)):
+            write(os.path.join(out, "family_configs", f"{family}_{variant}.{version}.json"),
+                  json.dumps(config, indent=2))
+        rows = ",\n".join("      " + json.dumps(row) for row in tensors)
+        blocks.append(f'    "{variant}": [\n{rows}\n    ]')
+    full = ",\n".join(f'    "{name}": ' + json.dumps({"config": public_config(architecture, values),
+                                                      **full_size(architecture, public_config(architecture, values))})
+                      for name, values in models.items())
+    write(os.path.join(out, "hf_names", family + ".json"),
+          f'{{\n  "family": "{family}",\n  "transformers": "{transformers.__version__}",\n'
+          '  "variants": {\n' + ",\n".join(blocks) + '\n  },\n  "models": {\n' + full + "\n  }\n}")
+
+
+# family -> table and entry of make_hf.py
+KNOWN = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"), "qwen2": ("BASIC", "qwen2"),
+         "qwen3": ("BASIC", "qwen3"), "qwen3_moe": ("BASIC", "qwen3_moe"), "olmoe": ("AWKWARD", "olmoe"),
+         "gemma2": ("BASIC", "gemma2"), "gemma3": ("AWKWARD", "gemma3"), "nemotron": ("BASIC", "nemotron"),
+         "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v3": ("BASIC", "deepseek_v3"),
+         "gpt_oss": ("BASIC", "gpt_oss_ns")}
+
+
+def known_configs(out, oracles):
+    """The configs of make_known_names.py; Gemma 1 and Mixtral are not in make_hf.py's tables."""
+    sys.path.insert(0, oracles)
+    import make_hf
+    configs = {family: getattr(make_hf, table)[entry]() for family, (table, entry) in KNOWN.items()}
+    configs["gemma"] = transformers.GemmaConfig(**{**make_hf.BASE, "head_dim": 32, "tie_word_embeddings": True})
+    configs["mixtral"] = transformers.MixtralConfig(**{**make_hf.BASE, "intermediate_size": 32,
+                                                       "num_local_experts": 4})
+    for family, config in configs.items():
+        config.architectures = [FAMILIES[family][0]]
+        write(os.path.join(out, "family_configs", f"known_{family}.json"), config.to_json_string().strip())
+
+
+def main():
+    if sys.argv[2:3] == ["--known"]:
+        known_configs(sys.argv[1], sys.argv[3])
+        return
+    out, families = sys.argv[1], sys.argv[2:] or list(FAMILIES)
+    for family in families:
+        dump(out, family)
+        print(family, flush=True)
+
+
+if __name__ == "__main__":
+    main()
