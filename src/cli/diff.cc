@@ -1,0 +1,89 @@
+// `weighbridge diff A B`: two state dicts of any format, key by key.
+#include "checks/diff.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/threads.h"
+#include "cli/command.h"
+
+namespace weighbridge::cli {
+namespace {
+
+struct DiffArguments {
+  std::string expected, actual;
+  DiffOptions options;
+};
+
+Result<std::unique_ptr<Checkpoint>> OpenModel(const std::string& model) {
+  WB_TRY(const auto path, ResolveModelPath(model));
+  return OpenCheckpoint(path);
+}
+
+int RunDiff(Context& context, DiffArguments& arguments) {
+  PeakAnonymousBytes();
+  const auto expected = OpenModel(arguments.expected);
+  if (!expected) return PrintError(expected.error());
+  const auto actual = OpenModel(arguments.actual);
+  if (!actual) return PrintError(actual.error());
+  uint64_t bytes = 0;
+  for (const auto* side : {&**expected, &**actual}) {
+    for (const TensorInfo& tensor : side->tensors()) bytes += tensor.nbytes;
+  }
+  Report report = [&] {
+    Progress progress("diff", bytes);
+    arguments.options.progress = [&](uint64_t done) { progress.Add(done); };
+    return Diff(**expected, **actual, arguments.options);
+  }();
+  report.peak_anonymous_bytes = PeakAnonymousBytes();
+  return Emit(context, report);
+}
+
+}  // namespace
+
+void AddDiff(CLI::App& app, Context& context) {
+  auto arguments = std::make_shared<DiffArguments>();
+  DiffOptions& options = arguments->options;
+  options.threads = DefaultThreads();
+  CLI::App* command = app.add_subcommand("diff", "two state dicts of any format, key by key");
+  command->add_option("A", arguments->expected, "the expected side: file, folder or org/name[@REV]")
+      ->required();
+  command
+      ->add_option("B", arguments->actual,
+                   "the side that is judged: file, folder or org/name[@REV]")
+      ->required();
+  command
+      ->add_option("--atol", options.tolerance.atol,
+                   "accept |a - b| <= atol + rtol * |a|; 0 and 0: bits must be equal")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Compare");
+  command->add_option("--rtol", options.tolerance.rtol, "see --atol")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Compare");
+  command
+      ->add_option("--allow-skip", options.allow_skip,
+                   "leave out tensors whose name matches PATTERN (*, ?, [...]); may be repeated; "
+                   "default: none")
+      ->type_name("PATTERN")
+      ->allow_extra_args(false)
+      ->group("Compare");
+  command->add_option("--threads", options.threads, "threads; default: all processors")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group("Compare");
+  AddOutputOptions(*command, context);
+  command->footer(
+      "Examples:\n"
+      "  weighbridge diff model.safetensors copy.safetensors\n"
+      "  weighbridge diff meta-llama/Llama-3.2-1B ./exported --json diff.json\n"
+      "  weighbridge diff old/ new/ --rtol 1e-3 --allow-skip '*.inv_freq'\n"
+      "Exit status: 0 all tensors match, 1 a difference or a corrupt checkpoint, 2 no judgement.");
+  command->callback([&context, arguments] { context.exit_status = RunDiff(context, *arguments); });
+}
+
+}  // namespace weighbridge::cli
