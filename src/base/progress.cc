@@ -1,6 +1,8 @@
 #include "base/progress.h"
 
 #include <fmt/format.h>
+
+#include "base/strings.h"
 #include <unistd.h>
 
 #include <array>
@@ -9,19 +11,6 @@
 #include <string_view>
 
 namespace weighbridge {
-
-std::string FormatBytes(uint64_t bytes) {
-  constexpr std::array<std::string_view, 6> kUnits = {"B", "kB", "MB", "GB", "TB", "PB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 999.5 && unit + 1 < kUnits.size()) {
-    value /= 1000;
-    ++unit;
-  }
-  if (unit == 0) return fmt::format("{} B", bytes);
-  const int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
-  return fmt::format("{:.{}f} {}", value, decimals, kUnits[unit]);
-}
 
 std::string ProgressLine(uint64_t done, uint64_t total, double seconds) {
   std::string line = FormatBytes(done);

@@ -10,9 +10,6 @@
 
 namespace weighbridge {
 
-// "1.5 GB": decimal units, three significant digits.
-std::string FormatBytes(uint64_t bytes);
-
 // "2.50 GB of 10.0 GB, 1.25 GB/s, 6 s left"; the last two parts only when they are known.
 std::string ProgressLine(uint64_t done, uint64_t total, double seconds);
 

@@ -3,10 +3,14 @@
 
 namespace weighbridge::cli {
 
+void AddRoundtrip(CLI::App& app, Context& context);
+void AddDiff(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
+      {"roundtrip", AddRoundtrip},
+      {"diff", AddDiff},
       {"env", AddEnv},
   };
   return kCommands;

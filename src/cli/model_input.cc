@@ -1,0 +1,114 @@
+#include "cli/model_input.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/json.h"
+
+namespace weighbridge::cli {
+namespace fs = std::filesystem;
+namespace {
+
+Result<std::map<std::string, std::string>> ReadFamilyFolder(const fs::path& folder) {
+  std::map<std::string, std::string> texts;
+  std::error_code ec;
+  fs::directory_iterator it(folder, ec);
+  if (ec) {
+    return Fail(ErrorKind::kUsage, "family-file",
+                fmt::format("WEIGHBRIDGE_FAMILIES: {}", ec.message()), folder.string());
+  }
+  for (const fs::directory_entry& entry : it) {
+    if (entry.path().extension() != ".toml") continue;
+    WB_TRY(texts[entry.path().stem().string()], ReadTextFile(entry.path(), 1u << 20));
+  }
+  return texts;
+}
+
+}  // namespace
+
+Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files) {
+  WB_TRY(FamilyLibrary library, FamilyLibrary::BuiltIn());
+  if (const char* folder = std::getenv("WEIGHBRIDGE_FAMILIES"); folder != nullptr && *folder != '\0') {
+    WB_TRY(const auto texts, ReadFamilyFolder(folder));
+    WB_RETURN_IF_ERROR(library.Add(texts, fmt::format("{}/", folder)));
+  }
+  for (const std::string& file : files) {
+    WB_TRY(std::string text, ReadTextFile(file, 1u << 20));
+    const fs::path path(file);
+    const std::string folder = path.has_parent_path() ? path.parent_path().string() + "/" : "";
+    WB_RETURN_IF_ERROR(library.Add({{path.stem().string(), std::move(text)}}, folder));
+  }
+  return library;
+}
+
+void AddFamilyOption(CLI::App& command, std::vector<std::string>& files) {
+  command
+      .add_option("--family", files,
+                  "a family file (docs/families.md); replaces or adds to the built-in ones; may be repeated")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->group("Model");
+}
+
+void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
+  const auto size = [&](const std::string& names, int& value, const std::string& what) {
+    command.add_option(names, value, what)
+        ->check(CLI::Range(1, 65536))
+        ->capture_default_str()
+        ->group("Parallel grid");
+  };
+  size("--tp,--tensor-model-parallel-size", grid.tp, "tensor-parallel ranks");
+  size("--pp,--pipeline-model-parallel-size", grid.pp, "pipeline-parallel ranks");
+  size("--vpp,--virtual-pipeline-model-parallel-size", grid.vpp, "virtual pipeline stages per rank");
+  size("--ep,--expert-model-parallel-size", grid.ep, "expert-parallel ranks");
+  size("--etp,--expert-tensor-parallel-size", grid.etp, "tensor-parallel ranks of an expert");
+  command
+      .add_option("--first-stage-layers,--decoder-first-pipeline-num-layers", grid.first_stage_layers,
+                  "layers of the first pipeline stage; default: even")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Parallel grid");
+  command
+      .add_option("--last-stage-layers,--decoder-last-pipeline-num-layers", grid.last_stage_layers,
+                  "layers of the last pipeline stage; default: even")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Parallel grid");
+  command
+      .add_option("--pp-layout,--pipeline-model-parallel-layout", grid.pp_layout,
+                  "Megatron's layout string, for example 'Et*3|(tt|)*2,m|L'; default: none")
+      ->type_name("STRING")
+      ->group("Parallel grid");
+  command
+      .add_flag("--account-for-embedding-in-pipeline-split", grid.account_for_embedding,
+                "the embedding counts as one layer of the even split")
+      ->group("Parallel grid");
+  command
+      .add_flag("--account-for-loss-in-pipeline-split", grid.account_for_loss,
+                "the loss counts as one layer of the even split")
+      ->group("Parallel grid");
+}
+
+Result<nlohmann::json> ReadConfig(const fs::path& path) { return ReadJsonFile(path); }
+
+Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
+                                                   const std::vector<std::string>& family_files,
+                                                   const std::string& config_file) {
+  auto input = std::make_unique<ModelInput>();
+  WB_TRY(input->families, LoadFamilies(family_files));
+  WB_TRY(const fs::path path, ResolveModelPath(model));
+  WB_TRY(input->checkpoint, OpenCheckpoint(path));
+  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  const fs::path config = config_file.empty() ? folder / "config.json" : fs::path(config_file);
+  if (!fs::exists(config)) {
+    return Fail(ErrorKind::kNotFound, "config-missing", "there is no config.json beside the weights",
+                config.string(), "give one with --config FILE");
+  }
+  WB_TRY(input->config, ReadConfig(config));
+  WB_TRY(input->family, input->families.ForConfig(input->config));
+  return input;
+}
+
+}  // namespace weighbridge::cli

@@ -1,0 +1,96 @@
+// `weighbridge roundtrip MODEL`: HF -> any parallel grid -> HF in one process, byte for byte.
+#include "checks/roundtrip.h"
+
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/threads.h"
+#include "cli/command.h"
+#include "cli/model_input.h"
+#include "cli/size_option.h"
+
+namespace weighbridge::cli {
+namespace {
+
+struct RoundTripArguments {
+  std::string model, config, level = "L1", memory = "64M";
+  std::vector<std::string> families;
+  bool without_mtp = false, trust_remote_code = false;
+  int64_t pad_vocab = 0;
+  RoundTripOptions options;
+};
+
+Result<Report> RunOn(RoundTripArguments& a) {
+  WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
+  WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
+  ExpandOptions expand;
+  expand.has = [&](const std::string& name) { return input->checkpoint->Find(name) != nullptr; };
+  expand.tp = a.options.grid.tp;
+  expand.pad_vocab = a.pad_vocab;
+  expand.without_mtp = a.without_mtp;
+  WB_TRY(const Model model, Model::Expand(*input->family, input->config, expand));
+  uint64_t bytes = 0;
+  for (const TensorInfo& t : input->checkpoint->tensors()) bytes += t.nbytes;
+  Progress progress("roundtrip", bytes);
+  a.options.progress = [&](uint64_t done) { progress.Add(done); };
+  a.options.headers_only = a.level == "L0";
+  return RoundTrip(model, *input->checkpoint, a.options);
+}
+
+int Run(Context& context, RoundTripArguments& arguments) {
+  PeakAnonymousBytes();
+  Result<Report> report = RunOn(arguments);
+  if (!report) return EmitError(context, "roundtrip", arguments.level, report.error());
+  Conclude(*report);
+  report->peak_anonymous_bytes = PeakAnonymousBytes();
+  return Emit(context, *report);
+}
+
+}  // namespace
+
+void AddRoundtrip(CLI::App& app, Context& context) {
+  auto a = std::make_shared<RoundTripArguments>();
+  a->options.threads = DefaultThreads();
+  CLI::App* command = app.add_subcommand(
+      "roundtrip", "Hugging Face -> Megatron -> Hugging Face on any parallel grid, byte for byte");
+  command
+      ->add_option(std::string("MODEL,") + kHfSpellings, a->model,
+                   "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
+      ->required();
+  AddGridOptions(*command, a->options.grid);
+  command->add_option("--level", a->level, "L0: headers only; L1: every byte")
+      ->check(CLI::IsMember({"L0", "L1"}))
+      ->capture_default_str()
+      ->group("Compare");
+  command->add_flag("--without-mtp", a->without_mtp, "leave multi-token-prediction layers out; default: off")
+      ->group("Compare");
+  command->add_option("--pad-vocab", a->pad_vocab, "pad the vocabulary to N rows; default: as the grid needs")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber)
+      ->group("Compare");
+  command->add_option("--config", a->config, "another config.json; default: the one beside the weights")
+      ->type_name("FILE")
+      ->group("Model");
+  AddFamilyOption(*command, a->families);
+  command
+      ->add_flag("--trust-remote-code", a->trust_remote_code,
+                 "accepted for other tools' sake; no code of a checkpoint is ever run")
+      ->group("Model");
+  command->add_option("--memory", a->memory, "memory for the blocks in flight: bytes, K, M or G")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group("Run");
+  command->add_option("--threads", a->options.threads, "threads; default: all processors")
+      ->check(CLI::Range(1, 1024))
+      ->group("Run");
+  AddOutputOptions(*command, context);
+  AddExamples(*command, {"weighbridge roundtrip ./Llama-3.2-1B",
+                         "weighbridge roundtrip meta-llama/Llama-3.1-8B --tp 2 --pp 2 -v",
+                         "weighbridge roundtrip ./Qwen3-30B-A3B --tp 2 --ep 4 --json report.json"});
+  command->callback([&context, a] { context.exit_status = Run(context, *a); });
+}
+
+}  // namespace weighbridge::cli
