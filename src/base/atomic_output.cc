@@ -1,0 +1,304 @@
+#include "base/atomic_output.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+#include "base/file.h"
+
+namespace weighbridge {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::span<const std::byte> AsBytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// The target without a trailing slash and with its links followed, so that a link keeps pointing to
+// what is published.
+Result<fs::path> CanonicalTarget(const fs::path& target) {
+  fs::path path = target.lexically_normal();
+  if (!path.has_filename() && path.has_relative_path()) path = path.parent_path();
+  const std::string name = path.filename().string();
+  if (name.empty() || name == "." || name == "..") {
+    return Fail(ErrorKind::kUsage, "usage", "the output needs a name of its own", target.string());
+  }
+  std::error_code error;
+  const fs::path canonical = fs::weakly_canonical(fs::absolute(path, error), error);
+  return error ? path : canonical;
+}
+
+enum class Occupant { kNothing, kFile, kFolder, kEmptyFolder };
+
+Result<Occupant> Look(const fs::path& path) {
+  std::error_code error;
+  const auto type = fs::symlink_status(path, error).type();
+  if (type == fs::file_type::not_found) return Occupant::kNothing;
+  if (error) return Fail(ErrnoError(error.value(), "cannot look at the output", path));
+  if (type != fs::file_type::directory) return Occupant::kFile;
+  const bool empty = fs::is_empty(path, error);
+  return empty && !error ? Occupant::kEmptyFolder : Occupant::kFolder;
+}
+
+tl::unexpected<Error> FailExists(const fs::path& target) {
+  return Fail(ErrorKind::kUsage, "output-exists", "the output exists already", target.string(),
+              "choose another name, or replace it with --overwrite");
+}
+
+Status CheckOccupant(const fs::path& target, bool want_folder, bool overwrite) {
+  WB_TRY(const Occupant occupant, Look(target));
+  const bool folder = occupant == Occupant::kFolder || occupant == Occupant::kEmptyFolder;
+  if (occupant == Occupant::kNothing) return {};
+  if (folder != want_folder) {
+    return Fail(ErrorKind::kUsage, "output-exists",
+                folder ? "the output is a folder, a file is to be written"
+                       : "the output is a file, a folder is to be written",
+                target.string(), "choose another name");
+  }
+  if (overwrite || occupant == Occupant::kEmptyFolder) return {};
+  return FailExists(target);
+}
+
+Status CheckFreeSpace(const fs::path& folder, const PublishOptions& options) {
+  if (!options.expected_bytes) return {};
+  struct statvfs info {};
+  if (::statvfs(folder.c_str(), &info) != 0) {
+    return Fail(ErrnoError(errno, "cannot look at the file system", folder));
+  }
+  const auto available = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+  if (*options.expected_bytes <= available) return {};
+  Error e = ErrnoError(ENOSPC, "cannot write the output", folder);
+  e.what = fmt::format("not enough space: {} bytes are to be written, {} are free",
+                       *options.expected_bytes, available);
+  return Fail(std::move(e));
+}
+
+std::string NewId() {
+  uint64_t random = 0;
+  if (::getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+    random = static_cast<uint64_t>(::getpid());
+  }
+  return fmt::format("{:016x}", random);
+}
+
+struct Prepared {
+  fs::path target, partial;
+};
+
+Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
+                         const PublishOptions& options) {
+  WB_TRY(const fs::path target, CanonicalTarget(requested));
+  const fs::path folder = target.parent_path();
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    return Fail(ErrorKind::kNotFound, "not-found", "the folder of the output is not there",
+                folder.string(), "create it first");
+  }
+  WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options.overwrite));
+  WB_RETURN_IF_ERROR(CheckFreeSpace(folder, options));
+  return Prepared{target, fs::path(target.string() + ".partial-" + NewId())};
+}
+
+Status SyncPath(const fs::path& path, int flags) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | flags);
+  if (fd < 0) return Fail(ErrnoError(errno, "cannot open for syncing", path));
+  const int rc = ::fsync(fd);
+  const int error_number = errno;
+  ::close(fd);
+  // Some file systems cannot sync a folder; there is nothing more that could be done then.
+  if (rc != 0 && !(error_number == EINVAL && (flags & O_DIRECTORY))) {
+    return Fail(ErrnoError(error_number, "cannot sync", path));
+  }
+  return {};
+}
+
+Status SyncTree(const fs::path& root) {
+  std::error_code error;
+  fs::recursive_directory_iterator it(root, error);
+  for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    const auto type = it->symlink_status(error).type();
+    if (type == fs::file_type::regular) WB_RETURN_IF_ERROR(SyncPath(it->path(), 0));
+    if (type == fs::file_type::directory) WB_RETURN_IF_ERROR(SyncPath(it->path(), O_DIRECTORY));
+  }
+  if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", root));
+  return SyncPath(root, O_DIRECTORY);
+}
+
+int Rename2(const fs::path& from, const fs::path& to, unsigned flags) {
+  return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0 ? 0 : errno;
+}
+
+bool Unsupported(int error_number) { return error_number == EINVAL || error_number == ENOSYS; }
+
+// Gives `partial` the name `target`, which must not be taken (an empty folder may be).
+Status RenameToFree(const fs::path& partial, const fs::path& target) {
+  int error_number = Rename2(partial, target, RENAME_NOREPLACE);
+  if (error_number == EEXIST || Unsupported(error_number)) {
+    WB_TRY(const Occupant occupant, Look(target));
+    if (occupant != Occupant::kNothing && occupant != Occupant::kEmptyFolder) {
+      return FailExists(target);
+    }
+    error_number = ::rename(partial.c_str(), target.c_str()) == 0 ? 0 : errno;
+  }
+  if (error_number == ENOTEMPTY || error_number == EEXIST) return FailExists(target);
+  if (error_number != 0) {
+    return Fail(ErrnoError(error_number, "cannot publish the output", target));
+  }
+  return {};
+}
+
+// For file systems that cannot exchange two folders.
+Result<Publication> ReplaceInTwoSteps(const fs::path& partial, const fs::path& target) {
+  const fs::path old = target.string() + ".partial-old-" + NewId();
+  if (::rename(target.c_str(), old.c_str()) != 0) {
+    return Fail(ErrnoError(errno, "cannot move the old output away", target));
+  }
+  if (::rename(partial.c_str(), target.c_str()) != 0) {
+    const int error_number = errno;
+    if (::rename(old.c_str(), target.c_str()) == 0) {
+      return Fail(ErrnoError(error_number, "cannot publish the output", target));
+    }
+    return Fail(ErrorKind::kIo, "replace-interrupted",
+                "the old output was moved away and the new one could not take its place",
+                old.string(), "rename it back by hand");
+  }
+  Publication publication{PublishKind::kReplaced, std::nullopt};
+  std::error_code error;
+  fs::remove_all(old, error);
+  if (error) publication.left_behind = old;
+  return publication;
+}
+
+Result<Publication> Publish(const fs::path& partial, const fs::path& target, bool overwrite) {
+  WB_TRY(const Occupant occupant, Look(target));
+  if (!overwrite || occupant == Occupant::kNothing) {
+    WB_RETURN_IF_ERROR(RenameToFree(partial, target));
+    return Publication{};
+  }
+  if (occupant == Occupant::kFile) {
+    if (::rename(partial.c_str(), target.c_str()) != 0) {
+      return Fail(ErrnoError(errno, "cannot publish the output", target));
+    }
+    return Publication{PublishKind::kExchanged, std::nullopt};
+  }
+  const int error_number = Rename2(partial, target, RENAME_EXCHANGE);
+  if (Unsupported(error_number)) return ReplaceInTwoSteps(partial, target);
+  if (error_number != 0) {
+    return Fail(ErrnoError(error_number, "cannot exchange old and new output", target));
+  }
+  Publication publication{PublishKind::kExchanged, std::nullopt};
+  std::error_code error;
+  fs::remove_all(partial, error);
+  if (error) publication.left_behind = partial;
+  return publication;
+}
+
+}  // namespace
+
+Status WriteFully(int fd, uint64_t offset, std::span<const std::byte> bytes, const fs::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Fail(ErrnoError(errno, "cannot write", path));
+    if (n == 0) return Fail(ErrnoError(ENOSPC, "cannot write", path));
+    bytes = bytes.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+Result<AtomicFile> AtomicFile::Create(const fs::path& target, const PublishOptions& options) {
+  WB_TRY(const Prepared prepared, Prepare(target, false, options));
+  AtomicFile file;
+  file.overwrite_ = options.overwrite;
+  file.target_ = prepared.target;
+  file.fd_ = ::open(prepared.partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (file.fd_ < 0) return Fail(ErrnoError(errno, "cannot create the output", prepared.partial));
+  file.partial_ = prepared.partial;
+  return file;
+}
+
+AtomicFile::AtomicFile(AtomicFile&& other) noexcept
+    : target_(std::move(other.target_)),
+      partial_(std::exchange(other.partial_, {})),
+      overwrite_(other.overwrite_),
+      fd_(std::exchange(other.fd_, -1)),
+      end_(other.end_) {}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!partial_.empty()) ::unlink(partial_.c_str());
+}
+
+Status AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) const {
+  return WriteFully(fd_, offset, bytes, partial_);
+}
+
+Status AtomicFile::Append(std::string_view text) {
+  WB_RETURN_IF_ERROR(WriteAt(end_, AsBytes(text)));
+  end_ += text.size();
+  return {};
+}
+
+Result<Publication> AtomicFile::Commit() {
+  if (::fsync(fd_) != 0) return Fail(ErrnoError(errno, "cannot sync", partial_));
+  // close() is where a network file system reports what it could not write.
+  if (::close(std::exchange(fd_, -1)) != 0)
+    return Fail(ErrnoError(errno, "cannot close", partial_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  partial_.clear();
+  WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
+  return publication;
+}
+
+Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
+                                                const PublishOptions& options) {
+  WB_TRY(const Prepared prepared, Prepare(target, true, options));
+  AtomicDirectory directory;
+  directory.overwrite_ = options.overwrite;
+  directory.target_ = prepared.target;
+  if (::mkdir(prepared.partial.c_str(), 0777) != 0) {
+    return Fail(ErrnoError(errno, "cannot create the output folder", prepared.partial));
+  }
+  directory.partial_ = prepared.partial;
+  return directory;
+}
+
+AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
+    : target_(std::move(other.target_)),
+      partial_(std::exchange(other.partial_, {})),
+      overwrite_(other.overwrite_) {}
+
+AtomicDirectory::~AtomicDirectory() {
+  std::error_code error;
+  if (!partial_.empty()) fs::remove_all(partial_, error);
+}
+
+Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {
+  const fs::path path = partial_ / name;
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
+  const Status written = WriteFully(fd, 0, AsBytes(text), path);
+  const bool closed = ::close(fd) == 0;
+  if (written && !closed) return Fail(ErrnoError(errno, "cannot close", path));
+  return written;
+}
+
+Result<Publication> AtomicDirectory::Commit() {
+  WB_RETURN_IF_ERROR(SyncTree(partial_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  partial_.clear();
+  WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
+  return publication;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,97 @@
+// Output that appears whole or not at all. Work goes to a sibling TARGET.partial-ID on the same
+// file system; Commit() syncs it and renames it to TARGET. An object that is destroyed before
+// Commit() succeeded removes its partial; a killed process leaves one behind, never a broken
+// TARGET.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace weighbridge {
+
+struct PublishOptions {
+  bool overwrite = false;
+  // What will be written, when it is known: compared with the free space before anything is
+  // written.
+  std::optional<uint64_t> expected_bytes;
+};
+
+enum class PublishKind {
+  kCreated,    // there was nothing under the name
+  kExchanged,  // old and new changed places in one step
+  kReplaced,   // a folder, in two steps: the name was absent for a moment (say so aloud)
+};
+
+struct Publication {
+  PublishKind kind = PublishKind::kCreated;
+  // The old content that could not be removed after the exchange.
+  std::optional<std::filesystem::path> left_behind;
+};
+
+// Writes all of `bytes` at `offset`, whatever the kernel returns in between. `path` is for
+// messages.
+Status WriteFully(int fd, uint64_t offset, std::span<const std::byte> bytes,
+                  const std::filesystem::path& path);
+
+// One file. Not copyable; WriteAt may be called from several threads.
+class AtomicFile {
+ public:
+  // Errors: kUsage when the target exists without `overwrite`, or is a folder; kNotFound when its
+  // folder is not there; kPermission; kIo disk-full.
+  static Result<AtomicFile> Create(const std::filesystem::path& target,
+                                   const PublishOptions& options = {});
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&&) = delete;
+  ~AtomicFile();
+
+  int fd() const { return fd_; }
+  const std::filesystem::path& partial() const { return partial_; }
+
+  Status WriteAt(uint64_t offset, std::span<const std::byte> bytes) const;
+  Status Append(std::string_view text);
+  // fsync, rename, fsync of the folder. After an error the target is what it was before.
+  Result<Publication> Commit();
+
+ private:
+  AtomicFile() = default;
+  std::filesystem::path target_, partial_;
+  bool overwrite_ = false;
+  int fd_ = -1;
+  uint64_t end_ = 0;  // of what Append wrote
+};
+
+// A folder; the caller writes any files and folders below path().
+class AtomicDirectory {
+ public:
+  // As AtomicFile::Create; an empty folder counts as absent. Without `overwrite` a folder that is
+  // not empty is kUsage; with it the whole old folder is replaced and removed.
+  static Result<AtomicDirectory> Create(const std::filesystem::path& target,
+                                        const PublishOptions& options = {});
+  AtomicDirectory(AtomicDirectory&& other) noexcept;
+  AtomicDirectory& operator=(AtomicDirectory&&) = delete;
+  ~AtomicDirectory();
+
+  // Where to write; its name is the target's only after Commit().
+  const std::filesystem::path& path() const { return partial_; }
+  const std::filesystem::path& target() const { return target_; }
+
+  // Creates or replaces one small file in path(), for example config.json.
+  Status WriteFile(const std::filesystem::path& name, std::string_view text) const;
+  // Syncs every file and folder below path(), then publishes. After an error the target is what it
+  // was before, unless the error's id is "replace-interrupted" (two-step replacement; `at` names
+  // the old).
+  Result<Publication> Commit();
+
+ private:
+  AtomicDirectory() = default;
+  std::filesystem::path target_, partial_;
+  bool overwrite_ = false;
+};
+
+}  // namespace weighbridge

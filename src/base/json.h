@@ -1,0 +1,28 @@
+// Small JSON files (configs): a DOM with guards. Big machine-written JSON (headers, indexes) is
+// read with simdjson in formats/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace weighbridge {
+
+inline constexpr int kMaxJsonDepth = 200;
+inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
+
+// Parses strict JSON, plus the bare words NaN, Infinity and -Infinity that Python's json module
+// writes
+// ("time_step_limit": [0.0, Infinity]). `name` is what messages call the text. Errors: kCorrupt
+// header-corrupt with NAME:OFFSET; nesting deeper than kMaxJsonDepth is one of them. The last of
+// two equal keys counts, as in Python.
+Result<nlohmann::json> ParseJson(std::string_view text, const std::string& name);
+
+// Reads and parses a file. Also kNotFound, kPermission, kIo; kUnsupported above kMaxJsonFileBytes.
+Result<nlohmann::json> ReadJsonFile(const std::filesystem::path& path);
+
+}  // namespace weighbridge
