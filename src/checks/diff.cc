@@ -10,7 +10,7 @@
 #include <limits>
 #include <map>
 
-#include "base/glob.h"
+#include "base/strings.h"
 #include "base/threads.h"
 #include "checks/difference_cause.h"
 #include "checks/metrics.h"
