@@ -102,11 +102,9 @@ TEST(FamilyNames, ConfigKeysOfTransformers4And5MeanTheSame) {
     for (const auto& [variant, rows] : truth["variants"].items()) {
       const auto fields = [&](const char* version) {
         const std::string file = fmt::format("{}_{}.{}.json", family, variant, version);
+        const Model model = ExpandConfig(ReadJson(kTestData / "family_configs" / file));
         nlohmann::json object;
-        for (const Field& f :
-             ExpandConfig(ReadJson(kTestData / "family_configs" / file)).config()) {
-          object[f.name] = f.value;
-        }
+        for (const Field& f : model.config()) object[f.name] = f.value;
         return object;
       };
       EXPECT_EQ(fields("v4"), fields("v5")) << family << " " << variant;
