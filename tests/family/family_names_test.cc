@@ -50,9 +50,9 @@ const FamilyLibrary& Library() {
 Model ExpandConfig(const nlohmann::json& config) {
   const Result<const FamilySpec*> spec = Library().ForConfig(config);
   EXPECT_TRUE(spec) << spec.error().what;
-  Result<Model> model = Model::Expand(**spec, config, {});
+  Result<Model> model = Model::Expand(*spec.value(), config, {});
   EXPECT_TRUE(model) << model.error().what << " " << model.error().at;
-  return *std::move(model);
+  return std::move(model).value();  // throws, which ends the test
 }
 
 std::set<std::string> Lines(const std::map<std::string, Shape>& tensors) {
