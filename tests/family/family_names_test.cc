@@ -4,13 +4,14 @@
 #include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <yaml-cpp/yaml.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <numeric>
 #include <set>
-#include <sstream>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -50,9 +51,9 @@ const FamilyLibrary& Library() {
 Model ExpandConfig(const nlohmann::json& config) {
   const Result<const FamilySpec*> spec = Library().ForConfig(config);
   EXPECT_TRUE(spec) << spec.error().what;
-  Result<Model> model = Model::Expand(**spec, config, {});
+  Result<Model> model = Model::Expand(*spec.value(), config, {});
   EXPECT_TRUE(model) << model.error().what << " " << model.error().at;
-  return *std::move(model);
+  return std::move(model).value();  // throws, which ends the test
 }
 
 std::set<std::string> Lines(const std::map<std::string, Shape>& tensors) {
@@ -102,11 +103,9 @@ TEST(FamilyNames, ConfigKeysOfTransformers4And5MeanTheSame) {
     for (const auto& [variant, rows] : truth["variants"].items()) {
       const auto fields = [&](const char* version) {
         const std::string file = fmt::format("{}_{}.{}.json", family, variant, version);
+        const Model model = ExpandConfig(ReadJson(kTestData / "family_configs" / file));
         nlohmann::json object;
-        for (const Field& f :
-             ExpandConfig(ReadJson(kTestData / "family_configs" / file)).config()) {
-          object[f.name] = f.value;
-        }
+        for (const Field& f : model.config()) object[f.name] = f.value;
         return object;
       };
       EXPECT_EQ(fields("v4"), fields("v5")) << family << " " << variant;
@@ -167,6 +166,100 @@ TEST(FamilyNames, MegatronParametersAreThoseOfTheRealModels) {
     }
   }
   EXPECT_GE(compared, 28);
+}
+
+// DeepSeek's own description of its weights: the MTP module is layer 61, built like the other
+// layers, with enorm, hnorm, eh_proj and the head's norm, and repeats the embedding and the head.
+TEST(FamilyNames, DeepSeekV3MtpLayerIsTheHfLayerAfterTheLast) {
+  nlohmann::json config =
+      ReadJson(kTestData / "hf_names/deepseek_v3.json")["models"]["DeepSeek-V3"]["config"];
+  config["num_nextn_predict_layers"] = 1;
+  const Model model = ExpandConfig(config);
+  const auto tensors = model.HfTensors();
+  ASSERT_TRUE(tensors) << tensors.error().what;
+  std::set<std::string> last, mtp;
+  for (const auto& [name, shape] : *tensors) {
+    if (name.starts_with("model.layers.60.")) last.insert(name.substr(16));
+    if (name.starts_with("model.layers.61.")) mtp.insert(name.substr(16));
+  }
+  last.insert({"enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight"});
+  EXPECT_EQ(mtp, last);
+  std::vector<std::string> copies;
+  for (const TensorCopy& copy : model.copies()) copies.push_back(copy.hf + " = " + copy.same_as);
+  EXPECT_THAT(copies, testing::UnorderedElementsAre(
+                          "model.layers.61.embed_tokens.weight = model.embed_tokens.weight",
+                          "model.layers.61.shared_head.head.weight = lm_head.weight"));
+}
+
+// What model.state_dict() of transformers 5 holds, before save_pretrained splits it.
+TEST(FamilyNames, FusedExpertsAreFoundUnderTheirOwnNames) {
+  for (const char* family : {"qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v3"}) {
+    SCOPED_TRACE(family);
+    const nlohmann::json config =
+        ReadJson(kTestData / "family_configs" / fmt::format("known_{}.json", family));
+    const auto spec = Library().ForConfig(config);
+    ASSERT_TRUE(spec);
+    ExpandOptions options;
+    options.has = [](const std::string& name) {
+      return name.find("experts.0.") == std::string::npos &&
+             name.find("experts.1.") == std::string::npos &&
+             name.find("block_sparse_moe") == std::string::npos;
+    };
+    const auto model = Model::Expand(*spec.value(), config, options);
+    ASSERT_TRUE(model) << model.error().what;
+    const auto tensors = model->HfTensors();
+    ASSERT_TRUE(tensors) << tensors.error().what;
+    const int64_t hidden = model->dims().at("hidden"), ffn = model->dims().at("moe_ffn");
+    const int64_t experts = model->dims().at("experts");
+    EXPECT_EQ(tensors->at("model.layers.1.mlp.experts.gate_up_proj"),
+              (Shape{experts, 2 * ffn, hidden}));
+    EXPECT_EQ(tensors->at("model.layers.1.mlp.experts.down_proj"), (Shape{experts, hidden, ffn}));
+    EXPECT_TRUE(tensors->contains("model.layers.1.mlp.gate.weight"));
+  }
+}
+
+// The value of a run_config.yaml field: a class or function stands for itself by its last name.
+nlohmann::json YamlValue(const YAML::Node& node) {
+  if (!node.IsDefined()) return "absent";
+  if (node.IsNull()) return "none";
+  if (node.IsMap()) {
+    const auto target = node["_target_"].as<std::string>("");
+    return target.substr(target.rfind('.') + 1);
+  }
+  if (node.IsSequence()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const YAML::Node& entry : node) list.push_back(YamlValue(entry));
+    return list;
+  }
+  nlohmann::json number = nlohmann::json::parse(node.Scalar(), nullptr, false);
+  return number.is_discarded() ? nlohmann::json(node.Scalar()) : number;
+}
+
+// Fields that the bridge spells otherwise with the same effect: every layer has experts (1), every
+// other layer has a window (2, or in Gemma2's code), mscale of a RoPE that is not scaled.
+bool SpelledOtherwise(const std::string& field, const nlohmann::json& ours,
+                      const nlohmann::json& bridge) {
+  if (field == "moe_layer_freq") return bridge == 1 && ours.dump().find('0') == std::string::npos;
+  if (field == "window_attn_skip_freq") {
+    return (bridge == 2 || bridge == "none") && ours.dump().starts_with("[1,0");
+  }
+  return field == "mscale_all_dim" && ours == 0.0 && bridge == 1.0;
+}
+
+TEST(FamilyNames, ConfigFieldsAreThoseThatTheBridgeWrites) {
+  const fs::path goldens = fs::path(WEIGHBRIDGE_SOURCE_DIR) / "../shared/goldens";
+  if (!fs::is_directory(goldens)) GTEST_SKIP() << "the golden checkpoints are not on this machine";
+  for (const char* golden : {"llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "olmoe",
+                             "gemma2", "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp"}) {
+    const Model model = ExpandConfig(ReadJson(goldens / golden / "hf_fp32/config.json"));
+    const YAML::Node yaml = YAML::LoadFile(
+        (goldens / golden / "meg_te_fp32/iter_0000000/run_config.yaml").string())["model"];
+    for (const Field& f : model.config()) {
+      const nlohmann::json bridge = YamlValue(yaml[f.name]);
+      if (SpelledOtherwise(f.name, f.value, bridge)) continue;
+      EXPECT_EQ(f.value, bridge) << golden << " " << f.name;
+    }
+  }
 }
 
 }  // namespace
