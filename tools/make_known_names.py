@@ -29,6 +29,14 @@ def gemma1():
     return T.GemmaConfig(**{**BASE, "head_dim": 32, "tie_word_embeddings": True})
 
 
+def deepseek_v2_lite():
+    """DeepSeek V2 whose queries are not compressed."""
+    import make_hf
+    config = make_hf.AWKWARD["deepseek_v2"]()
+    config.q_lora_rank = None
+    return config
+
+
 def mixtral():
     """The fields of a MixtralConfig that decide the parameters, in Megatron's names."""
     import torch.nn.functional as F
@@ -46,9 +54,10 @@ FAMILIES = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"),
             "qwen3": ("BASIC", "qwen3"), "qwen3_moe": ("BASIC", "qwen3_moe"), "mixtral": mixtral,
             "olmoe": ("AWKWARD", "olmoe"), "gemma": gemma1, "gemma2": ("BASIC", "gemma2"),
             "gemma3": ("AWKWARD", "gemma3"), "nemotron": ("BASIC", "nemotron"),
-            "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v3": ("BASIC", "deepseek_v3"),
+            "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v2_lite": deepseek_v2_lite,
+            "deepseek_v3": ("BASIC", "deepseek_v3"),
             "gpt_oss": ("BASIC", "gpt_oss_ns")}
-MOE = ("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss")
+MOE = ("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "gpt_oss")
 
 
 def variants(family):
