@@ -19,8 +19,9 @@ else
   tail -n 4 "$logs/ctest.log"
 fi
 say "Running the Python tests"
-WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge "$python" -m pytest -q -rs tests/python ||
-  failed+=("pytest")
+export WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge
+export WEIGHBRIDGE_SAFETENSORS_TOOL=$root/build/dev/tests/safetensors_tool
+"$python" -m pytest -q -rs tests/python || failed+=("pytest")
 
 if [ ${#failed[@]} -gt 0 ]; then
   say "FAILED: ${failed[*]}"
