@@ -10,7 +10,7 @@
 #include <limits>
 #include <map>
 
-#include "base/glob.h"
+#include "base/strings.h"
 #include "base/threads.h"
 #include "checks/difference_cause.h"
 #include "checks/metrics.h"
@@ -123,6 +123,11 @@ class Differ {
     report_.level = "L1";
     for (ResultRow& row : rows_) report_.results.push_back(std::move(row));
     report_.causes = causes_.Take();
+    for (const Checkpoint* side : {&expected_, &actual_}) {
+      for (const CheckpointNote& note : side->notes()) {
+        report_.notes.push_back({note.id, note.message});
+      }
+    }
     if (extra_states_ > 0) {
       report_.notes.push_back(
           {"extra-state-ignored",

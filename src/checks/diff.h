@@ -16,7 +16,8 @@ namespace weighbridge {
 struct DiffOptions {
   Tolerance tolerance;  // default: bits
   int threads = 1;
-  // Tensors whose name matches one of these patterns (base/glob.h) are skipped with that reason.
+  // Tensors whose name matches one of these patterns (GlobMatch of base/strings.h) are skipped with
+  // that reason.
   std::vector<std::string> allow_skip;
   // Called with the bytes of both sides that were just done; from one thread.
   std::function<void(uint64_t)> progress;
