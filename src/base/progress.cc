@@ -1,8 +1,6 @@
 #include "base/progress.h"
 
 #include <fmt/format.h>
-
-#include "base/strings.h"
 #include <unistd.h>
 
 #include <cstdio>

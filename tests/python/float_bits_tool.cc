@@ -1,4 +1,4 @@
-// For float_bits_test.py: `decode DTYPE` prints the float32 value of every pattern, `round DTYPE`
+// For test_float_bits.py: `decode DTYPE` prints the float32 value of every pattern, `round DTYPE`
 // rounds the float32 values of stdin. Values and patterns travel as little-endian binary.
 #include <cstdio>
 #include <string_view>
