@@ -116,7 +116,10 @@ TEST(Diff, NamesTheDTypeThroughWhichValuesWentEvenWhenTheyAreStoredWide) {
   const MemoryCheckpoint a = One(values);
   const Report stored_narrow = DiffOf(a, narrow);
   EXPECT_EQ(OnlyCause(stored_narrow), "dtype-rounded");
-  EXPECT_THAT(stored_narrow.causes[0].message, HasSubstr("bf16"));
+  EXPECT_THAT(stored_narrow.causes[0].message, HasSubstr("of the second went through bf16"));
+  const Report reverse = DiffOf(narrow, a);
+  EXPECT_EQ(OnlyCause(reverse), "dtype-rounded");
+  EXPECT_THAT(reverse.causes[0].message, HasSubstr("of the first went through bf16"));
   const Report stored_wide = DiffOf(a, One(widened));
   EXPECT_EQ(OnlyCause(stored_wide), "dtype-rounded");
   EXPECT_THAT(stored_wide.causes[0].evidence, HasSubstr("in fp16 and stored as fp32"));
