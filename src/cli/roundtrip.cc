@@ -18,7 +18,7 @@ namespace {
 struct RoundTripArguments {
   std::string model, config, level = "L1", memory = "64M";
   std::vector<std::string> families;
-  bool without_mtp = false, trust_remote_code = false;
+  bool without_mtp = false;
   int64_t pad_vocab = 0;
   RoundTripOptions options;
 };
@@ -75,10 +75,6 @@ void AddRoundtrip(CLI::App& app, Context& context) {
       ->type_name("FILE")
       ->group("Model");
   AddFamilyOption(*command, a->families);
-  command
-      ->add_flag("--trust-remote-code", a->trust_remote_code,
-                 "accepted for other tools' sake; no code of a checkpoint is ever run")
-      ->group("Model");
   command->add_option("--memory", a->memory, "memory for the blocks in flight: bytes, K, M or G")
       ->type_name("SIZE")
       ->capture_default_str()
