@@ -18,7 +18,7 @@ struct CompareOptions {
   // |expected - actual| <= atol + rtol * |expected| matches; both 0: the bits must be equal.
   double atol = 0, rtol = 0;
   int threads = 1;
-  // State dicts only: names that match one of these shell patterns are left out.
+  // State dicts only: names that match one of these patterns (`*`, `?`) are left out.
   std::vector<std::string> ignore;
 };
 

@@ -1,14 +1,11 @@
 #include "base/progress.h"
 
 #include <fmt/format.h>
-
-#include "base/strings.h"
 #include <unistd.h>
 
-#include <array>
-#include <cmath>
 #include <cstdio>
-#include <string_view>
+
+#include "base/strings.h"
 
 namespace weighbridge {
 
@@ -19,7 +16,7 @@ std::string ProgressLine(uint64_t done, uint64_t total, double seconds) {
   const double rate = static_cast<double>(done) / seconds;
   line += fmt::format(", {}/s", FormatBytes(static_cast<uint64_t>(rate)));
   if (total > done) {
-    line += fmt::format(", {:.0f} s left", std::ceil(static_cast<double>(total - done) / rate));
+    line += fmt::format(", {} left", FormatDuration(static_cast<double>(total - done) / rate));
   }
   return line;
 }

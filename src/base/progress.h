@@ -10,7 +10,7 @@
 
 namespace weighbridge {
 
-// "2.50 GB of 10.0 GB, 1.25 GB/s, 6 s left"; the last two parts only when they are known.
+// "2.50 GB of 10.0 GB, 1.25 GB/s, 6.00 s left"; the last two parts only when they are known.
 std::string ProgressLine(uint64_t done, uint64_t total, double seconds);
 
 class Progress {

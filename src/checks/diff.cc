@@ -123,6 +123,11 @@ class Differ {
     report_.level = "L1";
     for (ResultRow& row : rows_) report_.results.push_back(std::move(row));
     report_.causes = causes_.Take();
+    for (const Checkpoint* side : {&expected_, &actual_}) {
+      for (const CheckpointNote& note : side->notes()) {
+        report_.notes.push_back({note.id, note.message});
+      }
+    }
     if (extra_states_ > 0) {
       report_.notes.push_back(
           {"extra-state-ignored",

@@ -16,7 +16,8 @@ namespace weighbridge {
 struct DiffOptions {
   Tolerance tolerance;  // default: bits
   int threads = 1;
-  // Tensors whose name matches one of these patterns (*, ?) are skipped with that reason.
+  // Tensors whose name matches one of these patterns (GlobMatch of base/strings.h) are skipped with
+  // that reason.
   std::vector<std::string> allow_skip;
   // Called with the bytes of both sides that were just done; from one thread.
   std::function<void(uint64_t)> progress;
@@ -29,8 +30,8 @@ struct DiffOptions {
 // equal), `mismatch`, `missing` (not in `actual`), `extra` (only in `actual`) or `skipped`. Causes:
 //   tensor-missing, tensor-extra, shape-mismatch  (structural)
 //   zero-filled    (exact)        every value of `actual` is zero, those of `expected` are not
-//   dtype-rounded  (exact)        each value of `actual` is that of `expected` rounded to nearest
-//                                 even in a narrower dtype, which the evidence names; more than 8
+//   dtype-rounded  (exact)        each value of one side is that of the other rounded to nearest
+//                                 even in a narrower dtype; side and dtype are named; more than 8
 //                                 values changed
 //   bit-flip       (statistical)  at most 8 elements in a tensor at least 64 times as large differ,
 //                                 no two of them neighbours, each in at most 2 bits or within

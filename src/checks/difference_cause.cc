@@ -66,29 +66,43 @@ bool IsRounded(const TensorView& expected, const TensorView& actual, DType throu
   });
 }
 
-std::optional<DifferenceCause> Rounded(const TensorView& expected, const TensorView& actual,
-                                       const ElementStats& stats, int threads) {
+// The dtype through which `source` went to become `result`, if there is one.
+std::optional<DType> RoundedThrough(const TensorView& source, const TensorView& result,
+                                    int threads) {
   constexpr std::array kNarrow = {DType::kF32,       DType::kBF16,   DType::kF16,
                                   DType::kF8E4M3,    DType::kF8E5M2, DType::kF8E4M3Fnuz,
                                   DType::kF8E5M2Fnuz};
+  for (DType through : kNarrow) {
+    if (BitsOf(through) > BitsOf(result.dtype) || through == source.dtype) continue;
+    if (BitsOf(through) >= BitsOf(source.dtype) && through != result.dtype) continue;
+    if (IsRounded(source, result, through, threads)) return through;
+  }
+  return std::nullopt;
+}
+
+std::optional<DifferenceCause> Rounded(const TensorView& expected, const TensorView& actual,
+                                       const ElementStats& stats, int threads) {
   if (!IsFloat(expected.dtype) || !IsFloat(actual.dtype) || stats.mismatched <= kFewElements) {
     return std::nullopt;
   }
-  for (DType through : kNarrow) {
-    if (BitsOf(through) > BitsOf(actual.dtype) || through == expected.dtype) continue;
-    if (BitsOf(through) >= BitsOf(expected.dtype) && through != actual.dtype) continue;
-    if (!IsRounded(expected, actual, through, threads)) continue;
-    const std::string stored =
-        through == actual.dtype ? "" : fmt::format(" and stored as {}", ShortName(actual.dtype));
-    return DifferenceCause{
-        "dtype-rounded", Proof::kExact, fmt::format("values went through {}", ShortName(through)),
-        fmt::format(
-            "each of the {} values is the {} one rounded to nearest even in {}{}; {} changed",
-            stats.elements, ShortName(expected.dtype), ShortName(through), stored,
-            stats.mismatched),
-        "keep the dtype of the source, or expect the narrower one"};
+  bool forward = true;
+  auto through = RoundedThrough(expected, actual, threads);
+  if (!through) {
+    forward = false;
+    through = RoundedThrough(actual, expected, threads);
   }
-  return std::nullopt;
+  if (!through) return std::nullopt;
+  const DType stored = forward ? actual.dtype : expected.dtype;
+  const char* sides[] = {"first", "second"};
+  return DifferenceCause{
+      "dtype-rounded", Proof::kExact,
+      fmt::format("values of the {} went through {}", sides[forward], ShortName(*through)),
+      fmt::format("each of the {} values of the {} is that of the {} rounded to nearest even in "
+                  "{}{}; {} changed",
+                  stats.elements, sides[forward], sides[!forward], ShortName(*through),
+                  *through == stored ? "" : fmt::format(" and stored as {}", ShortName(stored)),
+                  stats.mismatched),
+      "keep the dtype of the source, or expect the narrower one"};
 }
 
 // The first kFewElements components that do not match, given that there are no more.

@@ -3,14 +3,16 @@
 
 namespace weighbridge::cli {
 
-void AddRoundtrip(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
+void AddInspect(CLI::App& app, Context& context);
+void AddRoundtrip(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"diff", AddDiff},
+      {"inspect", AddInspect},
       {"env", AddEnv},
   };
   return kCommands;

@@ -26,9 +26,9 @@ Result<std::unique_ptr<Checkpoint>> OpenModel(const std::string& model) {
 int RunDiff(Context& context, DiffArguments& arguments) {
   PeakAnonymousBytes();
   const auto expected = OpenModel(arguments.expected);
-  if (!expected) return PrintError(expected.error());
+  if (!expected) return EmitError(context, "diff", "L1", expected.error());
   const auto actual = OpenModel(arguments.actual);
-  if (!actual) return PrintError(actual.error());
+  if (!actual) return EmitError(context, "diff", "L1", actual.error());
   uint64_t bytes = 0;
   for (const auto* side : {&**expected, &**actual}) {
     for (const TensorInfo& tensor : side->tensors()) bytes += tensor.nbytes;
@@ -67,7 +67,7 @@ void AddDiff(CLI::App& app, Context& context) {
       ->group("Compare");
   command
       ->add_option("--allow-skip", options.allow_skip,
-                   "leave out tensors whose name matches PATTERN (*, ?, [...]); may be repeated; "
+                   "leave out tensors whose name matches PATTERN (*, ?); may be repeated; "
                    "default: none")
       ->type_name("PATTERN")
       ->allow_extra_args(false)
@@ -77,12 +77,9 @@ void AddDiff(CLI::App& app, Context& context) {
       ->capture_default_str()
       ->group("Compare");
   AddOutputOptions(*command, context);
-  command->footer(
-      "Examples:\n"
-      "  weighbridge diff model.safetensors copy.safetensors\n"
-      "  weighbridge diff meta-llama/Llama-3.2-1B ./exported --json diff.json\n"
-      "  weighbridge diff old/ new/ --rtol 1e-3 --allow-skip '*.inv_freq'\n"
-      "Exit status: 0 all tensors match, 1 a difference or a corrupt checkpoint, 2 no judgement.");
+  AddExamples(*command, {"weighbridge diff model.safetensors copy.safetensors",
+                         "weighbridge diff meta-llama/Llama-3.2-1B ./exported --json diff.json",
+                         "weighbridge diff old/ new/ --rtol 1e-3 --allow-skip '*.inv_freq'"});
   command->callback([&context, arguments] { context.exit_status = RunDiff(context, *arguments); });
 }
 

@@ -4,8 +4,10 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/threads.h"
@@ -118,6 +120,46 @@ void CompareGeneric(Side e, Side a, size_t first, size_t count, Tolerance tolera
   stats->norm2_actual = SumLanes(norm_a);
 }
 
+// How the patterns of a dtype of at most 16 bits are ordered.
+class Order {
+ public:
+  explicit Order(DType dtype)
+      : sign_magnitude_(IsFloat(dtype) && dtype != DType::kF8E8M0),
+        signed_(Info(dtype).kind == DTypeClass::kSigned),
+        sign_(1 << (BitsOf(dtype) - 1)) {}
+  int32_t operator()(uint64_t raw) const {
+    const auto value = static_cast<int32_t>(raw);
+    if ((value & sign_) == 0) return value;
+    if (sign_magnitude_) return -(value & (sign_ - 1));
+    return signed_ ? value - 2 * sign_ : value;
+  }
+
+ private:
+  bool sign_magnitude_, signed_;
+  int32_t sign_;
+};
+
+// The questions about one dtype's own bits: which are unequal, and by how many ULP. `x` and `y` are
+// the values of the chunk.
+template <typename GetRaw>
+int64_t CompareBits(Order order, size_t count, const float* x, const float* y, GetRaw raw,
+                    ChunkStats* stats) {
+  int64_t unequal = 0;
+  int32_t max_ulp = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const auto [raw_e, raw_a] = raw(i);
+    if (raw_e == raw_a) continue;
+    ++unequal;
+    if (std::isfinite(x[i]) && std::isfinite(y[i])) {
+      max_ulp = std::max(max_ulp, std::abs(order(raw_e) - order(raw_a)));
+    } else {
+      ++stats->non_finite_mismatched;
+    }
+  }
+  stats->max_ulp = static_cast<uint64_t>(max_ulp);
+  return unequal;
+}
+
 // Dtypes that float32 holds exactly: widened into a buffer that stays in the first-level cache.
 void CompareAsFloat(const KernelTable& kernels, Side e, Side a, size_t first, size_t count,
                     KernelOptions options, ChunkStats* stats) {
@@ -127,19 +169,20 @@ void CompareAsFloat(const KernelTable& kernels, Side e, Side a, size_t first, si
   options.any_nan_equal = e.dtype != a.dtype;
   kernels.f32(x, y, count, options, stats);
   if (e.dtype != a.dtype) return;
-  // One dtype: matches and ULP are questions about its own bits.
   const int64_t finite_mismatched = stats->mismatched - stats->non_finite_mismatched;
-  int64_t unequal = 0;
-  stats->max_ulp = 0;
   stats->non_finite_mismatched = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const uint64_t raw_e = RawBits(e.dtype, e.data, first + i);
-    const uint64_t raw_a = RawBits(a.dtype, a.data, first + i);
-    if (raw_e == raw_a) continue;
-    ++unequal;
-    const auto distance = UlpDistance(e.dtype, raw_e, raw_a);
-    stats->non_finite_mismatched += !distance;
-    stats->max_ulp = std::max(stats->max_ulp, distance.value_or(0));
+  int64_t unequal = 0;
+  if (BitsOf(e.dtype) == 8) {
+    const auto raw = [&](size_t i) {
+      return std::pair(static_cast<uint64_t>(e.data[first + i]),
+                       static_cast<uint64_t>(a.data[first + i]));
+    };
+    unequal = CompareBits(Order(e.dtype), count, x, y, raw, stats);
+  } else {
+    const auto raw = [&](size_t i) {
+      return std::pair(RawBits(e.dtype, e.data, first + i), RawBits(a.dtype, a.data, first + i));
+    };
+    unequal = CompareBits(Order(e.dtype), count, x, y, raw, stats);
   }
   stats->mismatched = options.tolerant ? finite_mismatched + stats->non_finite_mismatched : unequal;
 }
