@@ -5,13 +5,15 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
+void AddReport(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
+void AddCompletion(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
-      {"roundtrip", AddRoundtrip},
-      {"diff", AddDiff},
-      {"env", AddEnv},
+      {"roundtrip", AddRoundtrip}, {"diff", AddDiff},
+      {"report", AddReport},       {"env", AddEnv},
+      {"completion", AddCompletion},
   };
   return kCommands;
 }

@@ -11,7 +11,10 @@
 #include "base/file.h"
 #include "cli/command.h"
 #include "cli/version_text.h"
+#include "report/card.h"
+#include "report/html.h"
 #include "report/json.h"
+#include "report/junit.h"
 #include "report/output_file.h"
 #include "report/terminal.h"
 
@@ -30,8 +33,16 @@ void WriteJsonReports(const Reports& reports, const Sink& sink) {
   for (const Report& report : reports) WriteJson(report, sink);
 }
 
-constexpr std::array<Format, 1> kFormats = {{
+// AddSaved (report_command.cc) lets several reports through to JSON and JUnit only.
+void WriteHtmlReport(const Reports& reports, const Sink& sink) { WriteHtml(reports.front(), sink); }
+
+void WriteCardReport(const Reports& reports, const Sink& sink) { WriteCard(reports.front(), sink); }
+
+constexpr std::array<Format, 4> kFormats = {{
     {"--json", &OutputOptions::json, WriteJsonReports},
+    {"--html", &OutputOptions::html, WriteHtmlReport},
+    {"--junit", &OutputOptions::junit, WriteJunit},
+    {"--card", &OutputOptions::card, WriteCardReport},
 }};
 
 // stdout with the first error kept.
