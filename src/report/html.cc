@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -75,16 +76,17 @@ std::string Tiles(const Report& report) {
     if (report.bytes > 0) out += Tile(fmt::format("{:.3g} GB/s", speed), "speed");
   }
   if (report.peak_anonymous_bytes > 0) {
-    out += Tile(FormatBytes(report.peak_anonymous_bytes), "peak anonymous memory");
+    out += Tile(FormatBytes(report.peak_anonymous_bytes), "peak memory (anonymous)");
   }
   return out + "</ul>\n";
 }
 
 std::string Inputs(const Report& report) {
   if (report.inputs.empty()) return "";
-  std::string out = fmt::format("<details{}><summary>{} input file{}</summary>\n<dl>\n",
-                                report.inputs.size() <= 4 ? " open" : "", report.inputs.size(),
-                                report.inputs.size() == 1 ? "" : "s");
+  std::string out =
+      fmt::format("<details{}><summary>{} input file{}</summary>\n<dl class=\"files\">\n",
+                  report.inputs.size() <= 4 ? " open" : "", report.inputs.size(),
+                  report.inputs.size() == 1 ? "" : "s");
   for (const InputFile& input : report.inputs) {
     std::string hashes = FormatBytes(input.bytes);
     if (!input.header_xxh3.empty()) hashes += ", header XXH3 " + input.header_xxh3;
@@ -185,16 +187,25 @@ std::string NameCell(const Report& report, const ResultRow& row) {
   return out + "</td>";
 }
 
-std::string RowHtml(const Report& report, const ResultRow& row) {
+// Rows that all match and say nothing more need no metrics: the table stays narrow.
+bool NeedsMetrics(const Report& report) {
+  return std::any_of(report.results.begin(), report.results.end(), [](const ResultRow& row) {
+    return row.status != RowStatus::kMatch || !row.why.empty();
+  });
+}
+
+std::string RowHtml(const Report& report, const ResultRow& row, bool metrics) {
   const bool passed = Passed(row.status);
-  const char* kind = passed ? "good" : row.status == RowStatus::kSkipped ? "warn" : "bad";
-  const char* sign = passed ? "\u2713" : row.status == RowStatus::kSkipped ? "\u2013" : "\u2717";
+  const bool skipped = row.status == RowStatus::kSkipped;
+  const char* kind = passed ? "good" : skipped ? "warn" : "bad";
+  const char* sign = passed ? "\u2713" : skipped ? "\u2013" : "\u2717";
   const TensorRef& primary = PrimaryTensor(report, row);
   std::string out = fmt::format("<tr class=\"{}\">{}", kind, NameCell(report, row));
   out += fmt::format("<td class=\"state\">{} {}</td>", sign, MatchWord(row.status));
-  out += fmt::format("<td>{}</td><td>{}</td><td>{}</td>",
+  out += fmt::format("<td class=\"shape\">{}</td><td>{}</td><td>{}</td>",
                      primary.dtype ? Esc(ToString(primary.shape)) : "&ndash;", Esc(DTypeText(row)),
                      Esc(row.op == "none" ? row.transform : row.transform + ", " + row.op));
+  if (!metrics) return out + "</tr>\n";
   out += MetricCell(row, row.metrics.max_diff) + MetricCell(row, row.metrics.mean_diff) +
          MetricCell(row, row.metrics.cosine) + CountCell(row, row.metrics.mismatched);
   out += fmt::format("<td class=\"why\">{}", Esc(WhyText(row)));
@@ -202,16 +213,22 @@ std::string RowHtml(const Report& report, const ResultRow& row) {
   return out + "</td></tr>\n";
 }
 
-constexpr char kTableHead[] =
-    "<div class=\"controls\" id=\"controls\" hidden>"
-    "<input type=\"search\" id=\"search\" placeholder=\"Filter: words in a row\" "
-    "aria-label=\"Filter rows\">"
-    "<label><input type=\"checkbox\" id=\"failed\"> failed only</label>"
-    "<span class=\"muted\" id=\"shown\"></span></div>\n"
-    "<div class=\"scroll\">\n<table id=\"tensors\">\n<thead><tr><th>Weight name</th>"
-    "<th>Matches original</th><th>Shape</th><th>DType</th><th>Transform</th>"
-    "<th class=\"num\">Max diff</th><th class=\"num\">Mean diff</th><th class=\"num\">Cosine</th>"
-    "<th class=\"num\">Mismatched</th><th>Why</th></tr></thead>\n<tbody>\n";
+std::string TableHead(bool metrics) {
+  std::string out =
+      "<div class=\"controls\" id=\"controls\" hidden>"
+      "<input type=\"search\" id=\"search\" placeholder=\"Filter: words in a row\" "
+      "aria-label=\"Filter rows\">"
+      "<label><input type=\"checkbox\" id=\"failed\"> failed only</label>"
+      "<span class=\"muted\" id=\"shown\"></span></div>\n"
+      "<div class=\"scroll\">\n<table id=\"tensors\">\n<thead><tr><th>Weight name</th>"
+      "<th>Matches original</th><th>Shape</th><th>DType</th><th>Transform</th>";
+  if (metrics) {
+    out +=
+        "<th class=\"num\">Max diff</th><th class=\"num\">Mean diff</th>"
+        "<th class=\"num\">Cosine</th><th class=\"num\">Mismatched</th><th>Why</th>";
+  }
+  return out + "</tr></thead>\n<tbody>\n";
+}
 
 std::string Head(const Report& report) {
   std::string out =
@@ -231,11 +248,12 @@ std::string Head(const Report& report) {
 }
 
 // How many rows fit: each costs its table row and its line of JSON.
-size_t RowsThatFit(const Report& report, const std::vector<size_t>& order, size_t budget) {
+size_t RowsThatFit(const Report& report, const std::vector<size_t>& order, bool metrics,
+                   size_t budget) {
   size_t used = 0;
   for (size_t i = 0; i < order.size(); ++i) {
     const ResultRow& row = report.results[order[i]];
-    used += RowHtml(report, row).size() + EscapeScript(RowJson(row)).size() + 2;
+    used += RowHtml(report, row, metrics).size() + EscapeScript(RowJson(row)).size() + 2;
     if (used > budget) return i;
   }
   return order.size();
@@ -248,30 +266,34 @@ std::string EmbeddedReport(const Report& report, size_t rows) {
          "</script>\n";
 }
 
+std::string LeftOut(size_t shown, uint64_t hidden) {
+  if (hidden == 0) return "";
+  return fmt::format(
+      "<p>The {} worst of {} rows are on this page; {} are left out to keep it small. All of them "
+      "are in the JSON report (<code>--json FILE</code>).</p>\n",
+      shown, shown + hidden, hidden);
+}
+
 }  // namespace
 
 void WriteHtml(const Report& report, const Sink& sink, const HtmlOptions& options) {
+  const bool metrics = NeedsMetrics(report);
   const std::string head = Head(report);
+  const std::string table_head = TableHead(metrics);
   const std::vector<size_t> order = RowsWorstFirst(report);
-  const size_t fixed = head.size() + EmbeddedReport(report, 1).size() + sizeof(kTableHead) +
+  const size_t fixed = head.size() + EmbeddedReport(report, 1).size() + table_head.size() +
                        std::string_view(kHtmlScript).size() + 1000;
   const size_t budget = options.max_bytes > fixed ? options.max_bytes - fixed : 0;
   // At least one row, so that the page never looks as if there were none.
-  const size_t shown =
-      std::min(order.size(), std::max<size_t>(1, RowsThatFit(report, order, budget)));
-  const uint64_t hidden = order.size() - shown + report.results_omitted;
+  const size_t fitting = std::max<size_t>(1, RowsThatFit(report, order, metrics, budget));
+  const size_t shown = std::min(order.size(), fitting);
   sink(head);
   if (order.empty()) {
     sink("<p class=\"muted\">There are no results.</p>\n");
   } else {
-    if (hidden > 0) {
-      sink(fmt::format(
-          "<p>The {} worst of {} rows are on this page; {} are left out to keep it small. "
-          "All of them are in the JSON report (<code>--json FILE</code>).</p>\n",
-          shown, order.size() + report.results_omitted, hidden));
-    }
-    sink(kTableHead);
-    for (size_t i = 0; i < shown; ++i) sink(RowHtml(report, report.results[order[i]]));
+    sink(LeftOut(shown, order.size() - shown + report.results_omitted));
+    sink(table_head);
+    for (size_t i = 0; i < shown; ++i) sink(RowHtml(report, report.results[order[i]], metrics));
     sink("</tbody>\n</table>\n</div>\n");
   }
   sink("</section>\n");

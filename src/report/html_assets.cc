@@ -24,7 +24,7 @@ body {
   background: var(--bg); color: var(--fg);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
-code, pre, td.name, .num { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+code, pre, td.name, td.num { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code, pre { font-size: 0.92em; }
 h1 { font-size: 1.25rem; margin: 0; font-weight: 600; }
 h2 { font-size: 1.05rem; margin: 2rem 0 0.6rem; }
@@ -52,6 +52,12 @@ pre {
 }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.15rem 1rem; margin: 0.5rem 0; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+dl.files { grid-template-columns: minmax(0, max-content) minmax(0, 1fr); }
+dl.files dt { overflow-wrap: anywhere; }
+@media (max-width: 45rem) {
+  dl.files { grid-template-columns: minmax(0, 1fr); }
+  td.name { min-width: 14rem; }
+}
 summary { cursor: pointer; color: var(--muted); margin-top: 0.4rem; }
 .cause {
   border: 1px solid var(--line); border-left: 0.3rem solid var(--bad); border-radius: 0.4rem;
@@ -76,7 +82,8 @@ th button:focus-visible { outline: 2px solid var(--link); }
 th button::after { content: " \2195"; color: var(--muted); }
 th[aria-sort=ascending] button::after { content: " \2191"; }
 th[aria-sort=descending] button::after { content: " \2193"; }
-td.name { min-width: 17rem; overflow-wrap: anywhere; }
+td.name { min-width: 22rem; overflow-wrap: anywhere; }
+td.shape { white-space: nowrap; }
 td.name small, td.why small { display: block; color: var(--muted); overflow-wrap: anywhere; }
 td.why { min-width: 15rem; overflow-wrap: anywhere; }
 td.num, th.num { text-align: right; white-space: nowrap; }
