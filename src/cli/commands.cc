@@ -11,8 +11,7 @@ void AddCompletion(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
-      {"roundtrip", AddRoundtrip}, {"diff", AddDiff},
-      {"report", AddReport},       {"env", AddEnv},
+      {"roundtrip", AddRoundtrip},   {"diff", AddDiff}, {"report", AddReport}, {"env", AddEnv},
       {"completion", AddCompletion},
   };
   return kCommands;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "cli/command.h"
@@ -14,7 +15,8 @@ namespace {
 enum class Value { kNone, kChoice, kFile, kOther };
 
 struct OptionModel {
-  std::vector<std::string> names;  // "-v", "--verbose"; empty for a positional
+  std::vector<std::string> names;    // every spelling; empty for a positional
+  std::vector<std::string> offered;  // those that help shows: "-v", "--verbose"
   std::string description;
   Value value = Value::kNone;
   std::vector<std::string> choices;
@@ -31,6 +33,10 @@ struct CommandModel {
 OptionModel ModelOf(const CLI::Option& option) {
   OptionModel model;
   model.names = AllNames(option);
+  const std::vector<std::string> other = OtherNames(option);
+  for (const std::string& name : model.names) {
+    if (std::find(other.begin(), other.end(), name) == other.end()) model.offered.push_back(name);
+  }
   model.description = option.get_description();
   model.choices = Choices(option);
   const std::string value = ValueName(option);
@@ -39,7 +45,8 @@ OptionModel ModelOf(const CLI::Option& option) {
   } else if (option.get_items_expected_max() == 0) {
     model.value = Value::kNone;
   } else {
-    model.value = value == "N" || value == "X" ? Value::kOther : Value::kFile;
+    const bool path = value == "FILE" || value == "DIR" || value == "TEXT";
+    model.value = path ? Value::kFile : Value::kOther;
   }
   return model;
 }
@@ -119,7 +126,7 @@ std::string Bash(const std::vector<const CommandModel*>& commands) {
   for (const CommandModel* command : commands) {
     std::vector<std::string> names;
     for (const OptionModel& option : command->options) {
-      names.insert(names.end(), option.names.begin(), option.names.end());
+      names.insert(names.end(), option.offered.begin(), option.offered.end());
       if (option.value == Value::kNone) continue;
       values += fmt::format("    {}) {}; return ;;\n", OptionPatterns(*command, option),
                             BashValue(option));
@@ -195,7 +202,7 @@ std::string Zsh(const std::vector<const CommandModel*>& commands) {
   for (const CommandModel* command : commands) {
     std::string entries, names;
     for (const OptionModel& option : command->options) {
-      for (const std::string& name : option.names)
+      for (const std::string& name : option.offered)
         entries += " " + ZshEntry(name, option.description);
       if (option.value == Value::kNone) continue;
       values += fmt::format("    {}) {}; return ;;\n", OptionPatterns(*command, option),
@@ -260,7 +267,7 @@ std::string FishQuoted(const std::string& text) {
 std::string FishOption(const CommandModel& command, const OptionModel& option) {
   std::string line = fmt::format("complete -c weighbridge -n {}",
                                  FishQuoted("__weighbridge_is " + FishQuoted(command.path)));
-  for (const std::string& name : option.names) {
+  for (const std::string& name : option.offered) {
     line += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
   }
   switch (option.value) {
@@ -283,7 +290,9 @@ std::string Fish(const std::vector<const CommandModel*>& commands) {
   std::string lines;
   for (const CommandModel* command : commands) {
     const std::string here = FishQuoted("__weighbridge_is " + FishQuoted(command->path));
-    for (const OptionModel& option : command->options) lines += FishOption(*command, option);
+    for (const OptionModel& option : command->options) {
+      if (!option.offered.empty()) lines += FishOption(*command, option);
+    }
     for (const CommandModel& sub : command->subcommands) {
       lines += fmt::format("complete -c weighbridge -n {} -f -a {} -d {}\n", here, sub.name,
                            FishQuoted(Brief(sub.description)));

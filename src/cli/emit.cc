@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "base/file.h"
+#include "base/memory.h"
 #include "cli/command.h"
 #include "cli/version_text.h"
 #include "report/card.h"
@@ -166,6 +167,7 @@ int EmitSaved(const Context& context, const std::vector<Report>& reports) {
 
 int EmitError(Context& context, const std::string& command, const std::string& level,
               const Error& error) {
+  using Where = std::vector<std::string>;
   Report report;
   report.command = command;
   report.level = level;
@@ -174,7 +176,7 @@ int EmitError(Context& context, const std::string& command, const std::string& l
     report.causes.push_back({.id = error.id,
                              .proof = Proof::kStructural,
                              .origin = Origin::kCheckpoint,
-                             .where = {error.at},
+                             .where = error.at.empty() ? Where() : Where{error.at},
                              .message = error.what,
                              .evidence = "",
                              .hint = error.hint});
@@ -188,6 +190,7 @@ int EmitError(Context& context, const std::string& command, const std::string& l
 
 int Emit(Context& context, Report& report) {
   report.argv = context.argv;
+  report.peak_anonymous_bytes = PeakAnonymousBytes();
   report.version = VersionText();
   std::vector<Report> reports;
   reports.push_back(std::move(report));

@@ -48,7 +48,8 @@ TEST(BashCompletion, OffersCommandsOptionsChoicesAndFiles) {
 }
 
 TEST(BashCompletion, HidesWhatHelpHides) {
-  EXPECT_THAT(Program({"completion", "bash"}).out, Not(HasSubstr("trust-remote-code")));
+  EXPECT_THAT(Bash("weighbridge env --"), Not(HasSubstr("trust-remote-code")));
+  EXPECT_THAT(Bash("weighbridge roundtrip --"), Not(HasSubstr("--hf-model-id")));
 }
 
 TEST(ZshCompletion, IsValidAndRegistersTheFunction) {

