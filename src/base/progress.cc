@@ -1,14 +1,14 @@
 #include "base/progress.h"
 
 #include <fmt/format.h>
-
-#include "base/strings.h"
 #include <unistd.h>
 
 #include <array>
 #include <cmath>
 #include <cstdio>
 #include <string_view>
+
+#include "base/strings.h"
 
 namespace weighbridge {
 

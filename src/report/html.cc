@@ -184,14 +184,15 @@ std::string NameCell(const Report& report, const ResultRow& row) {
   const bool other =
       &row.megatron != &primary && !row.megatron.name.empty() && row.megatron.name != primary.name;
   if (other) out += fmt::format("<small>{}</small>", Esc(row.megatron.name));
+  if (!row.why.empty()) out += fmt::format("<small class=\"why\">{}</small>", Esc(row.why));
+  if (row.first) out += fmt::format("<small class=\"why\">{}</small>", Esc(FirstText(*row.first)));
   return out + "</td>";
 }
 
 // Rows that all match and say nothing more need no metrics: the table stays narrow.
 bool NeedsMetrics(const Report& report) {
-  return std::any_of(report.results.begin(), report.results.end(), [](const ResultRow& row) {
-    return row.status != RowStatus::kMatch || !row.why.empty();
-  });
+  return std::any_of(report.results.begin(), report.results.end(),
+                     [](const ResultRow& row) { return row.status != RowStatus::kMatch; });
 }
 
 std::string RowHtml(const Report& report, const ResultRow& row, bool metrics) {
@@ -205,12 +206,11 @@ std::string RowHtml(const Report& report, const ResultRow& row, bool metrics) {
   out += fmt::format("<td class=\"shape\">{}</td><td>{}</td><td>{}</td>",
                      primary.dtype ? Esc(ToString(primary.shape)) : "&ndash;", Esc(DTypeText(row)),
                      Esc(row.op == "none" ? row.transform : row.transform + ", " + row.op));
-  if (!metrics) return out + "</tr>\n";
-  out += MetricCell(row, row.metrics.max_diff) + MetricCell(row, row.metrics.mean_diff) +
-         MetricCell(row, row.metrics.cosine) + CountCell(row, row.metrics.mismatched);
-  out += fmt::format("<td class=\"why\">{}", Esc(WhyText(row)));
-  if (row.first) out += fmt::format("<small>{}</small>", Esc(FirstText(*row.first)));
-  return out + "</td></tr>\n";
+  if (metrics) {
+    out += MetricCell(row, row.metrics.max_diff) + MetricCell(row, row.metrics.mean_diff) +
+           MetricCell(row, row.metrics.cosine) + CountCell(row, row.metrics.mismatched);
+  }
+  return out + "</tr>\n";
 }
 
 std::string TableHead(bool metrics) {
@@ -225,7 +225,7 @@ std::string TableHead(bool metrics) {
   if (metrics) {
     out +=
         "<th class=\"num\">Max diff</th><th class=\"num\">Mean diff</th>"
-        "<th class=\"num\">Cosine</th><th class=\"num\">Mismatched</th><th>Why</th>";
+        "<th class=\"num\">Cosine</th><th class=\"num\">Mismatched</th>";
   }
   return out + "</tr></thead>\n<tbody>\n";
 }

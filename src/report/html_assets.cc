@@ -84,8 +84,8 @@ th[aria-sort=ascending] button::after { content: " \2191"; }
 th[aria-sort=descending] button::after { content: " \2193"; }
 td.name { min-width: 22rem; overflow-wrap: anywhere; }
 td.shape { white-space: nowrap; }
-td.name small, td.why small { display: block; color: var(--muted); overflow-wrap: anywhere; }
-td.why { min-width: 15rem; overflow-wrap: anywhere; }
+td.name small { display: block; color: var(--muted); overflow-wrap: anywhere; }
+td.name small.why { color: var(--fg); font-family: system-ui, sans-serif; margin-top: 0.15rem; }
 td.num, th.num { text-align: right; white-space: nowrap; }
 td.state { white-space: nowrap; font-weight: 600; }
 tr.bad td.state { color: var(--bad); } tr.good td.state { color: var(--good); }
