@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,8 +11,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-
-#include <fmt/format.h>
 
 namespace weighbridge {
 namespace {
@@ -139,10 +138,10 @@ Result<std::string> ReadTextFile(const std::filesystem::path& path, uint64_t max
     return Fail(ErrorKind::kUsage, "not-a-file", "not a regular file", path.string());
   }
   if (static_cast<uint64_t>(st.st_size) > max_bytes) {
-    return Fail(ErrorKind::kUnsupported, "too-large",
-                fmt::format("the file has {} bytes, more than the {} accepted here", st.st_size,
-                            max_bytes),
-                path.string());
+    return Fail(
+        ErrorKind::kUnsupported, "too-large",
+        fmt::format("the file has {} bytes, more than the {} accepted here", st.st_size, max_bytes),
+        path.string());
   }
   std::string text(static_cast<size_t>(st.st_size), '\0');
   size_t done = 0;

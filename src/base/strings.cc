@@ -194,7 +194,7 @@ std::string CutMiddle(std::string_view text, size_t width) {
   const size_t length = DisplayWidth(text);
   if (length <= width) return std::string(text);
   if (width <= 3) return std::string(text.substr(0, ByteOffset(text, width)));
-  const size_t head = (width - 3) / 2;
+  const size_t head = std::min<size_t>(3, (width - 3) / 4);
   const size_t tail = width - 3 - head;
   return fmt::format("{}...{}", text.substr(0, ByteOffset(text, head)),
                      text.substr(ByteOffset(text, length - tail)));

@@ -38,8 +38,8 @@ std::string ToPrintable(std::string_view text);
 // Number of code points of valid UTF-8: the columns of a terminal, as long as nothing is wide.
 size_t DisplayWidth(std::string_view text);
 
-// `text` cut in the middle to at most `width` code points, "model.lay...weight"; the end, which
-// tells tensors apart, keeps the larger half. `text` must be valid UTF-8.
+// `text` cut in the middle to at most `width` code points, "mod...rs.12.mlp.weight"; the end, which
+// tells tensors apart, keeps all but three. `text` must be valid UTF-8.
 std::string CutMiddle(std::string_view text, size_t width);
 
 }  // namespace weighbridge

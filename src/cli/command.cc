@@ -21,11 +21,17 @@ void AddOutputOptions(CLI::App& command, Context& context) {
       ->capture_default_str()
       ->group("Output");
   command.add_option("--json", o.json, "write the report as JSON to FILE, - for stdout")
+      ->type_name("FILE")
       ->group("Output");
   command.add_option("--html", o.html, "write one self-contained HTML page to FILE")
+      ->type_name("FILE")
       ->group("Output");
-  command.add_option("--junit", o.junit, "write JUnit XML to FILE")->group("Output");
-  command.add_option("--card", o.card, "write a verification card (YAML) to FILE")->group("Output");
+  command.add_option("--junit", o.junit, "write JUnit XML to FILE")
+      ->type_name("FILE")
+      ->group("Output");
+  command.add_option("--card", o.card, "write a verification card (YAML) to FILE")
+      ->type_name("FILE")
+      ->group("Output");
 }
 
 int PrintError(const Error& error) {

@@ -3,17 +3,23 @@
 
 namespace weighbridge::cli {
 
-void AddDiff(CLI::App& app, Context& context);
-void AddEnv(CLI::App& app, Context& context);
-void AddInspect(CLI::App& app, Context& context);
 void AddRoundtrip(CLI::App& app, Context& context);
+void AddDiff(CLI::App& app, Context& context);
+void AddInspect(CLI::App& app, Context& context);
+void AddFamilies(CLI::App& app, Context& context);
+void AddReport(CLI::App& app, Context& context);
+void AddEnv(CLI::App& app, Context& context);
+void AddCompletion(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"diff", AddDiff},
       {"inspect", AddInspect},
+      {"families", AddFamilies},
+      {"report", AddReport},
       {"env", AddEnv},
+      {"completion", AddCompletion},
   };
   return kCommands;
 }

@@ -9,9 +9,13 @@
 #include <cstdlib>
 
 #include "base/file.h"
+#include "base/memory.h"
 #include "cli/command.h"
 #include "cli/version_text.h"
+#include "report/card.h"
+#include "report/html.h"
 #include "report/json.h"
+#include "report/junit.h"
 #include "report/output_file.h"
 #include "report/terminal.h"
 
@@ -30,8 +34,16 @@ void WriteJsonReports(const Reports& reports, const Sink& sink) {
   for (const Report& report : reports) WriteJson(report, sink);
 }
 
-constexpr std::array<Format, 1> kFormats = {{
+// AddSaved (report_command.cc) lets several reports through to JSON and JUnit only.
+void WriteHtmlReport(const Reports& reports, const Sink& sink) { WriteHtml(reports.front(), sink); }
+
+void WriteCardReport(const Reports& reports, const Sink& sink) { WriteCard(reports.front(), sink); }
+
+constexpr std::array<Format, 4> kFormats = {{
     {"--json", &OutputOptions::json, WriteJsonReports},
+    {"--html", &OutputOptions::html, WriteHtmlReport},
+    {"--junit", &OutputOptions::junit, WriteJunit},
+    {"--card", &OutputOptions::card, WriteCardReport},
 }};
 
 // stdout with the first error kept.
@@ -155,6 +167,7 @@ int EmitSaved(const Context& context, const std::vector<Report>& reports) {
 
 int EmitError(Context& context, const std::string& command, const std::string& level,
               const Error& error) {
+  using Where = std::vector<std::string>;
   Report report;
   report.command = command;
   report.level = level;
@@ -163,7 +176,7 @@ int EmitError(Context& context, const std::string& command, const std::string& l
     report.causes.push_back({.id = error.id,
                              .proof = Proof::kStructural,
                              .origin = Origin::kCheckpoint,
-                             .where = {error.at},
+                             .where = error.at.empty() ? Where() : Where{error.at},
                              .message = error.what,
                              .evidence = "",
                              .hint = error.hint});
@@ -177,6 +190,7 @@ int EmitError(Context& context, const std::string& command, const std::string& l
 
 int Emit(Context& context, Report& report) {
   report.argv = context.argv;
+  report.peak_anonymous_bytes = PeakAnonymousBytes();
   report.version = VersionText();
   std::vector<Report> reports;
   reports.push_back(std::move(report));

@@ -1,10 +1,10 @@
 #include "cli/model_input.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <map>
-
-#include <fmt/format.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -32,7 +32,8 @@ Result<std::map<std::string, std::string>> ReadFamilyFolder(const fs::path& fold
 
 Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files) {
   WB_TRY(FamilyLibrary library, FamilyLibrary::BuiltIn());
-  if (const char* folder = std::getenv("WEIGHBRIDGE_FAMILIES"); folder != nullptr && *folder != '\0') {
+  if (const char* folder = std::getenv("WEIGHBRIDGE_FAMILIES");
+      folder != nullptr && *folder != '\0') {
     WB_TRY(const auto texts, ReadFamilyFolder(folder));
     WB_RETURN_IF_ERROR(library.Add(texts, fmt::format("{}/", folder)));
   }
@@ -48,7 +49,8 @@ Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files) {
 void AddFamilyOption(CLI::App& command, std::vector<std::string>& files) {
   command
       .add_option("--family", files,
-                  "a family file (docs/families.md); replaces or adds to the built-in ones; may be repeated")
+                  "a family file (docs/families.md); replaces or adds to the built-in ones; may be "
+                  "repeated")
       ->type_name("FILE")
       ->allow_extra_args(false)
       ->group("Model");
@@ -63,12 +65,13 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
   };
   size("--tp,--tensor-model-parallel-size", grid.tp, "tensor-parallel ranks");
   size("--pp,--pipeline-model-parallel-size", grid.pp, "pipeline-parallel ranks");
-  size("--vpp,--virtual-pipeline-model-parallel-size", grid.vpp, "virtual pipeline stages per rank");
+  size("--vpp,--virtual-pipeline-model-parallel-size", grid.vpp,
+       "virtual pipeline stages per rank");
   size("--ep,--expert-model-parallel-size", grid.ep, "expert-parallel ranks");
   size("--etp,--expert-tensor-parallel-size", grid.etp, "tensor-parallel ranks of an expert");
   command
-      .add_option("--first-stage-layers,--decoder-first-pipeline-num-layers", grid.first_stage_layers,
-                  "layers of the first pipeline stage; default: even")
+      .add_option("--first-stage-layers,--decoder-first-pipeline-num-layers",
+                  grid.first_stage_layers, "layers of the first pipeline stage; default: even")
       ->check(CLI::NonNegativeNumber)
       ->group("Parallel grid");
   command
@@ -103,8 +106,9 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   const fs::path config = config_file.empty() ? folder / "config.json" : fs::path(config_file);
   if (!fs::exists(config)) {
-    return Fail(ErrorKind::kNotFound, "config-missing", "there is no config.json beside the weights",
-                config.string(), "give one with --config FILE");
+    return Fail(ErrorKind::kNotFound, "config-missing",
+                "there is no config.json beside the weights", config.string(),
+                "give one with --config FILE");
   }
   WB_TRY(input->config, ReadConfig(config));
   WB_TRY(input->family, input->families.ForConfig(input->config));

@@ -1,12 +1,11 @@
 // A model on the command line: its path, config, family and tensors; the families that a user adds.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "base/result.h"
 #include "family/library.h"
@@ -23,8 +22,8 @@ Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files);
 // --family FILE, to be repeated.
 void AddFamilyOption(CLI::App& command, std::vector<std::string>& files);
 
-// --tp --pp --vpp --ep --etp --first-stage-layers --last-stage-layers --pp-layout and Megatron's own
-// spellings of them.
+// --tp --pp --vpp --ep --etp --first-stage-layers --last-stage-layers --pp-layout and Megatron's
+// own spellings of them.
 void AddGridOptions(CLI::App& command, ParallelGrid& grid);
 
 struct ModelInput {
@@ -34,8 +33,8 @@ struct ModelInput {
   std::unique_ptr<Checkpoint> checkpoint;
 };
 
-// Opens `model` (path or org/name), reads its config.json (or `config_file` when not empty), finds its family.
-// Returned by pointer: `family` points into `families`.
+// Opens `model` (path or org/name), reads its config.json (or `config_file` when not empty), finds
+// its family. Returned by pointer: `family` points into `families`.
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file);

@@ -49,13 +49,15 @@ std::vector<std::string> Choices(const CLI::Option& option) {
 }
 
 std::string ValueName(const CLI::Option& option) {
+  // The type's own name, then the descriptions of the checks: "TEXT:FILE", "N:POSITIVE".
   const std::string type = option.get_type_name();
+  const std::string name = type.substr(0, type.find_first_of(": "));
   const auto has = [&](std::string_view part) { return type.find(part) != std::string::npos; };
   if (has("DIR")) return "DIR";
-  if (has("FILE") || has("PATH")) return "FILE";
-  if (has("UINT") || has("INT")) return "N";
-  if (has("FLOAT")) return "X";
-  return type.empty() || has(":") || has(" ") ? "TEXT" : type;
+  if (has("FILE") || has("PATH(")) return "FILE";
+  if (name == "UINT" || name == "INT") return "N";
+  if (name == "FLOAT") return "X";
+  return name.empty() ? "TEXT" : name;
 }
 
 const CLI::App& SelectedCommand(const CLI::App& app) {

@@ -23,7 +23,7 @@ std::vector<std::string> AllNames(const CLI::Option& option);
 // The values that a CLI::IsMember check accepts; empty when any value is.
 std::vector<std::string> Choices(const CLI::Option& option);
 
-// What stands for the value in help: FILE, DIR, N, TEXT.
+// What stands for the value in help: FILE, DIR, N, X, TEXT, or the name the option gave it.
 std::string ValueName(const CLI::Option& option);
 
 // The deepest subcommand that was parsed, or `app` itself.

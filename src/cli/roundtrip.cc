@@ -1,9 +1,9 @@
 // `weighbridge roundtrip MODEL`: HF -> any parallel grid -> HF in one process, byte for byte.
 #include "checks/roundtrip.h"
 
-#include <memory>
-
 #include <fmt/format.h>
+
+#include <memory>
 
 #include "base/memory.h"
 #include "base/progress.h"
@@ -57,21 +57,28 @@ void AddRoundtrip(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand(
       "roundtrip", "Hugging Face -> Megatron -> Hugging Face on any parallel grid, byte for byte");
   command
-      ->add_option(std::string("MODEL,") + kHfSpellings, a->model,
-                   "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
+      ->add_option(
+          std::string("MODEL,") + kHfSpellings, a->model,
+          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
       ->required();
   AddGridOptions(*command, a->options.grid);
   command->add_option("--level", a->level, "L0: headers only; L1: every byte")
       ->check(CLI::IsMember({"L0", "L1"}))
       ->capture_default_str()
       ->group("Compare");
-  command->add_flag("--without-mtp", a->without_mtp, "leave multi-token-prediction layers out; default: off")
+  command
+      ->add_flag("--without-mtp", a->without_mtp,
+                 "leave multi-token-prediction layers out; default: off")
       ->group("Compare");
-  command->add_option("--pad-vocab", a->pad_vocab, "pad the vocabulary to N rows; default: as the grid needs")
+  command
+      ->add_option("--pad-vocab", a->pad_vocab,
+                   "pad the vocabulary to N rows; default: as the grid needs")
       ->type_name("N")
       ->check(CLI::PositiveNumber)
       ->group("Compare");
-  command->add_option("--config", a->config, "another config.json; default: the one beside the weights")
+  command
+      ->add_option("--config", a->config,
+                   "another config.json; default: the one beside the weights")
       ->type_name("FILE")
       ->group("Model");
   AddFamilyOption(*command, a->families);

@@ -90,7 +90,9 @@ void DefineApp(CLI::App& app, Context& context) {
   for (const Command& command : AllCommands()) command.add(app, context);
   for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     // Users of the Python scripts type it; no code of a checkpoint is ever run.
-    command->add_flag("--trust-remote-code")->group("");
+    if (command->get_option_no_throw("--trust-remote-code") == nullptr) {
+      command->add_flag("--trust-remote-code")->group("");
+    }
   }
   // After the commands, which inherit what they find.
   AddExamples(

@@ -1,8 +1,8 @@
 #include "cli/size_option.h"
 
-#include <charconv>
-
 #include <fmt/format.h>
+
+#include <charconv>
 
 namespace weighbridge::cli {
 

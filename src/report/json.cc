@@ -156,6 +156,8 @@ void WriteResults(const Report& report, const JsonOptions& options, ObjectWriter
 
 }  // namespace
 
+std::string RowJson(const ResultRow& row) { return Dump(ToJson(row)); }
+
 void WriteJson(const Report& report, const Sink& sink, const JsonOptions& options) {
   ObjectWriter writer(sink);
   writer.Member("schema", kReportSchema);

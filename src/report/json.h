@@ -2,7 +2,8 @@
 // fields may be added, never renamed.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
+#include <string>
 
 #include "checks/result.h"
 #include "report/sink.h"
@@ -21,5 +22,8 @@ struct JsonOptions {
 // null, and so do the metrics of a row whose elements were not compared; bytes that are not valid
 // UTF-8 become U+FFFD. The same report gives the same bytes.
 void WriteJson(const Report& report, const Sink& sink, const JsonOptions& options = {});
+
+// One element of `results`, on one line.
+std::string RowJson(const ResultRow& row);
 
 }  // namespace weighbridge

@@ -100,6 +100,11 @@ using Cells = std::array<std::string, kColumns>;
 
 Cells Titles() { return {"Weight Name", "Shape", "DType", "Matches Original", "Max Diff"}; }
 
+// The same in two lines, for narrow terminals.
+std::array<Cells, 2> NarrowTitles() {
+  return {{{"", "", "", "Matches", ""}, {"Weight Name", "Shape", "DType", "Original", "Max Diff"}}};
+}
+
 Cells CellsOf(const Report& report, const ResultRow& row) {
   const bool diff = row.status == RowStatus::kMismatch && HasMetrics(row);
   const TensorRef& primary = PrimaryTensor(report, row);
@@ -113,20 +118,20 @@ class Table {
   Table(const Report& report, const std::vector<size_t>& rows, const TerminalOptions& options,
         const Painter& paint)
       : report_(report), rows_(rows), options_(options), paint_(paint) {
-    const Cells titles = Titles();
-    for (size_t c = 0; c < kColumns; ++c) width_[c] = titles[c].size();
     for (const size_t row : rows_) {
       const Cells cells = CellsOf(report_, report_.results[row]);
-      for (size_t c = 0; c < kColumns; ++c) {
-        width_[c] = std::max(width_[c], DisplayWidth(cells[c]));
-      }
+      Widen(cells, width_);
       any_diff_ = any_diff_ || cells[kDiff] != "-";
     }
     FitToColumns();
   }
 
   void Write(const Sink& sink) const {
-    WriteLine(Titles(), Ink::kBold, true, sink);
+    if (narrow_) {
+      for (const Cells& titles : NarrowTitles()) WriteLine(titles, Ink::kBold, true, sink);
+    } else {
+      WriteLine(Titles(), Ink::kBold, true, sink);
+    }
     std::string rule;
     for (size_t c = 0; c < Used(); ++c) rule += (c ? "  " : "") + std::string(width_[c], '-');
     sink(rule + "\n");
@@ -140,13 +145,29 @@ class Table {
  private:
   size_t Used() const { return any_diff_ ? kColumns : kColumns - 1; }
 
-  // The name gives way first, down to 20 columns, then the shape.
+  using Widths = std::array<size_t, kColumns>;
+
+  static void Widen(const Cells& cells, Widths& widths) {
+    for (size_t c = 0; c < kColumns; ++c) widths[c] = std::max(widths[c], DisplayWidth(cells[c]));
+  }
+
+  size_t Total() const {
+    size_t total = 2 * (Used() - 1);
+    for (size_t c = 0; c < Used(); ++c) total += width_[c];
+    return total;
+  }
+
+  // Narrow titles come first; then the name gives way, down to 20 columns, then the shape.
   void FitToColumns() {
-    if (options_.columns <= 0) return;
-    const auto limit = static_cast<size_t>(options_.columns);
+    const Widths content = width_;
+    const auto limit = static_cast<size_t>(std::max(options_.columns, 0));
+    Widen(Titles(), width_);
+    if (limit == 0 || Total() <= limit) return;
+    narrow_ = true;
+    width_ = content;
+    for (const Cells& titles : NarrowTitles()) Widen(titles, width_);
     const auto shrink = [&](Column column, size_t least) {
-      size_t total = 2 * (Used() - 1);
-      for (size_t c = 0; c < Used(); ++c) total += width_[c];
+      const size_t total = Total();
       if (total <= limit || width_[column] <= least) return;
       width_[column] -= std::min(total - limit, width_[column] - least);
     };
@@ -164,6 +185,7 @@ class Table {
       line += all || c == kMatch ? paint_(ink, text) : text;
       if (c + 1 < Used()) line.append(pad, ' ');
     }
+    line.erase(line.find_last_not_of(' ') + 1);
     sink(line + "\n");
   }
 
@@ -184,8 +206,9 @@ class Table {
   const std::vector<size_t>& rows_;
   const TerminalOptions& options_;
   const Painter& paint_;
-  std::array<size_t, kColumns> width_{};
+  Widths width_{};
   bool any_diff_ = false;
+  bool narrow_ = false;
 };
 
 // The rows to show: the worst `top` failures, or everything with -v.
