@@ -63,7 +63,7 @@ TEST(SafetensorsWriter, OrdersTensorsAsTheReferenceDoes) {
       plan->files[0].header.substr(8),
       R"({"__metadata__":{"format":"pt"},"c":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
       R"("a":{"dtype":"BF16","shape":[4],"data_offsets":[4,12]},)"
-      R"("b":{"dtype":"BF16","shape":[2,3],"data_offsets":[12,24]}}    )");
+      R"("b":{"dtype":"BF16","shape":[2,3],"data_offsets":[12,24]}}   )");
   EXPECT_EQ(plan->files[0].header.size() % 8, 0u);
   EXPECT_EQ(plan->files[0].name, "model.safetensors");
   EXPECT_EQ(plan->total_size, 24u);
