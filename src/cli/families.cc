@@ -118,7 +118,7 @@ Result<json> ExpandJson(const Model& model, const Placement& placement, Dialect 
     }
     const int ranks = p.cut.replicated() ? 1 : placement.GroupSize(p);
     WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, ranks));
-    params.push_back({{"megatron", placed.tied_copy ? model.tied_megatron() : model.MegatronName(p, dialect)},
+    params.push_back({{"megatron", placed.copy_as.empty() ? model.MegatronName(p, dialect) : placed.copy_as},
                       {"rank_name", placement.RankName(placed, dialect)},
                       {"shape", ShapeJson(p.shape)},
                       {"local_shape", ShapeJson(CutShape(p.shape, p.cut, ranks))},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -191,6 +192,11 @@ class Model::Builder {
         }
       }
     }
+    // Layer by layer, as the files hold them and as people read them.
+    std::stable_sort(m_.parameters_.begin(), m_.parameters_.end(),
+                     [](const Parameter& a, const Parameter& b) {
+                       return std::tie(a.place, a.layer) < std::tie(b.place, b.layer);
+                     });
     return {};
   }
 

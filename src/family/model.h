@@ -22,8 +22,8 @@ namespace weighbridge {
 
 enum class Dialect { kTe, kLocal };  // Megatron's module specs
 
-// Where a parameter stands in the pipeline.
-enum class Place { kFirst, kDecoder, kMtp, kFinalNorm, kOutput };
+// Where a parameter stands in the pipeline, in the order of a listing.
+enum class Place { kFirst, kDecoder, kFinalNorm, kOutput, kMtp };
 
 // One Megatron parameter of the whole model (global layer and expert numbers).
 struct Parameter {

@@ -74,22 +74,27 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
       placed.ep = static_cast<int>(p.expert / each);
       placed.local_expert = p.expert % each;
     }
-    if (model.tied() && p.hf.size() == 1 && p.hf[0] == model.spec().tied->same_as) embedding = &p;
+    if (p.place == Place::kFirst && p.storage->transform == "pad_vocab") embedding = &p;
     out.parameters_.push_back(placed);
   }
-  if (embedding != nullptr && output != first) {
+  const auto add_copy = [&](size_t stage, std::string name) {
+    if (embedding == nullptr || stage == first) return;
     PlacedParameter copy;
     copy.parameter = embedding;
-    copy.pp = out.stages_[output].pp;
-    copy.vpp = out.stages_[output].vpp;
-    copy.tied_copy = true;
-    out.parameters_.push_back(copy);
+    copy.pp = out.stages_[stage].pp;
+    copy.vpp = out.stages_[stage].vpp;
+    copy.copy_as = std::move(name);
+    out.parameters_.push_back(std::move(copy));
+  };
+  if (model.tied()) add_copy(output, model.tied_megatron());
+  for (size_t s = 0; s < out.stages_.size() && embedding != nullptr; ++s) {
+    if (!out.stages_[s].mtp_layers.empty()) add_copy(s, model.MegatronName(*embedding, Dialect::kTe));
   }
   return out;
 }
 
 std::string Placement::RankName(const PlacedParameter& p, Dialect dialect) const {
-  if (p.tied_copy) return model_->tied_megatron();
+  if (!p.copy_as.empty()) return p.copy_as;
   return model_->MegatronName(*p.parameter, dialect, p.local_layer, p.local_expert);
 }
 

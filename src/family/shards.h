@@ -16,8 +16,9 @@ struct PlacedParameter {
   const Parameter* parameter = nullptr;
   int pp = 0, vpp = 0, ep = 0;
   int64_t local_layer = 0, local_expert = 0;
-  // The copy of a tied embedding that the last of several stages keeps as its output layer.
-  bool tied_copy = false;
+  // Not empty: a copy that Megatron keeps on another stage, under this name in its modules: the tied
+  // embedding as the last stage's output layer, the embedding beside MTP layers.
+  std::string copy_as;
 };
 
 // Placement of a whole model. Immutable; refers to the Model, which must outlive it.
@@ -28,7 +29,7 @@ class Placement {
 
   const ParallelGrid& grid() const { return grid_; }
   const std::vector<Stage>& stages() const { return stages_; }
-  // Every parameter once, in the model's order, then the tied copies.
+  // Every parameter once, in the model's order, then the copies.
   const std::vector<PlacedParameter>& parameters() const { return parameters_; }
   // Size of the group that cuts `p`.
   int GroupSize(const Parameter& p) const { return p.is_expert() ? grid_.etp : grid_.tp; }

@@ -1,0 +1,170 @@
+#include "checks/megatron_tree.h"
+
+#include <map>
+#include <set>
+#include <tuple>
+
+#include <fmt/format.h>
+
+#include "checks/inventory.h"
+#include "checks/shard_plan.h"
+#include "tensor/float_bits.h"
+
+namespace weighbridge {
+namespace {
+
+RankId RankOf(const PlacedParameter& placed, int group_rank) {
+  const bool expert = placed.parameter->is_expert();
+  return {expert ? 0 : group_rank, placed.pp, placed.vpp, placed.ep, expert ? group_rank : 0};
+}
+
+Status RequireComplete(const Model& model, const Checkpoint& hf) {
+  WB_TRY(const Inventory inventory, TakeInventory(model, hf));
+  if (inventory.causes.empty()) return {};
+  const Cause& cause = inventory.causes.front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+}
+
+std::string BytesText(DType dtype, std::span<const std::byte> bytes, int64_t element) {
+  return FormatBits(dtype, RawBits(dtype, bytes.data(), static_cast<size_t>(element)));
+}
+
+class Verifier {
+ public:
+  Verifier(const Model& model, const Placement& placement, const Checkpoint& hf, Dialect dialect)
+      : model_(model), placement_(placement), hf_(hf), dialect_(dialect) {}
+
+  Result<Report> Run(const MegatronTree& tree) {
+    report_.command = "verify";
+    report_.level = "L1";
+    for (const MegatronTensor& t : tree.tensors) by_key_[{t.rank, t.name}] = &t;
+    for (const PlacedParameter& placed : placement_.parameters()) {
+      WB_TRY(const ShardPlan plan, ShardPlan::Create(model_, placement_, *placed.parameter, hf_));
+      for (int r = 0; r < placement_.GroupSize(*placed.parameter); ++r) {
+        WB_RETURN_IF_ERROR(Judge(plan, placed, r));
+      }
+    }
+    for (const auto& [key, tensor] : by_key_) {
+      if (judged_.contains(key)) continue;
+      ResultRow row;
+      row.megatron = {tensor->name, tensor->shape, tensor->dtype};
+      row.rank = tensor->rank;
+      row.status = RowStatus::kExtra;
+      row.why = "no rule explains it on this rank";
+      Add(std::move(row), "tensor-extra");
+    }
+    Conclude(report_);
+    return std::move(report_);
+  }
+
+ private:
+  using Key = std::pair<RankId, std::string>;
+
+  void Add(ResultRow row, const std::string& cause) {
+    report_.causes.push_back({cause, Proof::kStructural, Origin::kCheckpoint, {row.megatron.name},
+                              row.why, "", ""});
+    report_.results.push_back(std::move(row));
+  }
+
+  Status Judge(const ShardPlan& plan, const PlacedParameter& placed, int group_rank) {
+    const Key key{RankOf(placed, group_rank), placement_.RankName(placed, dialect_)};
+    judged_.insert(key);
+    ResultRow row;
+    for (const TensorInfo* source : plan.sources()) {
+      row.hf.push_back({source->name, source->shape, source->dtype});
+    }
+    row.megatron = {key.second, plan.local_shape(), plan.megatron_dtype()};
+    row.rank = key.first;
+    row.transform = plan.parameter().storage->transform;
+    row.op = ToString(plan.parameter().op);
+    const auto it = by_key_.find(key);
+    if (it == by_key_.end()) {
+      row.status = RowStatus::kMissing;
+      row.why = "the rank does not hold it";
+      Add(std::move(row), "tensor-missing");
+      return {};
+    }
+    const MegatronTensor& tensor = *it->second;
+    if (tensor.shape != plan.local_shape() || tensor.dtype != plan.megatron_dtype()) {
+      row.status = RowStatus::kMismatch;
+      row.why = fmt::format("{} {}, expected {} {}", ShortName(tensor.dtype), ToString(tensor.shape),
+                            ShortName(plan.megatron_dtype()), ToString(plan.local_shape()));
+      Add(std::move(row), "shape-mismatch");
+      return {};
+    }
+    row.bytes = tensor.bytes.size();
+    report_.bytes += row.bytes;
+    return Compare(plan, placed.parameter->cut.replicated() ? 0 : group_rank, tensor, std::move(row));
+  }
+
+  Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor, ResultRow row) {
+    std::vector<int64_t> covered(plan.sources().size()), rounded(plan.sources().size());
+    std::vector<std::byte> scratch;
+    WB_TRY(const ShardPlan::Difference d,
+           plan.Compare(hf_, plan_rank, 0, tensor.bytes, covered, rounded, scratch));
+    row.metrics.mismatched = d.mismatched;
+    if (d.padding_not_zero > 0) {
+      report_.notes.push_back({"vocab-padding", fmt::format("{}: {} padding element(s) are not zero",
+                                                            tensor.name, d.padding_not_zero)});
+    }
+    if (d.mismatched > 0) {
+      row.status = RowStatus::kMismatch;
+      row.why = fmt::format("{} element(s) differ", d.mismatched);
+      const TensorInfo& source = *plan.sources()[d.source];
+      row.first = FirstDifference{source.name,
+                                  plan.HfIndex(d.source, d.hf_element),
+                                  tensor.name,
+                                  tensor.rank,
+                                  plan.LocalIndex(d.local_element),
+                                  BytesText(source.dtype, hf_.Data(source), d.hf_element),
+                                  BytesText(tensor.dtype, tensor.bytes, d.local_element)};
+    } else if (InvertibilityOf(plan.parameter().op, plan.hf_dtype(), plan.megatron_dtype()) ==
+                   Invertibility::kExact &&
+               plan.changes_values()) {
+      row.status = RowStatus::kMatchWidened;
+    }
+    report_.results.push_back(std::move(row));
+    return {};
+  }
+
+  const Model& model_;
+  const Placement& placement_;
+  const Checkpoint& hf_;
+  const Dialect dialect_;
+  std::map<Key, const MegatronTensor*> by_key_;
+  std::set<Key> judged_;
+  Report report_;
+};
+
+}  // namespace
+
+Result<MegatronTree> ImportTree(const Model& model, const Placement& placement, const Checkpoint& hf,
+                                Dialect dialect) {
+  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
+  MegatronTree tree;
+  std::vector<std::byte> scratch;
+  for (const PlacedParameter& placed : placement.parameters()) {
+    WB_TRY(const ShardPlan plan, ShardPlan::Create(model, placement, *placed.parameter, hf));
+    for (int r = 0; r < placement.GroupSize(*placed.parameter); ++r) {
+      MegatronTensor tensor;
+      tensor.rank = RankOf(placed, r);
+      tensor.name = placement.RankName(placed, dialect);
+      tensor.parameter = placed.parameter;
+      tensor.dtype = plan.megatron_dtype();
+      tensor.shape = plan.local_shape();
+      tensor.bytes.resize(static_cast<size_t>(plan.local_numel() * BitsOf(tensor.dtype) / 8));
+      const int plan_rank = placed.parameter->cut.replicated() ? 0 : r;
+      WB_RETURN_IF_ERROR(plan.Gather(hf, plan_rank, 0, tensor.bytes, scratch));
+      tree.tensors.push_back(std::move(tensor));
+    }
+  }
+  return tree;
+}
+
+Result<Report> VerifyTree(const Model& model, const Placement& placement, const Checkpoint& hf,
+                          const MegatronTree& tree, Dialect dialect) {
+  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
+  return Verifier(model, placement, hf, dialect).Run(tree);
+}
+
+}  // namespace weighbridge
