@@ -47,8 +47,8 @@ ParallelGrid GridOf(const json& g) {
   grid.first_stage_layers = IntOr(g, "first_stage_layers", -1);
   grid.last_stage_layers = IntOr(g, "last_stage_layers", -1);
   if (g.contains("pp_layout") && g["pp_layout"].is_string()) grid.pp_layout = g["pp_layout"];
-  grid.account_for_embedding = g.value("account_for_embedding_in_pipeline_split", false);
-  grid.account_for_loss = g.value("account_for_loss_in_pipeline_split", false);
+  grid.account_for_embedding = g.value("account_for_embedding", false);
+  grid.account_for_loss = g.value("account_for_loss", false);
   return grid;
 }
 
@@ -122,11 +122,13 @@ TEST_P(KnownAnswers, EveryRankHoldsWhatMegatronCoreHolds) {
     ++hashed;
   }
   EXPECT_EQ(seen, names) << "a tensor of ours is on no rank of Megatron's";
-  if (tree) EXPECT_GT(hashed, 10);
+  if (tree) {
+    EXPECT_GT(hashed, 10);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Grids, KnownAnswers, testing::ValuesIn(AllCases()),
-                         [](const auto& info) { return info.param.model + "_" + info.param.grid; });
+                         [](const auto& test) { return test.param.model + "_" + test.param.grid; });
 
 }  // namespace
 }  // namespace weighbridge

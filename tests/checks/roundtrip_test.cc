@@ -47,7 +47,9 @@ TEST_P(GoldenRoundTrip, RestoresEveryByteOnEveryGridThatTheDimsAllow) {
             Conclude(*report);
             ++ran;
             EXPECT_EQ(ExitStatus(*report), mtp_missing ? 1 : 0) << folder << ToString(options.grid);
-            if (mtp_missing) EXPECT_EQ(Ids(*report), std::vector<std::string>{"mtp-missing"});
+            if (mtp_missing) {
+              EXPECT_EQ(Ids(*report), std::vector<std::string>{"mtp-missing"});
+            }
             EXPECT_EQ(report->counts.passed + report->counts.failed + report->counts.skipped,
                       report->counts.total);
           }
