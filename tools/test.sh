@@ -13,7 +13,7 @@ say "Running the C++ tests"
 ctest --test-dir build/dev -j "$(nproc)" --output-on-failure --progress >"$logs/ctest.log" 2>&1 ||
   failed+=("ctest")
 if [ ${#failed[@]} -gt 0 ]; then
-  tr '\r' '\n' <"$logs/ctest.log" | grep -vE '^( *[0-9]+/[0-9]+ )?Test +#[0-9]+:.*Passed|^\[[0-9]+/' |
+  tr '\r' '\n' <"$logs/ctest.log" | grep -vE 'Test +#[0-9]+:.*Passed|^ +Start +[0-9]+:' |
     tail -n 200
 else
   tail -n 4 "$logs/ctest.log"
