@@ -14,6 +14,9 @@ tl::unexpected<Error> BadGrid(std::string what, std::string hint = "") {
   return Fail(ErrorKind::kUsage, "grid", std::move(what), "", std::move(hint));
 }
 
+// Far above any machine; keeps products of group sizes small.
+constexpr int kMaxGroup = 1 << 14;
+
 // A byte that may be half of a UTF-8 sequence.
 std::string Printable(char c) {
   const auto byte = static_cast<unsigned char>(c);
@@ -65,6 +68,8 @@ Result<std::vector<Contents>> UnevenStages(const ParallelGrid& grid, int64_t lay
                                  middle_stages));
     }
     WB_TRY(per_middle, Divide(middle, middle_stages * grid.vpp, "middle pipeline stages"));
+  } else if (grid.vpp > 1) {
+    return BadGrid("without stages between the first and the last Megatron has no virtual stages");
   } else if (middle != 0) {
     return BadGrid(fmt::format("the first and last stage hold {} of {} layers", layers - middle, layers));
   }
@@ -119,6 +124,17 @@ Status CheckLayoutOrder(const std::string& all, int64_t layers, int64_t mtp_laye
   }
   if (all.find('m') != std::string::npos && all.find('t', all.find('m')) != std::string::npos) {
     return BadGrid("decoder layers must stand before MTP layers in the layout");
+  }
+  return {};
+}
+
+Status CheckMtpStage(const std::vector<Contents>& stages, const ParallelGrid& grid, int64_t mtp_layers) {
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (stages[i].mtp == 0) continue;
+    if (stages[i].mtp != mtp_layers) return BadGrid("all MTP layers stand in one stage of the layout");
+    if (i < static_cast<size_t>(grid.pp) * static_cast<size_t>(grid.vpp - 1)) {
+      return BadGrid("MTP layers stand in the last virtual stage of their pipeline rank");
+    }
   }
   return {};
 }
@@ -205,6 +221,10 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
   if (grid.tp < 1 || grid.pp < 1 || grid.vpp < 1 || grid.ep < 1 || grid.etp < 1) {
     return BadGrid("every parallel size is at least 1");
   }
+  if (std::max({grid.tp, grid.ep, grid.etp}) > kMaxGroup) {
+    return BadGrid(fmt::format("a parallel size is larger than {}", kMaxGroup));
+  }
+  if (grid.pp == 1 && grid.vpp > 1) return BadGrid("virtual stages need --pp 2 or more");
   if (int64_t{grid.pp} * grid.vpp > 65536) return BadGrid("too many pipeline stages");
   std::vector<Contents> contents;
   const bool uneven = grid.first_stage_layers >= 0 || grid.last_stage_layers >= 0;
@@ -217,6 +237,7 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
     std::string all;
     for (const std::string& stage : text) all += stage;
     WB_RETURN_IF_ERROR(CheckLayoutOrder(all, layers, mtp_layers));
+    WB_RETURN_IF_ERROR(CheckMtpStage(contents, grid, mtp_layers));
   } else {
     if (uneven && (grid.account_for_embedding || grid.account_for_loss)) {
       return BadGrid("uneven stages exclude counting the embedding or the loss as a layer");
