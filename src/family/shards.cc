@@ -44,7 +44,7 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
   const size_t norm = StageWhere(out.stages_, &Stage::has_final_norm);
   const size_t output = StageWhere(out.stages_, &Stage::has_output);
   out.parameters_.reserve(model.parameters().size() + 1);
-  const Parameter* embedding = nullptr;
+  std::vector<const Parameter*> first_parameters;
   for (const Parameter& p : model.parameters()) {
     PlacedParameter placed;
     placed.parameter = &p;
@@ -74,16 +74,23 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
       placed.ep = static_cast<int>(p.expert / each);
       placed.local_expert = p.expert % each;
     }
-    if (model.tied() && p.hf.size() == 1 && p.hf[0] == model.spec().tied->same_as) embedding = &p;
+    if (p.place == Place::kFirst) first_parameters.push_back(&p);
     out.parameters_.push_back(placed);
   }
-  if (embedding != nullptr && output != first) {
+  const auto keep_copy = [&](const Parameter& parameter, size_t stage, bool PlacedParameter::* kind) {
     PlacedParameter copy;
-    copy.parameter = embedding;
-    copy.pp = out.stages_[output].pp;
-    copy.vpp = out.stages_[output].vpp;
-    copy.tied_copy = true;
+    copy.parameter = &parameter;
+    copy.pp = out.stages_[stage].pp;
+    copy.vpp = out.stages_[stage].vpp;
+    copy.*kind = true;
     out.parameters_.push_back(copy);
+  };
+  for (const Parameter* p : first_parameters) {
+    const bool is_tied = model.tied() && p->hf.size() == 1 && p->hf[0] == model.spec().tied->same_as;
+    if (is_tied && output != first) keep_copy(*p, output, &PlacedParameter::tied_copy);
+    for (size_t s = 0; s < out.stages_.size(); ++s) {
+      if (s != first && !out.stages_[s].mtp_layers.empty()) keep_copy(*p, s, &PlacedParameter::mtp_copy);
+    }
   }
   return out;
 }

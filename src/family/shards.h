@@ -18,6 +18,10 @@ struct PlacedParameter {
   int64_t local_layer = 0, local_expert = 0;
   // The copy of a tied embedding that the last of several stages keeps as its output layer.
   bool tied_copy = false;
+  // The copy of the embedding that the stage of the MTP layers keeps when it is not the first.
+  bool mtp_copy = false;
+
+  bool is_copy() const { return tied_copy || mtp_copy; }
 };
 
 // Placement of a whole model. Immutable; refers to the Model, which must outlive it.
@@ -28,7 +32,7 @@ class Placement {
 
   const ParallelGrid& grid() const { return grid_; }
   const std::vector<Stage>& stages() const { return stages_; }
-  // Every parameter once, in the model's order, then the tied copies.
+  // Every parameter once, in the model's order, then the copies.
   const std::vector<PlacedParameter>& parameters() const { return parameters_; }
   // Size of the group that cuts `p`.
   int GroupSize(const Parameter& p) const { return p.is_expert() ? grid_.etp : grid_.tp; }

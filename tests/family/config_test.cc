@@ -57,7 +57,9 @@ TEST(ConfigFunctions, BadValuesAreErrorsThatSayTheValue) {
       {"activation", {"Silu", "", 3, nullptr, json::array({"silu"}), json::object()}},
       {"not", {0, 1, "true", nullptr, json::array()}},
       {"position_embedding", {"yarn", 1, nullptr}},
-      {"rsqrt", {0, -1, 0.0, -0.0, "4", nullptr, true, json::array({4}), std::numeric_limits<double>::quiet_NaN(), INT64_MIN}},
+      {"rsqrt",
+       {0, -1, 0.0, -0.0, "4", nullptr, true, json::array({4}),
+        std::numeric_limits<double>::quiet_NaN(), INT64_MIN}},
       {"window", {0, -1, 4096.0, "4096", nullptr, true, UINT64_MAX, INT64_MIN}},
       {"zero_is_none", {0.0, "0", nullptr, false}},
   };
@@ -73,9 +75,24 @@ TEST(ConfigFunctions, BadValuesAreErrorsThatSayTheValue) {
 }
 
 TEST(ConfigFunctions, EveryFunctionTakesEveryKindOfValue) {
-  const json values[] = {nullptr, true, false, 0, -1, INT64_MAX, INT64_MIN, UINT64_MAX, 0.5, -1e308, 5e-324,
-                         std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN(), "", "x",
-                         json::array(), json::object(), json::array({json::array()})};
+  const json values[] = {nullptr,
+                         true,
+                         false,
+                         0,
+                         -1,
+                         INT64_MAX,
+                         INT64_MIN,
+                         UINT64_MAX,
+                         0.5,
+                         -1e308,
+                         5e-324,
+                         std::numeric_limits<double>::infinity(),
+                         std::numeric_limits<double>::quiet_NaN(),
+                         "",
+                         "x",
+                         json::array(),
+                         json::object(),
+                         json::array({json::array()})};
   for (const ConfigFunction& f : AllConfigFunctions()) {
     for (const json& value : values) {
       const auto result = f.apply(value, json());

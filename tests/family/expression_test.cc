@@ -83,8 +83,9 @@ TEST(Expression, DivisionMustBeExactAndByAPositiveNumber) {
 }
 
 TEST(Expression, OverflowIsAnError) {
-  for (const char* text : {"most + 1", "least - 1", "most * 2", "least * (0 - 1)", "9223372036854775808",
-                           "99999999999999999999999999", "most - least", "most * most"}) {
+  for (const char* text :
+       {"most + 1", "least - 1", "most * 2", "least * (0 - 1)", "9223372036854775808",
+        "99999999999999999999999999", "most - least", "most * most"}) {
     EXPECT_EQ(Fault(text), "integer overflow") << text;
   }
 }
@@ -101,9 +102,10 @@ TEST(Expression, ErrorsNameTheColumn) {
 }
 
 TEST(Expression, WhatIsNoExpressionIsRefused) {
-  for (const char* text : {"", " ", "()", "a b", "1 2", "a +", "* 2", "(1", "1)", "1 <", "1 < 2 < 3", "a.b", "{a}",
-                           "-1", "a = 1", "1 && 1", "1 || 1", "!a", "not", "a and", "or", "3 not 4", "0x10", "1.5",
-                           "1e3", "a(1)", "\xC3\xA4", "\x01"}) {
+  for (const char* text :
+       {"",          " ",       "()",   "a b", "1 2",   "a +",    "* 2",      "(1",  "1)",  "1 <",
+        "1 < 2 < 3", "a.b",     "{a}",  "-1",  "a = 1", "1 && 1", "1 || 1",   "!a",  "not", "a and",
+        "or",        "3 not 4", "0x10", "1.5", "1e3",   "a(1)",   "\xC3\xA4", "\x01"}) {
     EXPECT_FALSE(Value(text)) << text;
   }
 }
@@ -166,8 +168,8 @@ RC_GTEST_PROP(Expression, RandomTreesHaveTheValueOfTheirTree, ()) {
 }
 
 RC_GTEST_PROP(Expression, AnyBytesGiveAValueOrAnError, ()) {
-  const auto text = *rc::gen::container<std::string>(
-      rc::gen::oneOf(rc::gen::elementOf(std::string("ab01+-*/%()<>=! ndortu")), rc::gen::arbitrary<char>()));
+  const auto text = *rc::gen::container<std::string>(rc::gen::oneOf(
+      rc::gen::elementOf(std::string("ab01+-*/%()<>=! ndortu")), rc::gen::arbitrary<char>()));
   const auto value = Value(text);
   if (!value) RC_ASSERT(!value.error().what.empty());
 }

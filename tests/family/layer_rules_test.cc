@@ -13,10 +13,11 @@ using testing::HasSubstr;
 using Kinds = std::vector<std::string>;
 
 Result<Kinds> KindsOf(const LayerRule& rule, int64_t layers, const std::string& config = "{}") {
-  return LayerKinds(rule, layers, nlohmann::json::parse(config), [](std::string_view name) -> Result<int64_t> {
-    if (name == "three") return 3;
-    return Fail(ErrorKind::kInvalid, "config-key-missing", "no " + std::string(name));
-  });
+  return LayerKinds(
+      rule, layers, nlohmann::json::parse(config), [](std::string_view name) -> Result<int64_t> {
+        if (name == "three") return 3;
+        return Fail(ErrorKind::kInvalid, "config-key-missing", "no " + std::string(name));
+      });
 }
 
 LayerRule Rule(std::string name, std::map<std::string, std::string> arguments,
@@ -37,7 +38,9 @@ TEST(LayerRules, ConstIsTheSameEverywhere) {
 }
 
 TEST(LayerRules, FirstKCountsFromTheFront) {
-  const auto rule = [](const char* k) { return Rule("first_k", {{"k", k}, {"first", "d"}, {"rest", "m"}}); };
+  const auto rule = [](const char* k) {
+    return Rule("first_k", {{"k", k}, {"first", "d"}, {"rest", "m"}});
+  };
   EXPECT_EQ(*KindsOf(rule("three"), 4), (Kinds{"d", "d", "d", "m"}));
   EXPECT_EQ(*KindsOf(rule("0"), 2), (Kinds{"m", "m"}));
   EXPECT_EQ(*KindsOf(rule("0 - 5"), 2), (Kinds{"m", "m"}));
@@ -51,7 +54,8 @@ RC_GTEST_PROP(LayerRules, EveryNHitsWhereTheRemainderIsThePhase, ()) {
   const bool phased = *rc::gen::arbitrary<bool>();
   const auto phase = phased ? *rc::gen::inRange<int64_t>(0, n) : n - 1;
   const auto except = *rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(-3, 25));
-  LayerRule rule = Rule("every_n", {{"n", std::to_string(n)}, {"hit", "h"}, {"miss", "-"}, {"except", "skip.these"}});
+  LayerRule rule = Rule(
+      "every_n", {{"n", std::to_string(n)}, {"hit", "h"}, {"miss", "-"}, {"except", "skip.these"}});
   if (phased) rule.arguments["phase"] = std::to_string(phase);
   nlohmann::json config;
   config["skip"]["these"] = except;
@@ -71,17 +75,23 @@ TEST(LayerRules, EveryNRefusesWhatIsNoPeriod) {
   EXPECT_EQ(Fault(KindsOf(rule("0"), 4)), "rule every_n: n is 0");
   EXPECT_EQ(Fault(KindsOf(rule("0 - 2"), 4)), "rule every_n: n is -2");
   for (const char* bad : {"[1.5]", "[\"1\"]", "[[1]]", "[null]", "[true]"}) {
-    EXPECT_THAT(Fault(KindsOf(rule("2"), 4, std::string("{\"skip\":") + bad + "}")), HasSubstr("not layer numbers")) << bad;
+    EXPECT_THAT(Fault(KindsOf(rule("2"), 4, std::string("{\"skip\":") + bad + "}")),
+                HasSubstr("not layer numbers"))
+        << bad;
   }
   // Beyond the layers, or absurd: no layer is meant.
-  EXPECT_EQ(*KindsOf(rule("2"), 2, R"({"skip": [18446744073709551615, -9223372036854775808]})"), (Kinds{"-", "h"}));
+  EXPECT_EQ(*KindsOf(rule("2"), 2, R"({"skip": [18446744073709551615, -9223372036854775808]})"),
+            (Kinds{"-", "h"}));
   EXPECT_EQ(*KindsOf(rule("2"), 2, R"({"skip": null})"), (Kinds{"-", "h"}));
 }
 
-const LayerRule kList = Rule("from_list", {{"key", "types"}}, {{"s", "sliding"}, {"f", "full"}, {"1", "one"}, {"true", "yes"}, {"null", "no"}});
+const LayerRule kList =
+    Rule("from_list", {{"key", "types"}},
+         {{"s", "sliding"}, {"f", "full"}, {"1", "one"}, {"true", "yes"}, {"null", "no"}});
 
 TEST(LayerRules, FromListReadsOneEntryPerLayer) {
-  EXPECT_EQ(*KindsOf(kList, 3, R"({"types": ["s", "f", "s"]})"), (Kinds{"sliding", "full", "sliding"}));
+  EXPECT_EQ(*KindsOf(kList, 3, R"({"types": ["s", "f", "s"]})"),
+            (Kinds{"sliding", "full", "sliding"}));
   EXPECT_EQ(*KindsOf(kList, 2, R"({"types": ["s", "f", "more"]})"), (Kinds{"sliding", "full"}));
   EXPECT_EQ(*KindsOf(kList, 3, R"({"types": [1, true, null]})"), (Kinds{"one", "yes", "no"}));
   EXPECT_EQ(*KindsOf(kList, 2, R"({"types": 1})"), (Kinds{"one", "one"}));
@@ -94,7 +104,8 @@ TEST(LayerRules, FromListRefusesOtherLists) {
   EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": "sf"})")), HasSubstr("not a list"));
   EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": [["s"]]})")), HasSubstr("unknown layer kind"));
   EXPECT_THAT(Fault(KindsOf(kList, 1)), HasSubstr("the config has no 'types'"));
-  EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": null})")), HasSubstr("the config has no 'types'"));
+  EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": null})")),
+              HasSubstr("the config has no 'types'"));
 }
 
 TEST(LayerRules, FallbackServesAnAbsentKeyOnly) {
@@ -107,9 +118,11 @@ TEST(LayerRules, FallbackServesAnAbsentKeyOnly) {
 }
 
 TEST(LayerRules, PatternStringReadsOneCharacterPerLayer) {
-  const LayerRule rule = Rule("pattern_string", {{"key", "p"}, {"separators", "|,"}}, {{"M", "mamba"}, {"*", "attention"}});
+  const LayerRule rule = Rule("pattern_string", {{"key", "p"}, {"separators", "|,"}},
+                              {{"M", "mamba"}, {"*", "attention"}});
   EXPECT_EQ(*KindsOf(rule, 3, R"({"p": "M|*,M"})"), (Kinds{"mamba", "attention", "mamba"}));
-  EXPECT_THAT(Fault(KindsOf(rule, 2, R"({"p": "MMM"})")), HasSubstr("names 3 layers, the model has 2"));
+  EXPECT_THAT(Fault(KindsOf(rule, 2, R"({"p": "MMM"})")),
+              HasSubstr("names 3 layers, the model has 2"));
   EXPECT_THAT(Fault(KindsOf(rule, 1, R"({"p": "x"})")), HasSubstr("character 1 of 'x'"));
   EXPECT_THAT(Fault(KindsOf(rule, 1, R"({"p": ["M"]})")), HasSubstr("not a string"));
   // A character of several bytes: the message is still text.
@@ -118,7 +131,8 @@ TEST(LayerRules, PatternStringReadsOneCharacterPerLayer) {
 }
 
 TEST(LayerRules, AreSortedByName) {
-  for (size_t i = 1; i < AllLayerRules().size(); ++i) EXPECT_LT(AllLayerRules()[i - 1].name, AllLayerRules()[i].name);
+  for (size_t i = 1; i < AllLayerRules().size(); ++i)
+    EXPECT_LT(AllLayerRules()[i - 1].name, AllLayerRules()[i].name);
 }
 
 }  // namespace

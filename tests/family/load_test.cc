@@ -1,4 +1,5 @@
-// Family files: every key is checked, every error has a place, inheritance does what docs/families.md says.
+// Family files: every key is checked, every error has a place, inheritance does what
+// docs/families.md says.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -28,8 +29,10 @@ TEST(FamilyFile, UnknownKeysHaveLineAndColumn) {
   const auto fault = [](const std::string& from, const std::string& to) {
     return ErrorOf(With(kSampleFamily, from, to));
   };
-  EXPECT_THAT(fault("schema = 1", "schema = 1\ncolour = 3"), FileFault("unknown key 'colour'", "tiny.toml:2:10"));
-  EXPECT_THAT(fault("n = 2\n", "n = 2\nmapp = { a = \"b\" }\n"), Field(&Error::what, HasSubstr("mapp")));
+  EXPECT_THAT(fault("schema = 1", "schema = 1\ncolour = 3"),
+              FileFault("unknown key 'colour'", "tiny.toml:2:10"));
+  EXPECT_THAT(fault("n = 2\n", "n = 2\nmapp = { a = \"b\" }\n"),
+              Field(&Error::what, HasSubstr("mapp")));
   EXPECT_THAT(fault("count = \"layers\"", "count = \"layers\"\nlayer = 3"),
               FileFault("unknown key 'layer'", "tiny.toml:32:9"));
   EXPECT_THAT(fault("place = \"first\"", "place = \"first\"\ntpp = \"row\""),
@@ -48,18 +51,21 @@ TEST(FamilyFile, WrongTypesHaveLineAndColumn) {
   const auto fault = [](const std::string& from, const std::string& to) {
     return ErrorOf(With(kSampleFamily, from, to));
   };
-  EXPECT_THAT(fault("family = \"tiny\"", "family = 3"), FileFault("'family' must be a string", "tiny.toml:2:10"));
+  EXPECT_THAT(fault("family = \"tiny\"", "family = 3"),
+              FileFault("'family' must be a string", "tiny.toml:2:10"));
   EXPECT_THAT(fault("hf_model_types = [\"tiny\"]", "hf_model_types = [1]"),
               FileFault("must be a string or a list of strings", "tiny.toml:4:19"));
   EXPECT_THAT(fault("layers = \"num_hidden_layers\"", "layers = 3"),
               FileFault("'layers' must be a string or a table", "tiny.toml:7:10"));
-  EXPECT_THAT(fault("default = \"hidden / 2\"", "default = [1]"), Field(&Error::what, HasSubstr("must be an expression")));
+  EXPECT_THAT(fault("default = \"hidden / 2\"", "default = [1]"),
+              Field(&Error::what, HasSubstr("must be an expression")));
   EXPECT_THAT(fault("shape = [\"padded_vocab\", \"hidden\"]", "shape = [1.5]"),
               Field(&Error::what, HasSubstr("'shape'")));
   EXPECT_THAT(fault("op = ", "op = "), Field(&Error::what, HasSubstr("")));
   EXPECT_THAT(fault("place = \"first\"", "place = \"first\"\ndtype = \"fp31\""),
               Field(&Error::what, "unknown dtype"));
-  EXPECT_THAT(fault("[tied]\n", "[[tied]]\n"), Field(&Error::what, HasSubstr("'tied' must be a table")));
+  EXPECT_THAT(fault("[tied]\n", "[[tied]]\n"),
+              Field(&Error::what, HasSubstr("'tied' must be a table")));
   EXPECT_THAT(fault("[[stack]]", "[stack]"), Field(&Error::what, HasSubstr("written [[stack]]")));
   EXPECT_THAT(fault("[[param.alternative]]", "[param.alternative]"),
               Field(&Error::what, HasSubstr("written [[alternative]]")));
@@ -70,7 +76,8 @@ TEST(FamilyFile, WrongTypesHaveLineAndColumn) {
 }
 
 TEST(FamilyFile, TextThatIsNoTomlHasLineAndColumn) {
-  EXPECT_THAT(ErrorOf("schema = \n"), AllOf(Field(&Error::id, "family-file"), Field(&Error::at, HasSubstr("tiny.toml:1:"))));
+  EXPECT_THAT(ErrorOf("schema = \n"), AllOf(Field(&Error::id, "family-file"),
+                                            Field(&Error::at, HasSubstr("tiny.toml:1:"))));
   EXPECT_EQ(ErrorOf("a = 1\na = 2\n").id, "family-file");
   EXPECT_EQ(ErrorOf("\xFF\xFE\n").id, "family-file");
   EXPECT_EQ(ErrorOf("[" + std::string(100000, '[')).id, "family-file");
@@ -86,8 +93,9 @@ TEST(FamilyFile, NestedRulesAreBounded) {
     rule = "{ rule = \"from_list\", key = \"k\", fallback = " + rule + " }";
     config = "{ list = [ " + config + " ] }";
   }
-  EXPECT_THAT(ErrorOf(With(kSampleFamily, "[config]", "[layer_kinds]\nother = " + rule + "\n[config]")),
-              Field(&Error::kind, ErrorKind::kInvalid));
+  EXPECT_THAT(
+      ErrorOf(With(kSampleFamily, "[config]", "[layer_kinds]\nother = " + rule + "\n[config]")),
+      Field(&Error::kind, ErrorKind::kInvalid));
   EXPECT_THAT(ErrorOf(With(kSampleFamily, "share = { flag = \"tied\" }", "share = " + config)),
               Field(&Error::kind, ErrorKind::kInvalid));
 }
@@ -101,15 +109,18 @@ TEST(FamilyFile, ConfigEntriesHaveExactlyOneSource) {
 
 // -- extends --
 
-constexpr char kChild[] = "schema = 1\nfamily = \"child\"\nhf_architectures = [\"ChildForCausalLM\"]\nextends = ";
+constexpr char kChild[] =
+    "schema = 1\nfamily = \"child\"\nhf_architectures = [\"ChildForCausalLM\"]\nextends = ";
 
 std::string Base() { return With(kSampleFamily, "schema = 1", "schema = 1\nabstract = true"); }
 
 Result<FamilyLibrary> WithChild(const std::string& extends, const std::string& rest = "") {
-  return LibraryOf({{"tiny", Base()},
-                    {"child", kChild + extends + "\n" + rest},
-                    {"part", "schema = 1\nfamily = \"part\"\nabstract = true\n[dims]\nhalf = { value = \"3\" }\n"
-                             "[flags]\nextra = { value = \"true\" }\n"}});
+  return LibraryOf(
+      {{"tiny", Base()},
+       {"child", kChild + extends + "\n" + rest},
+       {"part",
+        "schema = 1\nfamily = \"part\"\nabstract = true\n[dims]\nhalf = { value = \"3\" }\n"
+        "[flags]\nextra = { value = \"true\" }\n"}});
 }
 
 TEST(Extends, ChildHasWhatTheParentHasAndAbstractOnesAreNotListed) {
@@ -145,9 +156,11 @@ TEST(Extends, IsOneLevelOfFilesThatExist) {
   EXPECT_THAT(fault(WithChild("\"child\"")), HasSubstr("one level only"));
   EXPECT_THAT(fault(WithChild("3")), HasSubstr("'extends' must be a string"));
   EXPECT_THAT(fault(WithChild("[3]")), HasSubstr("'extends' must be a string"));
-  const auto grandchild = LibraryOf({{"tiny", Base()},
-                                     {"child", std::string(kChild) + "\"tiny\"\n"},
-                                     {"third", "schema = 1\nfamily = \"third\"\nhf_architectures = [\"X\"]\nextends = \"child\"\n"}});
+  const auto grandchild = LibraryOf(
+      {{"tiny", Base()},
+       {"child", std::string(kChild) + "\"tiny\"\n"},
+       {"third",
+        "schema = 1\nfamily = \"third\"\nhf_architectures = [\"X\"]\nextends = \"child\"\n"}});
   EXPECT_THAT(fault(grandchild), HasSubstr("itself extends 'tiny': one level only"));
 }
 
@@ -178,7 +191,9 @@ shape = ["half", "hidden"]
 }
 
 TEST(Extends, RemoveDropsByNameAndOnlyWhatIsThere) {
-  const auto library = WithChild("\"tiny\"", "[remove]\nparams = [\"mlp.linear_fc1.weight\"]\nignores = [\"inv_freq\"]\nconfig = [\"share\"]\n");
+  const auto library = WithChild("\"tiny\"",
+                                 "[remove]\nparams = [\"mlp.linear_fc1.weight\"]\nignores = "
+                                 "[\"inv_freq\"]\nconfig = [\"share\"]\n");
   ASSERT_TRUE(library) << library.error().what;
   const FamilySpec& child = library->families().at("child");
   EXPECT_EQ(child.params.size(), 4u);
@@ -199,7 +214,8 @@ TEST(FamilyLibrary, KeepsWhatItHadWhenAnAdditionFails) {
   ASSERT_TRUE(library);
   EXPECT_FALSE(library->Add({{"bad", "schema = 3"}}, ""));
   EXPECT_TRUE(library->Find("tiny"));
-  EXPECT_TRUE(library->Add({{"second.toml", With(kSampleFamily, "\"tiny\"", "\"second\"")}}, "dir/"));
+  EXPECT_TRUE(
+      library->Add({{"second.toml", With(kSampleFamily, "\"tiny\"", "\"second\"")}}, "dir/"));
   EXPECT_EQ(library->families().size(), 2u);
 }
 
@@ -224,11 +240,13 @@ TEST(FamilyLibrary, ArchitectureDecidesAndModelTypeOnlyWithoutOne) {
   EXPECT_EQ(found(R"({"architectures": ["LlamaForCausalLM"], "model_type": "qwen2"})"), "llama");
   EXPECT_EQ(found(R"({"model_type": "qwen2"})"), "qwen2");
   EXPECT_EQ(found(R"({"architectures": [], "model_type": "qwen2"})"), "qwen2");
-  EXPECT_EQ(found(R"({"architectures": ["NobodyForCausalLM"], "model_type": "qwen2"})"), "unknown-family");
+  EXPECT_EQ(found(R"({"architectures": ["NobodyForCausalLM"], "model_type": "qwen2"})"),
+            "unknown-family");
   EXPECT_EQ(found(R"({"architectures": [3, null, ["LlamaForCausalLM"]]})"), "unknown-family");
-  for (const char* config : {"{}", "[]", "null", "3", "\"llama\"", R"({"architectures": "LlamaForCausalLM"})",
-                             R"({"architectures": {"0": "LlamaForCausalLM"}})", R"({"model_type": 3})",
-                             R"({"model_type": ""})"}) {
+  for (const char* config :
+       {"{}", "[]", "null", "3", "\"llama\"", R"({"architectures": "LlamaForCausalLM"})",
+        R"({"architectures": {"0": "LlamaForCausalLM"}})", R"({"model_type": 3})",
+        R"({"model_type": ""})"}) {
     EXPECT_EQ(found(config), "unknown-family") << config;
   }
 }

@@ -42,10 +42,12 @@ Result<Model> Try(const FamilySpec& spec, const json& config, const ExpandOption
 
 std::vector<std::pair<std::string, json>> AllConfigs() {
   std::vector<std::pair<std::string, json>> configs;
-  for (const auto& entry : fs::directory_iterator(fs::path(WEIGHBRIDGE_SOURCE_DIR) / "tests/testdata/family_configs")) {
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(WEIGHBRIDGE_SOURCE_DIR) / "tests/testdata/family_configs")) {
     configs.emplace_back(entry.path().filename().string(), *ReadJsonFile(entry.path()));
   }
-  std::sort(configs.begin(), configs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(configs.begin(), configs.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
   return configs;
 }
 
@@ -75,10 +77,34 @@ TEST(Model, EveryKnownConfigExpandsToBijections) {
 
 const std::vector<json>& HostileValues() {
   static const std::vector<json> kValues = {
-      nullptr, true, false, 0, -1, 1, 3, 1000000007, INT64_MAX, INT64_MIN, UINT64_MAX, int64_t{1} << 40, (int64_t{1} << 40) + 1,
-      1.5, -0.0, 1e300, std::numeric_limits<double>::infinity(), "", "4", "none", std::string(100000, 'x'),
-      json::array(), json::array({1, 2}), json::array({nullptr}), json::object(), json::object({{"rope_type", 3}}),
-      json::object({{"rope_type", "yarn"}}), json::object({{"type", "llama3"}, {"factor", json::array()}})};
+      nullptr,
+      true,
+      false,
+      0,
+      -1,
+      1,
+      3,
+      1000000007,
+      INT64_MAX,
+      INT64_MIN,
+      UINT64_MAX,
+      int64_t{1} << 40,
+      (int64_t{1} << 40) + 1,
+      1.5,
+      -0.0,
+      1e300,
+      std::numeric_limits<double>::infinity(),
+      "",
+      "4",
+      "none",
+      std::string(100000, 'x'),
+      json::array(),
+      json::array({1, 2}),
+      json::array({nullptr}),
+      json::object(),
+      json::object({{"rope_type", 3}}),
+      json::object({{"rope_type", "yarn"}}),
+      json::object({{"type", "llama3"}, {"factor", json::array()}})};
   return kValues;
 }
 
@@ -91,7 +117,8 @@ TEST(Model, HostileValueInAnyKeyGivesAModelOrAnError) {
     for (const auto& [key, value] : config.items()) {
       if (key == "architectures") continue;
       for (const json& hostile : HostileValues()) {
-        // A vocabulary, a width or a count that is only large is a legal model, but slow to walk here.
+        // A vocabulary, a width or a count that is only large is a legal model, but slow to walk
+        // here.
         json broken = config;
         broken[key] = hostile;
         const auto model = Model::Expand(spec, broken, {});
@@ -124,12 +151,14 @@ TEST(Model, AbsentKeysGiveAModelOrAnErrorThatNamesOne) {
       less.erase(key);
       const auto model = Try(spec, less);
       if (!model) {
-        EXPECT_THAT(model.error().what, testing::AnyOf(HasSubstr(key), HasSubstr("lacks"), HasSubstr("divi"),
-                                                       HasSubstr("fit"))) << name << " " << key;
+        EXPECT_THAT(model.error().what, testing::AnyOf(HasSubstr(key), HasSubstr("lacks"),
+                                                       HasSubstr("divi"), HasSubstr("fit")))
+            << name << " " << key;
       }
     }
     EXPECT_FALSE(Model::Expand(spec, json::object(), {}));
-    for (const json& other : {json(), json::array(), json(3), json("x")}) EXPECT_FALSE(Model::Expand(spec, other, {}));
+    for (const json& other : {json(), json::array(), json(3), json("x")})
+      EXPECT_FALSE(Model::Expand(spec, other, {}));
   }
 }
 
@@ -153,7 +182,8 @@ TEST(Model, AbsurdCountsAreErrorsAtOnce) {
   EXPECT_EQ(with({{"num_hidden_layers", 99999}, {"n_routed_experts", 999999}}), "config-value");
   EXPECT_EQ(with({{"num_hidden_layers", 5000}, {"n_routed_experts", 5000}}), "config-value");
   EXPECT_EQ(with({{"vocab_size", INT64_MAX}}), "config-value");
-  EXPECT_EQ(with({{"hidden_size", int64_t{1} << 40}, {"vocab_size", int64_t{1} << 40}}), "config-value");
+  EXPECT_EQ(with({{"hidden_size", int64_t{1} << 40}, {"vocab_size", int64_t{1} << 40}}),
+            "config-value");
   EXPECT_EQ(with({{"vocab_size", -5}}), "config-value");
   EXPECT_EQ(with({{"vocab_size", 0}}), "config-value");
   EXPECT_EQ(with({{"vocab_size", 1.5}}), "config-value");
@@ -189,7 +219,8 @@ Result<Model> Sample(const std::string& family, const std::string& config) {
 
 TEST(Symbols, KeysAreTriedInOrderThenTheDefault) {
   const auto half = [](const std::string& more) {
-    const auto model = Sample(kSampleFamily, With(kSampleConfig, "\"vocab_size\"", more + "\"vocab_size\""));
+    const auto model =
+        Sample(kSampleFamily, With(kSampleConfig, "\"vocab_size\"", more + "\"vocab_size\""));
     return model ? model->dims().at("half") : -1;
   };
   EXPECT_EQ(half(""), 4);
@@ -207,17 +238,21 @@ TEST(Symbols, WithoutValueFailOnlyWhereTheyAreUsed) {
   EXPECT_EQ(used.error().id, "config-key-missing");
   EXPECT_THAT(used.error().what, HasSubstr("'ghost_size'"));
   // Under a condition that does not hold it is not used.
-  EXPECT_TRUE(Sample(With(unused, "shape = [\"hidden\", \"half\"]", "shape = [\"hidden\", \"ghost\"]\nwhen = \"tied\""),
+  EXPECT_TRUE(Sample(With(unused, "shape = [\"hidden\", \"half\"]",
+                          "shape = [\"hidden\", \"ghost\"]\nwhen = \"tied\""),
                      kSampleConfig));
   // A value of the wrong kind is an error whether used or not.
-  EXPECT_FALSE(Sample(unused, With(kSampleConfig, "\"vocab_size\"", "\"ghost_size\": \"big\", \"vocab_size\"")));
+  EXPECT_FALSE(Sample(
+      unused, With(kSampleConfig, "\"vocab_size\"", "\"ghost_size\": \"big\", \"vocab_size\"")));
 }
 
 TEST(Symbols, CyclesAreErrors) {
-  for (const char* cycle : {"a = { value = \"a\" }", "a = { value = \"b\" }\nb = { value = \"a\" }",
-                            "a = { value = \"b + b\" }\nb = { value = \"c * c\" }\nc = { value = \"a - a\" }"}) {
+  for (const char* cycle :
+       {"a = { value = \"a\" }", "a = { value = \"b\" }\nb = { value = \"a\" }",
+        "a = { value = \"b + b\" }\nb = { value = \"c * c\" }\nc = { value = \"a - a\" }"}) {
     const std::string family =
-        With(With(kSampleFamily, "[flags]", std::string(cycle) + "\n[flags]"), "\"2 * half\"", "\"2 * a\"");
+        With(With(kSampleFamily, "[flags]", std::string(cycle) + "\n[flags]"), "\"2 * half\"",
+             "\"2 * a\"");
     const auto model = Sample(family, kSampleConfig);
     ASSERT_FALSE(model) << cycle;
     EXPECT_THAT(model.error().what, HasSubstr("is defined by itself"));
@@ -228,23 +263,29 @@ TEST(Symbols, CyclesAreErrors) {
 // Each symbol uses the next one twice: resolved once each, not 2^30 times.
 TEST(Symbols, SharedSubexpressionsAreResolvedOnce) {
   std::string dims;
-  for (int i = 0; i < 30; ++i) dims += fmt::format("s{:02} = {{ value = \"s{:02} - s{:02} + 2\" }}\n", i, i + 1, i + 1);
+  for (int i = 0; i < 30; ++i)
+    dims += fmt::format("s{:02} = {{ value = \"s{:02} - s{:02} + 2\" }}\n", i, i + 1, i + 1);
   dims += "s30 = { value = \"2\" }\n[flags]";
-  const auto model = Sample(With(With(kSampleFamily, "[flags]", dims), "\"2 * half\"", "\"s00 * half\""), kSampleConfig);
+  const auto model = Sample(
+      With(With(kSampleFamily, "[flags]", dims), "\"2 * half\"", "\"s00 * half\""), kSampleConfig);
   ASSERT_TRUE(model) << model.error().what;
 }
 
 TEST(Symbols, NegativeDimsAreErrorsAndFlagsAreTruthValues) {
-  EXPECT_FALSE(Sample(kSampleFamily, With(kSampleConfig, "\"hidden_size\": 8", "\"hidden_size\": -8")));
+  EXPECT_FALSE(
+      Sample(kSampleFamily, With(kSampleConfig, "\"hidden_size\": 8", "\"hidden_size\": -8")));
   EXPECT_FALSE(Sample(With(kSampleFamily, "\"hidden / 2\"", "\"hidden - 9\""), kSampleConfig));
   for (const char* yes : {"true", "1"}) {
-    const auto model = Sample(kSampleFamily, With(kSampleConfig, "\"vocab_size\"", fmt::format("\"tie_word_embeddings\": {}, \"vocab_size\"", yes)));
+    const auto model = Sample(
+        kSampleFamily, With(kSampleConfig, "\"vocab_size\"",
+                            fmt::format("\"tie_word_embeddings\": {}, \"vocab_size\"", yes)));
     ASSERT_TRUE(model);
     EXPECT_TRUE(model->tied());
     ASSERT_EQ(model->copies().size(), 1u);
     EXPECT_EQ(model->copies()[0].hf, "lm_head.weight");
   }
-  EXPECT_FALSE(Sample(kSampleFamily, With(kSampleConfig, "\"vocab_size\"", "\"tie_word_embeddings\": \"yes\", \"vocab_size\"")));
+  EXPECT_FALSE(Sample(kSampleFamily, With(kSampleConfig, "\"vocab_size\"",
+                                          "\"tie_word_embeddings\": \"yes\", \"vocab_size\"")));
 }
 
 // -- parameters --
@@ -253,17 +294,22 @@ TEST(Model, SampleHasItsParameters) {
   const auto model = Sample(kSampleFamily, kSampleConfig);
   ASSERT_TRUE(model) << model.error().what;
   std::vector<std::string> names;
-  for (const Parameter& p : model->parameters()) names.push_back(model->MegatronName(p, Dialect::kLocal));
-  std::vector<std::string> expected = {"embedding.word_embeddings.weight", "decoder.layers.0.mlp.local_fc1.weight",
+  for (const Parameter& p : model->parameters())
+    names.push_back(model->MegatronName(p, Dialect::kLocal));
+  std::vector<std::string> expected = {"embedding.word_embeddings.weight",
+                                       "decoder.layers.0.mlp.local_fc1.weight",
                                        "decoder.layers.2.mlp.local_fc1.weight"};
   for (int layer : {1, 3}) {
-    for (int e = 0; e < 4; ++e) expected.push_back(fmt::format("decoder.layers.{}.mlp.experts.linear_fc2.weight{}", layer, e));
+    for (int e = 0; e < 4; ++e)
+      expected.push_back(
+          fmt::format("decoder.layers.{}.mlp.experts.linear_fc2.weight{}", layer, e));
   }
   expected.insert(expected.end(), {"decoder.final_layernorm.weight", "output_layer.weight"});
   EXPECT_EQ(names, expected);
   EXPECT_NE(model->Ignored("model.layers.3.inv_freq"), nullptr);
   EXPECT_EQ(model->Ignored("model.layers.4.inv_freq"), nullptr);
-  EXPECT_EQ(model->MegatronPattern(model->parameters()[5], Dialect::kTe), "decoder.layers.*.mlp.experts.linear_fc2.weight*");
+  EXPECT_EQ(model->MegatronPattern(model->parameters()[5], Dialect::kTe),
+            "decoder.layers.*.mlp.experts.linear_fc2.weight*");
 }
 
 TEST(Model, StorageIsChosenByTheNamesThatAreThere) {
@@ -280,10 +326,13 @@ TEST(Model, StorageIsChosenByTheNamesThatAreThere) {
     }
     return names;
   };
-  EXPECT_EQ(expert_names({"model.layers.1.experts.down"}), (std::set<std::string>{"model.layers.1.experts.down"}));
+  EXPECT_EQ(expert_names({"model.layers.1.experts.down"}),
+            (std::set<std::string>{"model.layers.1.experts.down"}));
   // Nothing is there: the primary names are asked for.
   EXPECT_EQ(expert_names({}).size(), 4u);
-  EXPECT_EQ(expert_names({"model.layers.1.experts.down", "model.layers.1.experts.0.down.weight"}).size(), 2u);
+  EXPECT_EQ(
+      expert_names({"model.layers.1.experts.down", "model.layers.1.experts.0.down.weight"}).size(),
+      2u);
 }
 
 TEST(Model, TwoRulesForOneTensorAreAnError) {
@@ -298,16 +347,21 @@ shape = ["half", "hidden"]
 )";
   const auto model = Sample(kSampleFamily + twice, kSampleConfig);
   ASSERT_FALSE(model);
-  EXPECT_THAT(model.error().what, HasSubstr("two rules describe 'mlp.linear_fc1.weight' of layer 0"));
+  EXPECT_THAT(model.error().what,
+              HasSubstr("two rules describe 'mlp.linear_fc1.weight' of layer 0"));
   EXPECT_TRUE(Sample(kSampleFamily + With(twice, "\"dense\"", "\"moe\""), kSampleConfig));
   EXPECT_TRUE(Sample(kSampleFamily + With(twice, "layers > 2", "layers > 4"), kSampleConfig));
 }
 
 TEST(Model, StackWithMoreLayersThanTheModelIsAnError) {
-  EXPECT_FALSE(Sample(With(kSampleFamily, "count = \"layers\"", "count = \"layers + 1\""), kSampleConfig));
-  EXPECT_TRUE(Sample(With(kSampleFamily, "count = \"layers\"", "count = \"layers - 1\""), kSampleConfig));
-  EXPECT_TRUE(Sample(With(kSampleFamily, "count = \"layers\"", "count = \"0 - 7\""), kSampleConfig));
-  EXPECT_FALSE(Sample(With(kSampleFamily, "count = \"layers\"", "count = \"999999999999\""), kSampleConfig));
+  EXPECT_FALSE(
+      Sample(With(kSampleFamily, "count = \"layers\"", "count = \"layers + 1\""), kSampleConfig));
+  EXPECT_TRUE(
+      Sample(With(kSampleFamily, "count = \"layers\"", "count = \"layers - 1\""), kSampleConfig));
+  EXPECT_TRUE(
+      Sample(With(kSampleFamily, "count = \"layers\"", "count = \"0 - 7\""), kSampleConfig));
+  EXPECT_FALSE(
+      Sample(With(kSampleFamily, "count = \"layers\"", "count = \"999999999999\""), kSampleConfig));
 }
 
 TEST(Model, GeometryThatNoTensorHasIsAnError) {
@@ -319,12 +373,16 @@ TEST(Model, GeometryThatNoTensorHasIsAnError) {
   EXPECT_EQ(fault("\"2 * half\"", "\"0 - 4\""), "config-value");
   EXPECT_EQ(fault("\"2 * half\"", "\"9999999999999\""), "config-value");
   EXPECT_EQ(fault("\"2 * half\"", "\"3\""), "shape");  // gated_mlp needs halves
-  EXPECT_EQ(fault("components = [\"half\", \"half\"]", "components = [\"2 * half + 4\", \"0 - 4\"]"), "config-value");
-  EXPECT_EQ(fault("shape = [\"2 * half\", \"hidden\"]",
-                  "shape = [\"1099511627776\", \"1099511627776\"]"), "config-value");
-  EXPECT_EQ(fault("shape = [\"hidden\", \"half\"]\n",
-                  "shape = [\"536870912\", \"1073741824\"]\n"), "config-value");  // 2^59 x 4 experts
-  EXPECT_EQ(fault("experts = \"experts\"\n", "experts = \"0 - 3\"\n"), "accepted");  // no expert, no parameter
+  EXPECT_EQ(
+      fault("components = [\"half\", \"half\"]", "components = [\"2 * half + 4\", \"0 - 4\"]"),
+      "config-value");
+  EXPECT_EQ(
+      fault("shape = [\"2 * half\", \"hidden\"]", "shape = [\"1099511627776\", \"1099511627776\"]"),
+      "config-value");
+  EXPECT_EQ(fault("shape = [\"hidden\", \"half\"]\n", "shape = [\"536870912\", \"1073741824\"]\n"),
+            "config-value");  // 2^59 x 4 experts
+  EXPECT_EQ(fault("experts = \"experts\"\n", "experts = \"0 - 3\"\n"),
+            "accepted");  // no expert, no parameter
 }
 
 }  // namespace

@@ -107,7 +107,8 @@ hf = "inv_freq"
 why = "computed"
 )";
 
-inline const char kSampleConfig[] = R"({"architectures": ["TinyForCausalLM"], "num_hidden_layers": 4,
+inline const char kSampleConfig[] =
+    R"({"architectures": ["TinyForCausalLM"], "num_hidden_layers": 4,
   "hidden_size": 8, "vocab_size": 10, "num_experts": 4})";
 
 // A library of just these families (name -> text).

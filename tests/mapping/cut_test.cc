@@ -23,7 +23,8 @@ Sample AnySample() {
   Sample s;
   s.ranks = *rc::gen::inRange(1, 6);
   s.element = *rc::gen::element<int64_t>(1, 2, 4, 8);
-  s.shape = *rc::gen::container<Shape>(*rc::gen::inRange<size_t>(1, 4), rc::gen::inRange<int64_t>(1, 5));
+  s.shape =
+      *rc::gen::container<Shape>(*rc::gen::inRange<size_t>(1, 4), rc::gen::inRange<int64_t>(1, 5));
   s.cut.axis = *rc::gen::inRange(-1, static_cast<int>(s.shape.size()));
   if (s.cut.replicated()) return s;
   s.shape[static_cast<size_t>(s.cut.axis)] *= s.ranks;
@@ -110,7 +111,8 @@ RC_GTEST_PROP(Cut, CompositionOfCutAndJoinIsTheIdentity, ()) {
       RC_ASSERT(there_and_back[i] == (Origin{rank, static_cast<int64_t>(i)}));
     }
     // Walking the join from the rank's side says the same as the cut.
-    const auto back = CompileBySource(join, rank, Numel(CutShape(s.shape, s.cut, s.ranks)), s.element);
+    const auto back =
+        CompileBySource(join, rank, Numel(CutShape(s.shape, s.cut, s.ranks)), s.element);
     RC_ASSERT(back.has_value());
     RC_ASSERT(BytesOf(*back) == BytesOf(*cut));
   }
@@ -121,7 +123,8 @@ TEST(Cut, GatedMlpOnTwoRanksHoldsGateAndUpOfEach) {
   const TensorCut cut{0, {4, 4}};
   const auto rows = [&](int rank) {
     std::vector<int64_t> out;
-    for (const Origin& e : ElementsOf(CutLayout(shape, cut, 2, rank).Pieces(), 4)) out.push_back(e.offset);
+    for (const Origin& e : ElementsOf(CutLayout(shape, cut, 2, rank).Pieces(), 4))
+      out.push_back(e.offset);
     return out;
   };
   EXPECT_EQ(rows(0), (std::vector<int64_t>{0, 1, 4, 5}));
@@ -135,7 +138,8 @@ TEST(Cut, FewerKeyHeadsThanRanksAreCutByRows) {
   ASSERT_TRUE(CheckCut(shape, cut, 4));
   for (int rank = 0; rank < 4; ++rank) {
     const Origins held = ElementsOf(CutLayout(shape, cut, 4, rank).Pieces(), 6);
-    for (int64_t i = 0; i < 6; ++i) EXPECT_EQ(held[static_cast<size_t>(i)], (Origin{0, 6 * rank + i}));
+    for (int64_t i = 0; i < 6; ++i)
+      EXPECT_EQ(held[static_cast<size_t>(i)], (Origin{0, 6 * rank + i}));
   }
 }
 

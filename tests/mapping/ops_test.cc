@@ -29,8 +29,8 @@ double Decode(DType dtype, uint16_t bits) {
                        : sign * std::ldexp(1.0 + fraction, exponent - bias);
 }
 
-// Finite values of a format in rising order of magnitude are its bit patterns in order: the nearest of a
-// value is found by searching them, and ties go to the even pattern.
+// Finite values of a format in rising order of magnitude are its bit patterns in order: the nearest
+// of a value is found by searching them, and ties go to the even pattern.
 uint16_t Encode(DType dtype, double value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double magnitude = std::fabs(value);
@@ -57,7 +57,8 @@ std::vector<uint16_t> AllPatterns() {
 
 std::vector<uint16_t> ApplyToAll(Op op, DType dtype, const std::vector<uint16_t>& from) {
   std::vector<uint16_t> to(from.size());
-  EXPECT_TRUE(Apply(op, dtype, std::as_bytes(std::span(from)), dtype, std::as_writable_bytes(std::span(to))));
+  EXPECT_TRUE(Apply(op, dtype, std::as_bytes(std::span(from)), dtype,
+                    std::as_writable_bytes(std::span(to))));
   return to;
 }
 
@@ -91,7 +92,8 @@ TEST_P(TwoByteFloats, OpsThatAreCalledExactRestoreEveryBit) {
   const std::vector<uint16_t> from = AllPatterns();
   for (Op op : {Op::kNone, Op::kAddOne, Op::kSubOne}) {
     const auto back = ApplyToAll(Inverse(op), dtype, ApplyToAll(op, dtype, from));
-    EXPECT_EQ(InvertibilityOf(op, dtype, dtype) == Invertibility::kExact, back == from) << ToString(op);
+    EXPECT_EQ(InvertibilityOf(op, dtype, dtype) == Invertibility::kExact, back == from)
+        << ToString(op);
   }
 }
 
@@ -134,7 +136,8 @@ RC_GTEST_PROP(Ops, FloatPlusOneIsTheFloatSumOfTheHardware, ()) {
 // 2^-8 + 2^-60 + 1 lies above the middle between two bf16 values, but its sum in double does not.
 TEST(Ops, SumsOfDoublesAreRoundedOnce) {
   for (const auto& [op, sign] : {std::pair{Op::kAddOne, 1.0}, {Op::kSubOne, -1.0}}) {
-    const double values[] = {sign * (std::ldexp(1, -8) + std::ldexp(1, -60)), sign * std::ldexp(1, -8),
+    const double values[] = {sign * (std::ldexp(1, -8) + std::ldexp(1, -60)),
+                             sign * std::ldexp(1, -8),
                              sign * (std::ldexp(3, -8) - std::ldexp(1, -60))};
     uint16_t got[3];
     ASSERT_TRUE(Apply(op, DType::kF64, std::as_bytes(std::span(values)), DType::kBF16,

@@ -112,8 +112,8 @@ TEST(Pipeline, SizesThatMakeNoGridAreUsageErrors) {
     return !stages && stages.error().id == "grid";
   };
   for (int bad : {0, -1, INT_MIN}) {
-    for (int ParallelGrid::* size : {&ParallelGrid::tp, &ParallelGrid::pp, &ParallelGrid::vpp,
-                                     &ParallelGrid::ep, &ParallelGrid::etp}) {
+    for (int ParallelGrid::*size : {&ParallelGrid::tp, &ParallelGrid::pp, &ParallelGrid::vpp,
+                                    &ParallelGrid::ep, &ParallelGrid::etp}) {
       ParallelGrid grid;
       grid.*size = bad;
       EXPECT_TRUE(refused(grid, 4));

@@ -1,4 +1,5 @@
-// What a plan means, said byte by byte: the slow interpreter that the tests of this room compare with.
+// What a plan means, said byte by byte: the slow interpreter that the tests of this room compare
+// with.
 #pragma once
 
 #include <cstdint>
@@ -58,8 +59,9 @@ inline Origins ElementsOf(const std::vector<StridedPiece>& pieces, int64_t numel
       }
       if (target >= 0 && target < numel) {
         Origin& at = out[static_cast<size_t>(target)];
-        at = at.other != -2 ? Origin{-3, 0}
-                            : piece.source == kZeroSource ? Origin{} : Origin{piece.source, source};
+        at = at.other != -2                ? Origin{-3, 0}
+             : piece.source == kZeroSource ? Origin{}
+                                           : Origin{piece.source, source};
       }
       for (size_t a = index.size(); a-- > 0;) {
         if (++index[a] < piece.axes[a].extent) break;

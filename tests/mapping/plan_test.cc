@@ -51,7 +51,8 @@ RC_GTEST_PROP(Plans, CollectingRunsNeverChangesTheirMeaning, ()) {
 
 // Runs that continue each other, cut anywhere, come back as few.
 RC_GTEST_PROP(Plans, NeighboursThatContinueEachOtherBecomeOneRun, ()) {
-  const auto pieces = *rc::gen::nonEmpty(rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(1, 7)));
+  const auto pieces =
+      *rc::gen::nonEmpty(rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(1, 7)));
   const bool zero = *rc::gen::arbitrary<bool>();
   RunCollector collector;
   int64_t at = 0;
@@ -83,7 +84,8 @@ RC_GTEST_PROP(Plans, VisitOfASubRangeIsThatPartOfTheWhole, ()) {
 
 RC_GTEST_PROP(Plans, VisitsThatSplitARangeSeeTheSameBytes, ()) {
   const Plan plan(AnyRuns(2, 64, true));
-  const auto cuts = *rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(0, plan.bytes() + 1));
+  const auto cuts =
+      *rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(0, plan.bytes() + 1));
   std::vector<int64_t> sorted = cuts;
   sorted.push_back(0);
   sorted.push_back(plan.bytes());

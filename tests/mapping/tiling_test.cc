@@ -94,7 +94,8 @@ RC_GTEST_PROP(Tiling, LayoutsAreBijectionsByCounting, ()) {
   const auto pieces = s.layout.Pieces();
   RC_ASSERT(TilesByCounting(pieces, Side::kTarget, s.layout.numel()));
   for (size_t i = 0; i < s.sources.size(); ++i) {
-    RC_ASSERT(TilesByCounting(OfSource(pieces, static_cast<int>(i)), Side::kSource, s.sources[i].numel));
+    RC_ASSERT(
+        TilesByCounting(OfSource(pieces, static_cast<int>(i)), Side::kSource, s.sources[i].numel));
   }
 }
 
@@ -109,7 +110,8 @@ RC_GTEST_PROP(Tiling, SlicesAgreeWithIndexing, ()) {
   const Layout cut = s.layout.Slice(axis, begin, end);
   const Origins part = ElementsOf(cut.Pieces(), cut.numel());
   int64_t inner = 1, outer = 1;
-  for (size_t i = 0; i < shape.size(); ++i) (i < a ? outer : i > a ? inner : outer) *= i == a ? 1 : shape[i];
+  for (size_t i = 0; i < shape.size(); ++i)
+    (i < a ? outer : i > a ? inner : outer) *= i == a ? 1 : shape[i];
   size_t at = 0;
   for (int64_t o = 0; o < outer; ++o) {
     for (int64_t i = begin; i < end; ++i) {
@@ -128,17 +130,24 @@ RC_GTEST_PROP(Tiling, BrokenPieceSetsAreRefused, ()) {
   RC_PRE(!pieces.empty());
   StridedPiece& piece = pieces[*rc::gen::inRange<size_t>(0, pieces.size())];
   const int64_t numel = s.layout.numel();
-  const auto delta = *rc::gen::distinctFrom(rc::gen::inRange<int64_t>(-numel, numel + 1), int64_t{0});
+  const auto delta =
+      *rc::gen::distinctFrom(rc::gen::inRange<int64_t>(-numel, numel + 1), int64_t{0});
   switch (*rc::gen::inRange(0, 5)) {
-    case 0: piece.target_offset += delta; break;
+    case 0:
+      piece.target_offset += delta;
+      break;
     case 1:
       if (!piece.axes.empty()) piece.axes.back().extent += delta > 0 ? 1 : -1;
       break;
     case 2:
       if (!piece.axes.empty()) piece.axes.front().target_stride += delta;
       break;
-    case 3: pieces.erase(pieces.begin()); break;
-    default: pieces.push_back(pieces[0]); break;
+    case 3:
+      pieces.erase(pieces.begin());
+      break;
+    default:
+      pieces.push_back(pieces[0]);
+      break;
   }
   const bool tiles = TilesByCounting(pieces, Side::kTarget, numel);
   const Status proof = ProveTiling(pieces, Side::kTarget, numel);

@@ -1,5 +1,5 @@
-// Every transform against an independent reference: nested loops straight from the published layouts of
-// Megatron's fused tensors, written without the Layout algebra.
+// Every transform against an independent reference: nested loops straight from the published
+// layouts of Megatron's fused tensors, written without the Layout algebra.
 #include "mapping/transforms/transform.h"
 
 #include <gmock/gmock.h>
@@ -283,16 +283,17 @@ std::vector<int64_t> RowLabels(const Case& c, const std::vector<int64_t>& first_
 }
 
 TEST(KnownAnswers, QkvOfFourHeadsInTwoGroups) {
-  EXPECT_THAT(RowLabels({"qkv", {16}, {{"heads", 4}, {"groups", 2}, {"head_dim", 2}}, {}}, {0, 100, 200}),
-              testing::ElementsAre(0, 1, 2, 3, 100, 101, 200, 201,  //
-                                   4, 5, 6, 7, 102, 103, 202, 203));
+  EXPECT_THAT(
+      RowLabels({"qkv", {16}, {{"heads", 4}, {"groups", 2}, {"head_dim", 2}}, {}}, {0, 100, 200}),
+      testing::ElementsAre(0, 1, 2, 3, 100, 101, 200, 201,  //
+                           4, 5, 6, 7, 102, 103, 202, 203));
 }
 
 TEST(KnownAnswers, GatedQkvOfFourHeadsInTwoGroups) {
-  EXPECT_THAT(
-      RowLabels({"qkv_gated", {24}, {{"heads", 4}, {"groups", 2}, {"head_dim", 2}}, {}}, {0, 100, 200}),
-      testing::ElementsAre(0, 1, 4, 5, 2, 3, 6, 7, 100, 101, 200, 201,  //
-                           8, 9, 12, 13, 10, 11, 14, 15, 102, 103, 202, 203));
+  EXPECT_THAT(RowLabels({"qkv_gated", {24}, {{"heads", 4}, {"groups", 2}, {"head_dim", 2}}, {}},
+                        {0, 100, 200}),
+              testing::ElementsAre(0, 1, 4, 5, 2, 3, 6, 7, 100, 101, 200, 201,  //
+                                   8, 9, 12, 13, 10, 11, 14, 15, 102, 103, 202, 203));
 }
 
 // -- what does not fit is refused, whatever the numbers --
@@ -304,15 +305,16 @@ TEST(Transforms, RefuseShapesThatContradictTheDims) {
     return plan ? ErrorKind::kInternal : plan.error().kind;
   };
   const auto heads = [](int64_t h, int64_t g, int64_t d) {
-    return std::map<std::string, int64_t, std::less<>>{{"heads", h}, {"groups", g}, {"head_dim", d}};
+    return std::map<std::string, int64_t, std::less<>>{
+        {"heads", h}, {"groups", g}, {"head_dim", d}};
   };
   for (const char* qkv : {"qkv", "qkv_concat", "qkv_gated"}) {
-    EXPECT_EQ(refused({qkv, {16, 3}, heads(4, 3, 2), {}}), ErrorKind::kInvalid);   // 4 % 3
-    EXPECT_EQ(refused({qkv, {17, 3}, heads(4, 2, 2), {}}), ErrorKind::kInvalid);   // rows
-    EXPECT_EQ(refused({qkv, {}, heads(4, 2, 2), {}}), ErrorKind::kInvalid);        // scalar
+    EXPECT_EQ(refused({qkv, {16, 3}, heads(4, 3, 2), {}}), ErrorKind::kInvalid);  // 4 % 3
+    EXPECT_EQ(refused({qkv, {17, 3}, heads(4, 2, 2), {}}), ErrorKind::kInvalid);  // rows
+    EXPECT_EQ(refused({qkv, {}, heads(4, 2, 2), {}}), ErrorKind::kInvalid);       // scalar
     EXPECT_EQ(refused({qkv, {16}, heads(0, 0, 0), {}}), ErrorKind::kInvalid);
     EXPECT_EQ(refused({qkv, {16}, heads(-4, -2, -2), {}}), ErrorKind::kInvalid);
-    EXPECT_EQ(refused({qkv, {16}, {}, {}}), ErrorKind::kInvalid);                  // no dims at all
+    EXPECT_EQ(refused({qkv, {16}, {}, {}}), ErrorKind::kInvalid);  // no dims at all
     constexpr int64_t kHuge = INT64_MAX;
     EXPECT_EQ(refused({qkv, {16}, heads(kHuge, 1, 1), {}}), ErrorKind::kInvalid);
     EXPECT_EQ(refused({qkv, {16}, heads(kHuge, kHuge, kHuge), {}}), ErrorKind::kInvalid);
