@@ -46,7 +46,7 @@ class RoundTripper {
     // Two buffers per thread, the second for ops.
     block_bytes_ = std::clamp<int64_t>(options.memory_bytes / (2 * threads), 4096, kMaxBlockBytes);
     for (const PlacedParameter& placed : placement.parameters()) {
-      if (placed.copy_as.empty()) homes_[placed.parameter] = &placed;
+      if (!placed.is_copy()) homes_[placed.parameter] = &placed;
     }
     for (const ResultRow& row : inventory.rows) reported_.insert(row.hf[0].name);
     for (const Parameter* p : inventory_.usable) {

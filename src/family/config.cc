@@ -12,7 +12,7 @@ using nlohmann::json;
 
 tl::unexpected<Error> BadValue(const char* function, const json& value) {
   return Fail(ErrorKind::kInvalid, "config-value",
-              fmt::format("{} does not know the value {}", function, value.dump()), "config.json");
+              fmt::format("{} does not know the value {}", function, Describe(value)), "config.json");
 }
 
 Result<json> Activation(const json& value, const json&) {
@@ -64,6 +64,13 @@ Result<json> ZeroIsNone(const json& value, const json&) {
 }
 
 }  // namespace
+
+std::string Describe(const json& value) {
+  constexpr size_t kMost = 80;
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
+  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
+  return text;
+}
 
 const json* FindKey(const json& config, std::string_view dotted) {
   const json* at = &config;

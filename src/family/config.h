@@ -17,6 +17,9 @@ const nlohmann::json* FindKey(const nlohmann::json& config, std::string_view dot
 // The first of `keys` that is present and not null; nullptr when there is none.
 const nlohmann::json* FirstKey(const nlohmann::json& config, const std::vector<std::string>& keys);
 
+// `value` as JSON text for messages, shortened.
+std::string Describe(const nlohmann::json& value);
+
 struct ConfigFunction {
   std::string_view name;
   std::string_view meaning;  // one line, for `families show` and the docs

@@ -26,6 +26,12 @@ class Parser {
                 fmt::format("column {} of '{}'", at_ + 1, text_));
   }
 
+  // A byte that may be a part of a UTF-8 sequence.
+  static std::string Shown(char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte >= 0x20 && byte < 0x7F ? fmt::format("'{}'", c) : fmt::format("byte 0x{:02X}", byte);
+  }
+
   void SkipSpace() {
     while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) ++at_;
   }
@@ -135,7 +141,7 @@ class Parser {
       }
       return value;
     }
-    if (!IsWordChar(text_[at_])) return Error(fmt::format("unexpected '{}'", text_[at_]));
+    if (!IsWordChar(text_[at_])) return Error(fmt::format("unexpected {}", Shown(text_[at_])));
     while (at_ < text_.size() && IsWordChar(text_[at_])) ++at_;
     const std::string_view word = text_.substr(begin, at_ - begin);
     if (word == "true") return 1;

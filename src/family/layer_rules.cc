@@ -74,10 +74,14 @@ Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t la
   if (!pattern.is_string()) return BadRule(rule, "the pattern is not a string");
   const std::string separators = Argument(rule, "separators");
   std::vector<std::string> kinds;
-  for (char c : pattern.get<std::string>()) {
-    if (separators.find(c) != std::string::npos) continue;
-    const auto it = rule.map.find(std::string(1, c));
-    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", c));
+  const auto& text = pattern.get_ref<const std::string&>();
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (separators.find(text[i]) != std::string::npos) continue;
+    const auto it = rule.map.find(text.substr(i, 1));
+    if (it == rule.map.end()) {
+      return BadRule(rule, fmt::format("unknown layer kind at character {} of '{}'", i + 1,
+                                       text.substr(0, 200)));
+    }
     kinds.push_back(it->second);
   }
   if (static_cast<int64_t>(kinds.size()) != layers) {

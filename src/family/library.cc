@@ -27,6 +27,14 @@ Result<FamilyLibrary> FamilyLibrary::BuiltIn() {
 
 Status FamilyLibrary::Add(const std::map<std::string, std::string>& texts,
                           const std::string& origin_prefix) {
+  const auto before = texts_;
+  Status added = AddAll(texts, origin_prefix);
+  if (!added) texts_ = before;
+  return added;
+}
+
+Status FamilyLibrary::AddAll(const std::map<std::string, std::string>& texts,
+                             const std::string& origin_prefix) {
   for (const auto& [name, text] : texts) {
     const bool has_ending = name.ends_with(".toml");
     const std::string stem = has_ending ? name.substr(0, name.size() - 5) : name;

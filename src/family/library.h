@@ -23,7 +23,8 @@ class FamilyLibrary {
  public:
   // The families that were built in.
   static Result<FamilyLibrary> BuiltIn();
-  // Adds or replaces families: file name without ending -> text. `extends` may name any family.
+  // Adds or replaces families: file name without ending -> text. `extends` may name any family. On an
+  // error the library stays as it was.
   Status Add(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
 
   // Without the abstract ones.
@@ -34,6 +35,7 @@ class FamilyLibrary {
   Result<const FamilySpec*> ForConfig(const nlohmann::json& config) const;
 
  private:
+  Status AddAll(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
   Result<FamilySpec> Read(const std::string& name) const;
 
   std::map<std::string, FamilySpec> families_;

@@ -38,9 +38,8 @@ class Linter {
     WB_RETURN_IF_ERROR(Stacks());
     WB_RETURN_IF_ERROR(Rules());
     WB_RETURN_IF_ERROR(Config());
-    std::set<std::pair<std::string, std::vector<std::string>>> seen;
     for (const ParamRule& rule : spec_.params) WB_RETURN_IF_ERROR(Param(rule));
-    return {};
+    return NamesWithoutParameter();
   }
 
  private:
@@ -50,13 +49,16 @@ class Linter {
                 "docs/families.md describes every key");
   }
 
-  // Every name in an expression must be a symbol. Values are made up so that divisions are exact.
+  // Every name in an expression must be a symbol. Their values are made up, so what they compute is only
+  // judged where no name takes part.
   Status Expression(const std::string& text, int line) const {
     if (text.empty()) return {};
     std::string unknown;
+    bool named = false;
     const NameLookup lookup = [&](std::string_view name) -> Result<int64_t> {
       const bool known = symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
       if (!known && unknown.empty()) unknown = name;
+      named = true;
       return 5040;
     };
     const Result<int64_t> value = Evaluate(text, lookup);
@@ -67,8 +69,10 @@ class Linter {
                              near.empty() ? "" : fmt::format("; did you mean '{}'?", near)),
                  line);
     }
-    if (!value && value.error().what.find("divisible") == std::string::npos &&
-        value.error().what.find("overflow") == std::string::npos) {
+    const auto computes = [&](const char* what) {
+      return value.error().what.find(what) != std::string::npos;
+    };
+    if (!value && !(named && (computes("divisible") || computes("overflow") || computes("division")))) {
       return Bad(fmt::format("{} at {}", value.error().what, value.error().at), line);
     }
     return {};
@@ -222,6 +226,49 @@ class Linter {
     WB_RETURN_IF_ERROR(Name(rule.megatron, rule.line));
     WB_RETURN_IF_ERROR(Name(rule.local, rule.line));
     for (const HfStorage& storage : rule.storage) WB_RETURN_IF_ERROR(Storage(rule, storage));
+    return {};
+  }
+
+  Status StackNames(const std::vector<std::string>& stacks) const {
+    for (const std::string& stack : stacks) {
+      if (!HasStack(stack)) return Bad(fmt::format("there is no stack '{}'", stack), 0);
+    }
+    return {};
+  }
+
+  // [tied], [[hf_copy]], [[hf_ignore]], [[megatron_ignore]].
+  Status NamesWithoutParameter() const {
+    if (spec_.tied) {
+      const CopyRule& tied = *spec_.tied;
+      if (tied.hf.empty() || tied.same_as.empty() || tied.megatron.empty()) {
+        return Bad("[tied] needs 'hf', 'same_as' and 'megatron'", 0);
+      }
+      WB_RETURN_IF_ERROR(Expression(tied.when, 0));
+    }
+    for (const CopyRule& copy : spec_.copies) {
+      if (copy.stacks.empty() || copy.hf.empty() || copy.same_as.empty()) {
+        return Bad("a [[hf_copy]] needs 'stack', 'hf' and 'same_as'", 0);
+      }
+      WB_RETURN_IF_ERROR(StackNames(copy.stacks));
+      WB_RETURN_IF_ERROR(Name(copy.hf, 0));
+      WB_RETURN_IF_ERROR(Expression(copy.when, 0));
+    }
+    for (const IgnoreRule& ignore : spec_.ignores) {
+      if (ignore.hf.empty()) return Bad("a [[hf_ignore]] needs 'hf'", 0);
+      WB_RETURN_IF_ERROR(StackNames(ignore.stacks));
+      WB_RETURN_IF_ERROR(Name(ignore.hf, 0));
+    }
+    for (const MegatronIgnoreRule& ignore : spec_.megatron_ignores) {
+      if (ignore.megatron.empty()) return Bad("a [[megatron_ignore]] needs 'megatron'", 0);
+      WB_RETURN_IF_ERROR(StackNames(ignore.stacks));
+      for (const std::string* name : {&ignore.megatron, &ignore.local}) {
+        WB_RETURN_IF_ERROR(Name(*name, 0));
+      }
+      for (const std::string& text : ignore.shape) WB_RETURN_IF_ERROR(Expression(text, 0));
+      for (const std::string* text : {&ignore.when, &ignore.unless}) {
+        WB_RETURN_IF_ERROR(Expression(*text, 0));
+      }
+    }
     return {};
   }
 

@@ -15,7 +15,10 @@ namespace {
 
 constexpr int64_t kMaxLayers = 100000;
 constexpr int64_t kMaxExperts = 1000000;
-constexpr int64_t kMaxParameters = 20000000;
+constexpr int64_t kMaxParameters = 1000000;
+constexpr int64_t kMaxExtent = int64_t{1} << 40;
+// Elements of a tensor that holds all experts: its bytes fit into an int64.
+constexpr int64_t kMaxElements = int64_t{1} << 59;
 
 Result<int64_t> ToInteger(const nlohmann::json& value, const std::string& key) {
   if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
@@ -23,7 +26,7 @@ Result<int64_t> ToInteger(const nlohmann::json& value, const std::string& key) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX) return value.get<int64_t>();
   }
   return Fail(ErrorKind::kInvalid, "config-value",
-              fmt::format("'{}' is {}, an integer or truth value is expected", key, value.dump()),
+              fmt::format("'{}' is {}, an integer or truth value is expected", key, Describe(value)),
               "config.json");
 }
 
@@ -39,6 +42,11 @@ class Model::Builder {
   Status Run() {
     WB_RETURN_IF_ERROR(ResolveSymbols());
     WB_TRY(m_.vocab_, Symbol("vocab", 0));
+    if (std::max(m_.vocab_, options_.pad_vocab) > kMaxExtent) {
+      return Fail(ErrorKind::kInvalid, "config-value",
+                  fmt::format("a vocabulary of {} rows", std::max(m_.vocab_, options_.pad_vocab)),
+                  "config.json");
+    }
     m_.padded_vocab_ = std::max(PaddedVocab(m_.vocab_, options_.tp), options_.pad_vocab);
     m_.dims_["padded_vocab"] = m_.padded_vocab_;
     WB_RETURN_IF_ERROR(Count());
@@ -133,6 +141,14 @@ class Model::Builder {
       if (IsMtp(stack)) m_.mtp_layers_ = std::max(m_.mtp_layers_, count);
     }
     WB_TRY(m_.layers_, Symbol("layers", 0));
+    for (const StackRule& stack : spec().stacks) {
+      if (!IsMtp(stack) && counts_[stack.name] > m_.layers_) {
+        return Fail(ErrorKind::kInvalid, "family-file",
+                    fmt::format("stack '{}' has {} layers, the model {}", stack.name,
+                                counts_[stack.name], m_.layers_),
+                    spec().origin);
+      }
+    }
     if (m_.layers_ > kMaxLayers) {
       return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} layers", m_.layers_), "config.json");
     }
@@ -178,7 +194,55 @@ class Model::Builder {
     return stacks;
   }
 
+  // How many parameters the config asks for, before any is made.
+  Status CheckParameterCount() {
+    int64_t total = 0;
+    for (const ParamRule& rule : spec().params) {
+      WB_TRY(const bool holds, Holds(rule.when, rule.unless));
+      if (!holds) continue;
+      int64_t layers = rule.stacks.empty() ? 1 : 0, each = 1;
+      for (const StackRule* stack : StacksOf(rule.stacks)) {
+        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+          layers += LayerFits(rule, *stack, layer) ? 1 : 0;
+        }
+      }
+      if (layers > 0 && !rule.experts.empty()) {
+        WB_TRY(each, Value(rule.experts));
+      }
+      if (each > kMaxExperts || (total += layers * std::max<int64_t>(each, 0)) > kMaxParameters) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("the config asks for more than {} parameters", kMaxParameters),
+                    "config.json");
+      }
+    }
+    return {};
+  }
+
+  // No Megatron tensor is described twice.
+  Status CheckUnique() {
+    std::map<std::pair<const StackRule*, std::string>, std::vector<const ParamRule*>> by_name;
+    for (const ParamRule& rule : spec().params) {
+      WB_TRY(const bool holds, Holds(rule.when, rule.unless));
+      if (!holds) continue;
+      if (rule.stacks.empty()) by_name[{nullptr, rule.megatron}].push_back(&rule);
+      for (const StackRule* stack : StacksOf(rule.stacks)) by_name[{stack, rule.megatron}].push_back(&rule);
+    }
+    for (const auto& [key, rules] : by_name) {
+      const auto& [stack, name] = key;
+      for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? counts_[stack->name] : 1); ++layer) {
+        const auto fits = [&](const ParamRule* rule) { return !stack || LayerFits(*rule, *stack, layer); };
+        if (std::count_if(rules.begin(), rules.end(), fits) < 2) continue;
+        return Fail(ErrorKind::kInvalid, "family-file",
+                    fmt::format("two rules describe '{}' of layer {}", name, layer),
+                    fmt::format("{}:{}", spec().origin, rules.back()->line));
+      }
+    }
+    return {};
+  }
+
   Status Parameters() {
+    WB_RETURN_IF_ERROR(CheckParameterCount());
+    WB_RETURN_IF_ERROR(CheckUnique());
     for (const ParamRule& rule : spec().params) {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));
       if (!holds) continue;
@@ -235,17 +299,26 @@ class Model::Builder {
   }
 
   Status Geometry(Parameter& p) {
+    int64_t elements = std::max<int64_t>(p.experts, 1);
     for (const std::string& extent : p.rule->shape) {
       WB_TRY(const int64_t value, Value(extent, p.layer));
-      if (value <= 0 || value > (int64_t{1} << 40)) {
+      if (value <= 0 || value > kMaxExtent) {
         return Fail(ErrorKind::kInvalid, "config-value",
                     fmt::format("'{}' of {} is {}", extent, p.rule->megatron, value), "config.json");
       }
       p.shape.push_back(value);
+      if (__builtin_mul_overflow(elements, value, &elements) || elements > kMaxElements) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("{} has too many elements", p.rule->megatron), "config.json");
+      }
     }
     p.cut.axis = p.rule->tp == "column" ? 0 : p.rule->tp == "row" ? 1 : -1;
     for (const std::string& component : p.rule->components) {
       WB_TRY(const int64_t value, Value(component, p.layer));
+      if (value < 0) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("'{}' of {} is {}", component, p.rule->megatron, value), "config.json");
+      }
       p.cut.components.push_back(value);
     }
     return {};

@@ -19,6 +19,8 @@ struct PlacedParameter {
   // Not empty: a copy that Megatron keeps on another stage, under this name in its modules: the tied
   // embedding as the last stage's output layer, the embedding beside MTP layers.
   std::string copy_as;
+
+  bool is_copy() const { return !copy_as.empty(); }
 };
 
 // Placement of a whole model. Immutable; refers to the Model, which must outlive it.

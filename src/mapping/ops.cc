@@ -1,5 +1,6 @@
 #include "mapping/ops.h"
 
+#include <cmath>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -13,11 +14,24 @@ bool Computes(DType dtype) {
   return dtype == DType::kF64 || dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
 
-double Evaluate(Op op, double x) {
+// x + y for a later rounding to `to`. Where the sum is not exact in double and will be rounded again, it is
+// rounded to odd here: then the second rounding is that of the exact sum.
+double Sum(double x, double y, DType to) {
+  const double sum = x + y;
+  if (to == DType::kF64 || !std::isfinite(sum)) return sum;
+  const double part = sum - x;
+  const double error = (x - (sum - part)) + (y - part);
+  uint64_t bits;
+  std::memcpy(&bits, &sum, sizeof(bits));
+  if (error == 0 || bits % 2 != 0) return sum;
+  return std::nextafter(sum, error > 0 ? HUGE_VAL : -HUGE_VAL);
+}
+
+double Evaluate(Op op, double x, DType to) {
   switch (op) {
     case Op::kNone: return x;
-    case Op::kAddOne: return x + 1.0;
-    case Op::kSubOne: return x - 1.0;
+    case Op::kAddOne: return Sum(x, 1.0, to);
+    case Op::kSubOne: return Sum(x, -1.0, to);
   }
   return x;
 }
@@ -71,7 +85,7 @@ Status Apply(Op op, DType from_dtype, std::span<const std::byte> from, DType to_
   const size_t to_size = static_cast<size_t>(BitsOf(to_dtype)) / 8;
   const size_t n = from.size() / from_size;
   for (size_t i = 0; i < n; ++i) {
-    const double value = Evaluate(op, ElementToDouble(from_dtype, from.data(), i));
+    const double value = Evaluate(op, ElementToDouble(from_dtype, from.data(), i), to_dtype);
     const uint64_t bits = *RoundToBits(to_dtype, value);
     std::memcpy(to.data() + i * to_size, &bits, to_size);
   }

@@ -1,7 +1,7 @@
 // Which decoder layers a pipeline stage owns. All of Megatron's splits place layers in the order of
 // virtual stages, then pipeline ranks; they differ only in how many layers each chunk gets.
 #include <algorithm>
-#include <cctype>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -12,6 +12,15 @@ namespace {
 
 tl::unexpected<Error> BadGrid(std::string what, std::string hint = "") {
   return Fail(ErrorKind::kUsage, "grid", std::move(what), "", std::move(hint));
+}
+
+// Far above any machine; keeps products of group sizes small.
+constexpr int kMaxGroup = 1 << 14;
+
+// A byte that may be half of a UTF-8 sequence.
+std::string Printable(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte >= 0x20 && byte < 0x7F ? std::string(1, c) : fmt::format("\\x{:02X}", byte);
 }
 
 // What a stage holds, before layers are numbered.
@@ -43,13 +52,24 @@ Result<std::vector<Contents>> EvenStages(const ParallelGrid& grid, int64_t layer
 
 Result<std::vector<Contents>> UnevenStages(const ParallelGrid& grid, int64_t layers) {
   const bool first = grid.first_stage_layers >= 0, last = grid.last_stage_layers >= 0;
+  if (grid.pp < 2) return BadGrid("uneven stages need --pp 2 or more");
+  for (const int64_t given : {grid.first_stage_layers, grid.last_stage_layers}) {
+    if (given == 0 || given > layers) {
+      return BadGrid(fmt::format("a stage of {} layers, the model has {}", given, layers));
+    }
+  }
   const int64_t middle_stages = grid.pp - (first ? 1 : 0) - (last ? 1 : 0);
   const int64_t middle =
       layers - (first ? grid.first_stage_layers : 0) - (last ? grid.last_stage_layers : 0);
-  if (grid.pp < 2) return BadGrid("uneven stages need --pp 2 or more");
   int64_t per_middle = 0;
   if (middle_stages > 0) {
+    if (middle <= 0) {
+      return BadGrid(fmt::format("the first and last stage leave no layer for the {} between them",
+                                 middle_stages));
+    }
     WB_TRY(per_middle, Divide(middle, middle_stages * grid.vpp, "middle pipeline stages"));
+  } else if (grid.vpp > 1) {
+    return BadGrid("without stages between the first and the last Megatron has no virtual stages");
   } else if (middle != 0) {
     return BadGrid(fmt::format("the first and last stage hold {} of {} layers", layers - middle, layers));
   }
@@ -108,51 +128,69 @@ Status CheckLayoutOrder(const std::string& all, int64_t layers, int64_t mtp_laye
   return {};
 }
 
-// Repeats each `x*n` of single letters and each `(group)*n`; groups do not nest.
-Result<std::string> Unroll(std::string_view text) {
-  std::string out;
-  size_t unit = 0;  // where the last letter or group begins in `out`
-  bool in_group = false;
-  size_t group = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == ',' || c == ' ') continue;
-    if (c == '(') {
-      if (in_group) return BadGrid("groups of a pipeline layout cannot be nested");
-      in_group = true;
-      group = out.size();
-    } else if (c == ')') {
-      if (!in_group) return BadGrid("unbalanced ')' in the pipeline layout");
-      if (i + 1 >= text.size() || text[i + 1] != '*') {
-        return BadGrid("a group of a pipeline layout is followed by * and a number");
-      }
-      in_group = false;
-      unit = group;
-    } else if (c == '*') {
-      size_t end = i + 1;
-      int64_t n = 0;
-      while (end < text.size() && std::isdigit(static_cast<unsigned char>(text[end])) && n < 100000) {
-        n = n * 10 + (text[end++] - '0');
-      }
-      if (end == i + 1 || out.empty() || unit >= out.size()) {
-        return BadGrid("'*' in the pipeline layout needs something to repeat and a number");
-      }
-      const std::string repeated = out.substr(unit);
-      if (n < 1 || repeated.size() * static_cast<size_t>(n) > 100000) {
-        return BadGrid("the pipeline layout repeats something 0 or too many times");
-      }
-      for (int64_t k = 1; k < n; ++k) out += repeated;
-      i = end - 1;
-      unit = out.size();
-    } else if (c == 'E' || c == 't' || c == 'm' || c == 'L' || c == '|') {
-      unit = out.size();
-      out += c;
-    } else {
-      return BadGrid(fmt::format("'{}' is not part of a pipeline layout", c),
-                     "use E (embedding), t (decoder layer), m (MTP layer), L (loss), |, *n and (...)*n");
+Status CheckMtpStage(const std::vector<Contents>& stages, const ParallelGrid& grid, int64_t mtp_layers) {
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (stages[i].mtp == 0) continue;
+    if (stages[i].mtp != mtp_layers) return BadGrid("all MTP layers stand in one stage of the layout");
+    if (i < static_cast<size_t>(grid.pp) * static_cast<size_t>(grid.vpp - 1)) {
+      return BadGrid("MTP layers stand in the last virtual stage of their pipeline rank");
     }
   }
-  if (in_group) return BadGrid("unbalanced '(' in the pipeline layout");
+  return {};
+}
+
+constexpr size_t kMaxLayoutLetters = 100000;
+
+// Reads the decimal digits at `at`; nullopt when there are none. Capped far above any use.
+std::optional<size_t> TakeNumber(std::string_view text, size_t& at) {
+  const size_t begin = at;
+  size_t n = 0;
+  while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
+    n = std::min<size_t>(n * 10 + static_cast<size_t>(text[at++] - '0'), 1'000'000);
+  }
+  return at == begin ? std::nullopt : std::optional<size_t>(n);
+}
+
+Status Repeat(std::string_view unit, size_t n, std::string& out) {
+  if (out.size() + unit.size() * n > kMaxLayoutLetters) {
+    return BadGrid("the pipeline layout repeats something too many times");
+  }
+  for (size_t k = 0; k < n; ++k) out += unit;
+  return {};
+}
+
+// Megatron's first replacement, \(([^)]+)\)\*(\d+): groups with a factor, once, from left to right.
+Result<std::string> UnrollGroups(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t close = text[i] == '(' ? text.find(')', i) : std::string_view::npos;
+    if (close != std::string_view::npos && close > i + 1 && text.substr(close + 1).starts_with('*')) {
+      size_t end = close + 2;
+      if (const std::optional<size_t> n = TakeNumber(text, end)) {
+        WB_RETURN_IF_ERROR(Repeat(text.substr(i + 1, close - i - 1), *n, out));
+        i = end;
+        continue;
+      }
+    }
+    WB_RETURN_IF_ERROR(Repeat(text.substr(i++, 1), 1, out));
+  }
+  return out;
+}
+
+// Its second one, (.)\*(\d+): single characters with a factor, once, from left to right.
+Result<std::string> UnrollCharacters(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (text.substr(i + 1).starts_with('*')) {
+      size_t end = i + 2;
+      if (const std::optional<size_t> n = TakeNumber(text, end)) {
+        WB_RETURN_IF_ERROR(Repeat(text.substr(i, 1), *n, out));
+        i = end;
+        continue;
+      }
+    }
+    WB_RETURN_IF_ERROR(Repeat(text.substr(i++, 1), 1, out));
+  }
   return out;
 }
 
@@ -160,13 +198,20 @@ Result<std::string> Unroll(std::string_view text) {
 
 Result<std::vector<std::string>> ParsePipelineLayout(std::string_view text) {
   if (text.size() > 65536) return BadGrid("the pipeline layout is too long");
-  WB_TRY(const std::string flat, Unroll(text));
+  std::string bare(text);
+  std::erase(bare, ',');
+  WB_TRY(const std::string grouped, UnrollGroups(bare));
+  WB_TRY(const std::string flat, UnrollCharacters(grouped));
   std::vector<std::string> stages(1);
   for (char c : flat) {
     if (c == '|') {
       stages.emplace_back();
-    } else {
+    } else if (c == 'E' || c == 't' || c == 'm' || c == 'L') {
       stages.back() += c;
+    } else {
+      return BadGrid(fmt::format("'{}' is not part of a pipeline layout", Printable(c)),
+                     "use E (embedding), t (decoder layer), m (MTP layer), L (loss), |, x*n and (...)*n "
+                     "without nesting and without blanks");
     }
   }
   return stages;
@@ -176,6 +221,10 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
   if (grid.tp < 1 || grid.pp < 1 || grid.vpp < 1 || grid.ep < 1 || grid.etp < 1) {
     return BadGrid("every parallel size is at least 1");
   }
+  if (std::max({grid.tp, grid.ep, grid.etp}) > kMaxGroup) {
+    return BadGrid(fmt::format("a parallel size is larger than {}", kMaxGroup));
+  }
+  if (grid.pp == 1 && grid.vpp > 1) return BadGrid("virtual stages need --pp 2 or more");
   if (int64_t{grid.pp} * grid.vpp > 65536) return BadGrid("too many pipeline stages");
   std::vector<Contents> contents;
   const bool uneven = grid.first_stage_layers >= 0 || grid.last_stage_layers >= 0;
@@ -188,6 +237,7 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
     std::string all;
     for (const std::string& stage : text) all += stage;
     WB_RETURN_IF_ERROR(CheckLayoutOrder(all, layers, mtp_layers));
+    WB_RETURN_IF_ERROR(CheckMtpStage(contents, grid, mtp_layers));
   } else {
     if (uneven && (grid.account_for_embedding || grid.account_for_loss)) {
       return BadGrid("uneven stages exclude counting the embedding or the loss as a layer");

@@ -28,6 +28,10 @@ Status CheckCut(const Shape& shape, const TensorCut& cut, int size) {
   int64_t total = 0;
   for (int64_t part : ComponentsOf(shape, cut)) {
     total += part;
+    if (part < 0) {
+      return Fail(ErrorKind::kInvalid, "shape",
+                  fmt::format("a packed part of {} has {} rows", ToString(shape), part));
+    }
     if (part % size != 0) {
       return Fail(ErrorKind::kUsage, "grid",
                   fmt::format("{} {} of {} cannot be cut into {} equal parts", part,

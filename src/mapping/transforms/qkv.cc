@@ -25,7 +25,9 @@ Result<Heads> ReadHeads(const TransformRequest& request, int64_t query_parts) {
                 fmt::format("{} heads cannot be divided into {} query groups of head_dim {}",
                             h.heads, h.groups, h.head_dim));
   }
-  if (shape.empty() || shape[0] != (query_parts * h.heads + 2 * h.groups) * h.head_dim) {
+  // groups <= heads, so with heads within the rows no product overflows for any tensor that exists.
+  const bool fits = !shape.empty() && h.heads <= shape[0] && h.head_dim <= shape[0] / h.heads;
+  if (!fits || shape[0] != (query_parts * h.heads + 2 * h.groups) * h.head_dim) {
     return Fail(ErrorKind::kInvalid, "shape",
                 fmt::format("linear_qkv {} does not fit {} heads, {} groups, head_dim {}",
                             ToString(shape), h.heads, h.groups, h.head_dim));

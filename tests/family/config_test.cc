@@ -1,0 +1,114 @@
+#include "family/config.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+Result<json> Call(const char* function, const json& value) {
+  const ConfigFunction* f = FindConfigFunction(function);
+  EXPECT_NE(f, nullptr) << function;
+  return f->apply(value, json());
+}
+
+TEST(ConfigKeys, DottedKeysGoThroughObjects) {
+  const json config = json::parse(R"({"a": {"b": {"c": 3}, "n": null, "l": [1]}, "z": 0, "": 4})");
+  EXPECT_EQ(*FindKey(config, "a.b.c"), 3);
+  EXPECT_EQ(*FindKey(config, "z"), 0);
+  for (const char* absent : {"a.b.d", "a.n", "a.n.x", "z.y", "a.l.0", "b", "a.b.c.d", "a..b"}) {
+    EXPECT_EQ(FindKey(config, absent), nullptr) << absent;
+  }
+}
+
+TEST(ConfigKeys, FirstThatIsPresentAndNotNullWins) {
+  const json config = json::parse(R"({"a": null, "b": false, "c": 1})");
+  EXPECT_EQ(*FirstKey(config, {"x", "a", "b", "c"}), false);
+  EXPECT_EQ(FirstKey(config, {"x", "a"}), nullptr);
+  EXPECT_EQ(FirstKey(config, {}), nullptr);
+  EXPECT_EQ(FirstKey(json::array(), {"a"}), nullptr);
+  EXPECT_EQ(FirstKey(json(3), {"a"}), nullptr);
+}
+
+TEST(ConfigFunctions, GoodValues) {
+  EXPECT_EQ(*Call("activation", "silu"), "silu");
+  EXPECT_EQ(*Call("activation", "swish"), "silu");
+  EXPECT_EQ(*Call("activation", "gelu_pytorch_tanh"), "fast_gelu");
+  EXPECT_EQ(*Call("activation", "relu2"), "squared_relu");
+  EXPECT_EQ(*Call("not", true), false);
+  EXPECT_EQ(*Call("not", false), true);
+  EXPECT_EQ(*Call("position_embedding", true), "yarn");
+  EXPECT_EQ(*Call("position_embedding", false), "rope");
+  EXPECT_EQ(*Call("rsqrt", 256), 0.0625);
+  EXPECT_EQ(*Call("rsqrt", 2.5), 1.0 / std::sqrt(2.5));
+  EXPECT_EQ(*Call("window", 4096), json::parse("[4095, 0]"));
+  EXPECT_EQ(*Call("window", 1), json::parse("[0, 0]"));
+  EXPECT_EQ(*Call("zero_is_none", 0), "none");
+  EXPECT_EQ(*Call("zero_is_none", 7), 7);
+}
+
+TEST(ConfigFunctions, BadValuesAreErrorsThatSayTheValue) {
+  const std::vector<std::pair<const char*, std::vector<json>>> bad = {
+      {"activation", {"Silu", "", 3, nullptr, json::array({"silu"}), json::object()}},
+      {"not", {0, 1, "true", nullptr, json::array()}},
+      {"position_embedding", {"yarn", 1, nullptr}},
+      {"rsqrt",
+       {0, -1, 0.0, -0.0, "4", nullptr, true, json::array({4}),
+        std::numeric_limits<double>::quiet_NaN(), INT64_MIN}},
+      {"window", {0, -1, 4096.0, "4096", nullptr, true, UINT64_MAX, INT64_MIN}},
+      {"zero_is_none", {0.0, "0", nullptr, false}},
+  };
+  for (const auto& [function, values] : bad) {
+    for (const json& value : values) {
+      const auto result = Call(function, value);
+      ASSERT_FALSE(result) << function << " " << value;
+      EXPECT_EQ(result.error().kind, ErrorKind::kInvalid);
+      EXPECT_EQ(result.error().id, "config-value");
+      EXPECT_NE(result.error().what.find(function), std::string::npos);
+    }
+  }
+}
+
+TEST(ConfigFunctions, EveryFunctionTakesEveryKindOfValue) {
+  const json values[] = {nullptr,
+                         true,
+                         false,
+                         0,
+                         -1,
+                         INT64_MAX,
+                         INT64_MIN,
+                         UINT64_MAX,
+                         0.5,
+                         -1e308,
+                         5e-324,
+                         std::numeric_limits<double>::infinity(),
+                         std::numeric_limits<double>::quiet_NaN(),
+                         "",
+                         "x",
+                         json::array(),
+                         json::object(),
+                         json::array({json::array()})};
+  for (const ConfigFunction& f : AllConfigFunctions()) {
+    for (const json& value : values) {
+      const auto result = f.apply(value, json());
+      if (!result) EXPECT_FALSE(result.error().what.empty());
+    }
+    EXPECT_FALSE(f.meaning.empty());
+  }
+  EXPECT_EQ(FindConfigFunction("nothing"), nullptr);
+}
+
+TEST(Describe, ShortensLongValuesAndKeepsText) {
+  EXPECT_EQ(Describe(json("a")), "\"a\"");
+  EXPECT_EQ(Describe(json(std::string(10000, 'x'))).size(), 83u);
+  EXPECT_EQ(Describe(json("\xC3\xA4")), "\"\\u00e4\"");
+  EXPECT_NO_THROW(Describe(json("\xFF")));
+}
+
+}  // namespace
+}  // namespace weighbridge

@@ -1,0 +1,149 @@
+// Lint: names that nothing has are found when the family is read, with the nearest name that
+// exists.
+#include "family/lint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "sample_family.h"
+
+namespace weighbridge {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Fault(const std::string& from, const std::string& to) {
+  const Error error = ErrorOf(With(kSampleFamily, from, to));
+  if (error.id != "accepted") {
+    EXPECT_EQ(error.kind, ErrorKind::kInvalid);
+    EXPECT_EQ(error.id, "family-file");
+    EXPECT_THAT(error.at, HasSubstr("tiny.toml"));
+  }
+  return error.what;
+}
+
+TEST(Lint, NamesNearOnesForUnknownSymbolsAndTransforms) {
+  EXPECT_EQ(Fault("\"2 * half\"", "\"2 * hlf\""), "'hlf' is no dim or flag; did you mean 'half'?");
+  EXPECT_EQ(Fault("\"hidden / 2\"", "\"hiden / 2\""),
+            "'hiden' is no dim or flag; did you mean 'hidden'?");
+  EXPECT_EQ(Fault("transform = \"gated_mlp\"", "transform = \"gate_mlp\""),
+            "there is no transform 'gate_mlp'; did you mean 'gated_mlp'?");
+  EXPECT_EQ(Fault("\"2 * half\"", "\"2 * zzzzzzzzzzzz\""), "'zzzzzzzzzzzz' is no dim or flag");
+}
+
+TEST(Lint, ErrorsOfParametersHaveTheLineOfTheRule) {
+  EXPECT_EQ(ErrorOf(With(kSampleFamily, "\"2 * half\"", "\"2 * hlf\"")).at, "tiny.toml:48");
+}
+
+TEST(Lint, NamesInsideOfBracesAreChecked) {
+  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
+           {"\"model.layers.{layer}.\"", "\"model.layers.{lyer}.\""},
+           {"\"decoder.layers.{layer}.\"", "\"decoder.layers.{layerr}.\""},
+           {"weight{expert}\"", "weight{exprt}\""},
+           {"\"mlp.local_fc1.weight\"", "\"mlp.{local}_fc1.weight\""},
+           {"\"experts.down\"", "\"experts.{down}\""},
+           {"hf = \"inv_freq\"", "hf = \"{inv}_freq\""},
+           {"when = \"tied\"", "when = \"ted\""},
+           {"unless = \"tied\"", "unless = \"ted\""},
+           {"experts = \"experts\"\n", "experts = \"xperts\"\n"},
+           {"count = \"layers\"", "count = \"lyers\""}}) {
+    EXPECT_THAT(Fault(from, to), HasSubstr("is no dim or flag")) << to;
+  }
+  EXPECT_THAT(Fault("\"model.layers.{layer}.\"", "\"model.layers.{layer.\""),
+              HasSubstr("'}' is missing"));
+}
+
+TEST(Lint, ArithmeticIsJudgedOnlyWhereNoNameTakesPart) {
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"7 / 2\""), HasSubstr("7 is not divisible by 2"));
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"1 / 0\""), HasSubstr("division by"));
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"99999999999999999999\""), HasSubstr("overflow"));
+  EXPECT_EQ(Fault("\"hidden / 2\"", "\"hidden / 11\""), "accepted");
+  EXPECT_EQ(Fault("\"hidden / 2\"", "\"hidden / (layers - vocab)\""), "accepted");
+  EXPECT_EQ(Fault("\"hidden / 2\"", "\"hidden*hidden*hidden*hidden*hidden*hidden\""), "accepted");
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"hidden /\""), HasSubstr("ends early"));
+}
+
+TEST(Lint, RequiredPiecesAreThere) {
+  EXPECT_THAT(Fault("hf_architectures = [\"TinyForCausalLM\"]\n", ""),
+              HasSubstr("'hf_architectures' is empty"));
+  EXPECT_THAT(Fault("vocab = \"vocab_size\"\n", ""), HasSubstr("[dims] lacks 'vocab'"));
+  EXPECT_THAT(
+      Fault("half = { keys = [\"half\", \"deep.half\"], default = \"hidden / 2\" }", "half = { }"),
+      HasSubstr("'half' has neither keys nor a value"));
+  EXPECT_THAT(Fault("[flags]\n", "[flags]\nhidden = \"x\"\n"),
+              HasSubstr("'hidden' is a dim and a flag"));
+  EXPECT_THAT(Fault("megatron = \"embedding.word_embeddings.weight\"\n", ""),
+              HasSubstr("needs 'megatron'"));
+  EXPECT_THAT(Fault("shape = [\"hidden\", \"half\"]\n", ""), HasSubstr("has no shape"));
+  EXPECT_THAT(Fault("same_as = \"embed.weight\"\n", ""), HasSubstr("[tied] needs"));
+  EXPECT_THAT(Fault("count = \"layers\"\n", ""), HasSubstr("needs name and count"));
+}
+
+TEST(Lint, ParametersNameThingsThatExist) {
+  EXPECT_EQ(
+      Fault("stack = \"decoder\"\nlayers = \"dense\"", "stack = \"encoder\"\nlayers = \"dense\""),
+      "there is no stack 'encoder'");
+  EXPECT_EQ(Fault("layers = \"dense\"", "layers = \"danse\""), "no layer is of kind 'danse'");
+  EXPECT_EQ(Fault("layers = \"dense\"", "layers = \"!danse\""), "no layer is of kind 'danse'");
+  EXPECT_EQ(Fault("layers = \"dense\"", "layers = \"!moe\""), "accepted");
+  EXPECT_THAT(Fault("tp = \"row\"", "tp = \"rows\""),
+              HasSubstr("'tp' is replicated, column or row"));
+  EXPECT_THAT(Fault("tp = \"row\"", "tp = \"row\"\ncomponents = [\"half\"]"),
+              HasSubstr("need tp = \"column\""));
+  EXPECT_THAT(Fault("tp = \"row\"", "op = \"add_two\""), HasSubstr("there is no op 'add_two'"));
+  EXPECT_THAT(Fault("place = \"first\"", "place = \"middle\""), HasSubstr("'place'"));
+  EXPECT_THAT(Fault("place = \"first\"\n", ""), HasSubstr("needs a stack or a place"));
+  EXPECT_THAT(Fault("place = \"first\"", "place = \"first\"\nstack = \"decoder\""),
+              HasSubstr("and not both"));
+  EXPECT_THAT(Fault("hf = [\"gate.weight\", \"up.weight\"]", "hf = [\"gate.weight\"]"),
+              HasSubstr("transform gated_mlp takes 2 HF tensors, 1 are named"));
+  EXPECT_THAT(Fault("hf = \"norm.weight\"\n", ""), HasSubstr("takes 1 HF tensors, 0 are named"));
+  EXPECT_THAT(Fault("transform = \"expert\"", "transform = { name = \"expert\", flipped = true }"),
+              HasSubstr("transform expert has no option 'flipped'"));
+  EXPECT_EQ(Fault("transform = \"expert\"", "transform = { name = \"expert\", transposed = true }"),
+            "accepted");
+  EXPECT_THAT(
+      Fault("stack = \"decoder\"\nhf = \"inv_freq\"", "stack = \"encoder\"\nhf = \"inv_freq\""),
+      HasSubstr("there is no stack 'encoder'"));
+}
+
+TEST(Lint, LayerRulesAndConfigFunctionsExist) {
+  EXPECT_THAT(Fault("rule = \"every_n\"", "rule = \"every\""), HasSubstr("no rule 'every'"));
+  EXPECT_THAT(Fault("hit = \"moe\"\n", ""), HasSubstr("rule every_n needs 'hit'"));
+  EXPECT_THAT(Fault("n = 2\n", "n = 2\nm = 3\n"), HasSubstr("rule every_n has no 'm'"));
+  EXPECT_THAT(Fault("n = 2\n", "n = \"tow\"\n"), HasSubstr("'tow' is no dim or flag"));
+  EXPECT_THAT(Fault("{ dim = \"layers\" }", "{ hf = [\"x\"], fn = \"nott\" }"),
+              HasSubstr("there is no function 'nott'"));
+  EXPECT_THAT(Fault("{ dim = \"layers\" }", "{ layer_kind = \"mpl\" }"),
+              HasSubstr("no layer kinds 'mpl'"));
+  EXPECT_THAT(Fault("{ dim = \"layers\" }", "{ list = [ { dim = \"lay\" } ] }"),
+              HasSubstr("'lay' is no dim or flag"));
+}
+
+TEST(Lint, TablesWithoutParametersAreCheckedToo) {
+  const auto with = [](const std::string& more) { return ErrorOf(kSampleFamily + more).what; };
+  EXPECT_THAT(with("[[hf_copy]]\nhf = \"x\"\nsame_as = \"embed.weight\"\n"),
+              HasSubstr("[[hf_copy]] needs"));
+  EXPECT_THAT(with("[[hf_copy]]\nstack = \"decodr\"\nhf = \"x\"\nsame_as = \"embed.weight\"\n"),
+              HasSubstr("there is no stack 'decodr'"));
+  EXPECT_EQ(with("[[hf_copy]]\nstack = \"decoder\"\nhf = \"x\"\nsame_as = \"embed.weight\"\n"),
+            "accepted");
+  EXPECT_THAT(with("[[hf_ignore]]\nwhy = \"x\"\n"), HasSubstr("[[hf_ignore]] needs"));
+  EXPECT_THAT(with("[[megatron_ignore]]\nwhy = \"x\"\n"), HasSubstr("[[megatron_ignore]] needs"));
+  EXPECT_THAT(with("[[megatron_ignore]]\nmegatron = \"x\"\nshape = [\"hdden\"]\n"),
+              HasSubstr("did you mean 'hidden'?"));
+  EXPECT_THAT(with("[[stack]]\nname = \"s\"\ncount = \"1\"\nparams_of = \"nobody\"\n"),
+              HasSubstr("there is no stack 'nobody'"));
+}
+
+TEST(Lint, EveryBuiltInFamilyPasses) {
+  const auto library = FamilyLibrary::BuiltIn();
+  ASSERT_TRUE(library) << library.error().what << " " << library.error().at;
+  EXPECT_GE(library->families().size(), 14u);
+  for (const auto& [name, spec] : library->families()) EXPECT_TRUE(LintFamily(spec)) << name;
+}
+
+}  // namespace
+}  // namespace weighbridge
