@@ -5,12 +5,14 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
+void AddToy(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"diff", AddDiff},
+      {"toy", AddToy},
       {"env", AddEnv},
   };
   return kCommands;
