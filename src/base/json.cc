@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -29,10 +30,11 @@ std::optional<double> MarkedNumber(std::string_view text) {
 
 // Builds the DOM as nlohmann's own parser does, and stops at a depth that recursion elsewhere
 // (dump, copies) can bear.
-class BoundedDom : public nlohmann::detail::json_sax_dom_parser<json> {
+template <typename Json>
+class BoundedDom : public nlohmann::detail::json_sax_dom_parser<Json> {
  public:
-  using Base = nlohmann::detail::json_sax_dom_parser<json>;
-  explicit BoundedDom(json& target) : Base(target, /*allow_exceptions_=*/false) {}
+  using Base = nlohmann::detail::json_sax_dom_parser<Json>;
+  explicit BoundedDom(Json& target) : Base(target, /*allow_exceptions_=*/false) {}
 
   bool start_object(std::size_t size) { return Enter() && Base::start_object(size); }
   bool start_array(std::size_t size) { return Enter() && Base::start_array(size); }
@@ -96,23 +98,57 @@ std::optional<std::string> MarkBareNumbers(std::string_view text) {
   return found ? std::optional(out) : std::nullopt;
 }
 
-Result<json> ParseStrict(std::string_view text, const std::string& name) {
-  json root;
-  BoundedDom dom(root);
-  if (json::sax_parse(text.begin(), text.end(), &dom)) return root;
+template <typename Json>
+Result<Json> ParseStrict(std::string_view text, const std::string& name) {
+  Json root;
+  BoundedDom<Json> dom(root);
+  if (Json::sax_parse(text.begin(), text.end(), &dom)) return root;
   return Corrupt("header-corrupt", "not valid JSON: " + dom.problem,
                  fmt::format("{}:{}", name, dom.offset));
+}
+
+template <typename Json>
+Result<Json> Parse(std::string_view text, const std::string& name) {
+  auto parsed = ParseStrict<Json>(text, name);
+  if (parsed) return parsed;
+  if (const auto marked = MarkBareNumbers(text)) {
+    if (auto again = ParseStrict<Json>(*marked, name)) return again;
+  }
+  return parsed;
+}
+
+// Numbers that JSON has no spelling for become marked strings, the reverse of MarkBareNumbers.
+void MarkNumbers(nlohmann::ordered_json& value) {
+  if (value.is_structured()) {
+    for (auto& inner : value) MarkNumbers(inner);
+  } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    const double number = value.get<double>();
+    const char* word = std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity";
+    value = std::string(kMark) + word;
+  }
 }
 
 }  // namespace
 
 Result<json> ParseJson(std::string_view text, const std::string& name) {
-  auto parsed = ParseStrict(text, name);
-  if (parsed) return parsed;
-  if (const auto marked = MarkBareNumbers(text)) {
-    if (auto again = ParseStrict(*marked, name)) return again;
+  return Parse<json>(text, name);
+}
+
+Result<nlohmann::ordered_json> ParseOrderedJson(std::string_view text, const std::string& name) {
+  return Parse<nlohmann::ordered_json>(text, name);
+}
+
+std::string DumpConfig(const nlohmann::ordered_json& config) {
+  nlohmann::ordered_json marked = config;
+  MarkNumbers(marked);
+  std::string text =
+      marked.dump(2, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace) + "\n";
+  const std::string open = "\"" + std::string(kEscapedMark);
+  for (size_t at = 0; (at = text.find(open, at)) != std::string::npos;) {
+    text.erase(text.find('"', at + 1), 1);
+    text.erase(at, open.size());
   }
-  return parsed;
+  return text;
 }
 
 Result<json> ReadJsonFile(const std::filesystem::path& path) {

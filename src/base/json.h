@@ -22,6 +22,13 @@ inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
 // two equal keys counts, as in Python.
 Result<nlohmann::json> ParseJson(std::string_view text, const std::string& name);
 
+// As ParseJson, with the keys of each object in the text's order: for files that are edited.
+Result<nlohmann::ordered_json> ParseOrderedJson(std::string_view text, const std::string& name);
+
+// The text of a config file as Python's json.dumps(indent=2) writes it, NaN and Infinity included,
+// with a line feed at the end.
+std::string DumpConfig(const nlohmann::ordered_json& config);
+
 // Reads and parses a file. Also kNotFound, kPermission, kIo; kUnsupported above kMaxJsonFileBytes.
 Result<nlohmann::json> ReadJsonFile(const std::filesystem::path& path);
 

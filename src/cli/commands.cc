@@ -8,6 +8,7 @@ void AddDiff(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
 void AddReport(CLI::App& app, Context& context);
+void AddToy(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
 void AddCompletion(CLI::App& app, Context& context);
 
@@ -18,6 +19,7 @@ std::span<const Command> AllCommands() {
       {"inspect", AddInspect},
       {"families", AddFamilies},
       {"report", AddReport},
+      {"toy", AddToy},
       {"env", AddEnv},
       {"completion", AddCompletion},
   };

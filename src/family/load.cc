@@ -137,6 +137,14 @@ Status ReadConfig(TomlTable& top, FamilySpec& spec) {
   return t.Finish();
 }
 
+Status ReadToy(TomlTable& top, FamilySpec& spec) {
+  const toml::table* table = top.Table("toy");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& key : t.Keys()) spec.toy[key] = t.Json(key);
+  return t.Finish();
+}
+
 // `hf`, `transform` of a [[param]] or [[param.alternative]].
 Result<HfStorage> ReadStorage(TomlTable& t) {
   HfStorage storage;
@@ -308,6 +316,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
   WB_RETURN_IF_ERROR(ReadConfig(top, spec));
+  WB_RETURN_IF_ERROR(ReadToy(top, spec));
   WB_RETURN_IF_ERROR(ReadLists(top, spec));
   if (spec.name.empty()) top.SetError(nullptr, "'family' is missing");
   WB_RETURN_IF_ERROR(top.Finish());

@@ -105,6 +105,7 @@ struct FamilySpec {
   std::vector<CopyRule> copies;
   std::vector<IgnoreRule> ignores;
   std::vector<MegatronIgnoreRule> megatron_ignores;
+  nlohmann::json toy = nlohmann::json::object();  // HF config of a small random model: key -> value
 };
 
 }  // namespace weighbridge

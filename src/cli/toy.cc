@@ -1,0 +1,229 @@
+// `weighbridge toy OUT`: a small checkpoint, random or the first layers of a real one.
+#include "checks/toy.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/progress.h"
+#include "base/strings.h"
+#include "base/threads.h"
+#include "cli/command.h"
+#include "cli/model_input.h"
+#include "cli/size_option.h"
+#include "cli/version_text.h"
+#include "report/output_file.h"
+
+namespace weighbridge::cli {
+namespace fs = std::filesystem;
+namespace {
+
+struct ToyArguments {
+  std::string out, config, dtype, json, max_shard_size = "5G";
+  std::vector<std::string> families, edits;
+  int64_t layers = 0;
+  bool quiet = false;
+  RandomToyOptions options;
+};
+
+bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
+
+// The family that --family means: the last one named, or the one that the last file defines.
+Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& text) {
+  if (!IsFamilyFile(text)) return library.Find(text);
+  for (const auto& [name, spec] : library.families()) {
+    if (fs::path(spec.origin) == fs::path(text)) return &spec;
+  }
+  return Fail(ErrorKind::kUsage, "usage", "the file is abstract: it describes no family of its own",
+              text);
+}
+
+Result<nlohmann::ordered_json> ReadOrdered(const std::string& path) {
+  if (path.empty()) return nlohmann::ordered_json();
+  WB_TRY(const std::string text, ReadTextFile(path, kMaxJsonFileBytes));
+  return ParseOrderedJson(text, path);
+}
+
+Result<const FamilySpec*> FamilyFor(const ToyArguments& a, const FamilyLibrary& library,
+                                    const nlohmann::ordered_json& base) {
+  if (a.families.empty() && base.is_null()) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "say which model: --family NAME, --config FILE or --like MODEL", "",
+                "for example: weighbridge toy out --family llama");
+  }
+  if (a.families.empty()) return library.ForConfig(nlohmann::json(base));
+  WB_TRY(const FamilySpec* chosen, ChosenFamily(library, a.families.back()));
+  const auto of_config = library.ForConfig(nlohmann::json(base));
+  if (of_config && *of_config != chosen) {
+    return Fail(ErrorKind::kUsage, "usage",
+                fmt::format("the config is of family {}, --family says {}", (*of_config)->name,
+                            chosen->name),
+                a.config);
+  }
+  return chosen;
+}
+
+Result<Toy> MakeRandom(ToyArguments& a, const FamilyLibrary& library) {
+  WB_TRY(const nlohmann::ordered_json base, ReadOrdered(a.config));
+  WB_TRY(const FamilySpec* spec, FamilyFor(a, library, base));
+  std::vector<ConfigEdit> edits;
+  for (const std::string& text : a.edits) {
+    WB_TRY(ConfigEdit edit, ParseConfigEdit(text));
+    edits.push_back(std::move(edit));
+  }
+  if (a.layers != 0) edits.push_back({"num_hidden_layers", a.layers});
+  std::vector<std::string> notes;
+  WB_TRY(const auto config, ToyConfig(*spec, base, edits, a.options.dtype, notes));
+  WB_TRY(Toy toy, MakeRandomToy(*spec, config, a.out, a.options));
+  toy.notes.insert(toy.notes.begin(), notes.begin(), notes.end());
+  return toy;
+}
+
+std::string CountText(uint64_t count) {
+  if (count < 1000) return fmt::format("{}", count);
+  const std::string text = FormatBytes(count);  // "1.24 GB"
+  const char unit = text[text.size() - 2];
+  return text.substr(0, text.size() - 2) + (unit == 'k'   ? "thousand"
+                                            : unit == 'M' ? "million"
+                                            : unit == 'G' ? "billion"
+                                                          : "trillion");
+}
+
+std::string Text(const ToyArguments& a, const Toy& toy) {
+  return fmt::format(
+      "{}: {}, {} layers, {} parameters, {}, seed {}\n"
+      "{} tensors, {} in {} file{}\n"
+      "next: weighbridge roundtrip {} --tp 2\n",
+      a.out, toy.family, toy.layers, CountText(toy.parameters), ShortName(a.options.dtype),
+      a.options.seed, toy.tensors, FormatBytes(toy.bytes), toy.files, toy.files == 1 ? "" : "s",
+      a.out);
+}
+
+std::string Json(const ToyArguments& a, const Toy& toy) {
+  nlohmann::ordered_json out;
+  out["schema"] = "weighbridge.toy/1";
+  out["command"] = "toy";
+  out["path"] = a.out;
+  out["family"] = toy.family;
+  out["layers"] = toy.layers;
+  out["tensors"] = toy.tensors;
+  out["parameters"] = toy.parameters;
+  out["bytes"] = toy.bytes;
+  out["files"] = toy.files;
+  out["dtype"] = std::string(ShortName(a.options.dtype));
+  out["seed"] = a.options.seed;
+  out["notes"] = toy.notes;
+  out["version"] = VersionText();
+  return DumpConfig(out);
+}
+
+void PrintNotes(const ToyArguments& a, const Toy& toy) {
+  if (a.quiet) return;
+  for (const std::string& note : toy.notes) fmt::print(stderr, "note: {}\n", note);
+  if (toy.published.kind == PublishKind::kReplaced) {
+    fmt::print(stderr,
+               "note: this file system cannot exchange folders: {} was absent for a moment\n",
+               a.out);
+  }
+  if (toy.published.left_behind) {
+    fmt::print(stderr, "note: the old content could not be removed: {}\n",
+               toy.published.left_behind->string());
+  }
+}
+
+int Print(const ToyArguments& a, const Toy& toy) {
+  PrintNotes(a, toy);
+  int status = 0;
+  if (!a.json.empty() && a.json != "-") {
+    const Status written = WriteOutputFile(a.json, [&](const Sink& sink) { sink(Json(a, toy)); });
+    if (!written) status = PrintError(written.error());
+  }
+  if (a.json == "-") return PrintStdout(Json(a, toy));
+  return a.quiet ? status : std::max(status, PrintStdout(Text(a, toy)));
+}
+
+Result<Toy> Make(ToyArguments& a) {
+  std::vector<std::string> files;
+  for (const std::string& family : a.families) {
+    if (IsFamilyFile(family)) files.push_back(family);
+  }
+  WB_TRY(const FamilyLibrary library, LoadFamilies(files));
+  WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
+  a.options.max_shard_bytes = static_cast<uint64_t>(shard_bytes);
+  if (!a.dtype.empty()) a.options.dtype = *ParseShortName(a.dtype);
+  return MakeRandom(a, library);
+}
+
+int Run(ToyArguments& a) {
+  Progress progress("toy", 0);
+  a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
+  const Result<Toy> toy = Make(a);
+  return toy ? Print(a, *toy) : PrintError(toy.error());
+}
+
+void AddModelOptions(CLI::App& command, ToyArguments& a) {
+  command
+      .add_option("--family", a.families, "a family's name, or a family file (docs/families.md)")
+      ->type_name("NAME|FILE")
+      ->allow_extra_args(false)
+      ->group("Random weights");
+  command
+      .add_option("--config", a.config,
+                  "start from this config.json; default: the family's small model")
+      ->type_name("FILE")
+      ->group("Random weights");
+  command
+      .add_option("--set", a.edits,
+                  "set a config key, for example hidden_size=256; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->group("Random weights");
+  command.add_option("--dtype", a.dtype, "of the weights; default: bf16")
+      ->check(CLI::IsMember({"bf16", "fp16", "fp32", "bfloat16", "float16", "float32"}))
+      ->group("Random weights");
+  command.add_option("--seed", a.options.seed, "equal seeds give equal bytes")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group("Random weights");
+}
+
+}  // namespace
+
+void AddToy(CLI::App& app, Context& context) {
+  auto a = std::make_shared<ToyArguments>();
+  a->options.threads = DefaultThreads();
+  CLI::App* command = app.add_subcommand(
+      "toy", "a small checkpoint: random weights of any family, or the first layers of a model");
+  command
+      ->add_option("OUT,--output-dir", a->out, "the folder to make; it appears whole or not at all")
+      ->required();
+  AddModelOptions(*command, *a);
+  command->add_option("--num-hidden-layers", a->layers, "number of layers")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--without-mtp", a->options.without_mtp,
+                    "leave multi-token-prediction layers out; default: off");
+  command->add_option("--max-shard-size", a->max_shard_size, "of one weight file: bytes, K, M or G")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group("Output");
+  command->add_flag("--overwrite", a->options.overwrite, "replace OUT if it is there; default: off")
+      ->group("Output");
+  command->add_option("--json", a->json, "write what was made as JSON to FILE, - for stdout")
+      ->type_name("FILE")
+      ->group("Output");
+  command->add_flag("-q,--quiet", a->quiet, "print nothing but errors")->group("Output");
+  command->add_option("--threads", a->options.threads, "threads; default: all processors")
+      ->check(CLI::Range(1, 1024))
+      ->group("Run");
+  AddExamples(
+      *command,
+      {"weighbridge toy out --family qwen3_moe",
+       "weighbridge toy out --family llama --set hidden_size=256 --set num_hidden_layers=8",
+       "weighbridge toy out --config ./Llama-3.2-1B/config.json --num-hidden-layers 2 --seed 7"});
+  command->callback([&context, a] { context.exit_status = Run(*a); });
+}
+
+}  // namespace weighbridge::cli
