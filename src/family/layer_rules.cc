@@ -63,7 +63,7 @@ Result<std::vector<std::string>> FromList(const LayerRule& rule, int64_t layers,
   for (int64_t i = 0; i < layers; ++i) {
     const std::string text = EntryText(list[static_cast<size_t>(i)]);
     const auto it = rule.map.find(text);
-    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", text));
+    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", text.substr(0, 80)));
     kinds.push_back(it->second);
   }
   return kinds;

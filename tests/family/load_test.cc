@@ -61,7 +61,6 @@ TEST(FamilyFile, WrongTypesHaveLineAndColumn) {
               Field(&Error::what, HasSubstr("must be an expression")));
   EXPECT_THAT(fault("shape = [\"padded_vocab\", \"hidden\"]", "shape = [1.5]"),
               Field(&Error::what, HasSubstr("'shape'")));
-  EXPECT_THAT(fault("op = ", "op = "), Field(&Error::what, HasSubstr("")));
   EXPECT_THAT(fault("place = \"first\"", "place = \"first\"\ndtype = \"fp31\""),
               Field(&Error::what, "unknown dtype"));
   EXPECT_THAT(fault("[tied]\n", "[[tied]]\n"),

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "mapping/layout.h"
@@ -30,40 +31,38 @@ bool TilesByCounting(const std::vector<StridedPiece>& pieces, Side side, int64_t
   return std::find(hits.begin(), hits.end(), 0) == hits.end();
 }
 
-// A layout that is a bijection by construction, of a random depth and shape.
-Layout AnyLayout(int depth, int& sources, std::vector<int64_t>& numel, Shape shape) {
-  const int choice = depth == 0 ? 0 : *rc::gen::inRange(0, 5);
+// A layout of the given shape that is a bijection by construction, of a random structure.
+Layout AnyLayout(int depth, int& sources, std::vector<int64_t>& numel, const Shape& shape) {
+  int choice = depth == 0 ? 0 : *rc::gen::inRange(0, 5);
   const int axis = *rc::gen::inRange(0, static_cast<int>(shape.size()));
   const auto a = static_cast<size_t>(axis);
-  switch (choice) {
-    case 1: {  // concatenation
-      Shape other = shape;
-      other[a] = *rc::gen::inRange<int64_t>(1, 4);
-      std::vector<Layout> parts = {AnyLayout(depth - 1, sources, numel, shape)};
-      parts.push_back(AnyLayout(depth - 1, sources, numel, other));
-      return Layout::Concat(axis, std::move(parts));
-    }
-    case 2: {  // interleaving
-      std::vector<Layout> parts = {AnyLayout(0, sources, numel, shape)};
-      parts.push_back(AnyLayout(0, sources, numel, shape));
-      return Layout::Interleave(axis, std::move(parts));
-    }
-    case 3: {  // a permutation
-      const Layout inner = AnyLayout(depth - 1, sources, numel, shape);
-      if (shape.size() == 3) return inner.Permute({2, 0, 1});
-      if (shape.size() == 2) return inner.Permute({1, 0});
-      return inner;
-    }
-    case 4: {  // even indexes, then odd ones
-      shape[a] *= 2;
-      const Layout inner = AnyLayout(0, sources, numel, shape);
-      return Layout::Concat(axis, {inner.Every(axis, 2, 0), inner.Every(axis, 2, 1)});
-    }
-    default: {
-      numel.push_back(Numel(shape));
-      return Layout::Source(sources++, shape);
-    }
+  if (choice == 1 && shape[a] < 2) choice = 0;
+  if ((choice == 2 || choice == 4) && shape[a] % 2 != 0) choice = 0;
+  if (choice == 1) {  // concatenation
+    Shape first = shape, second = shape;
+    first[a] = *rc::gen::inRange<int64_t>(1, shape[a]);
+    second[a] -= first[a];
+    std::vector<Layout> parts = {AnyLayout(depth - 1, sources, numel, first)};
+    parts.push_back(AnyLayout(depth - 1, sources, numel, second));
+    return Layout::Concat(axis, std::move(parts));
   }
+  if (choice == 2) {  // interleaving
+    Shape half = shape;
+    half[a] /= 2;
+    std::vector<Layout> parts = {AnyLayout(depth - 1, sources, numel, half)};
+    parts.push_back(AnyLayout(depth - 1, sources, numel, half));
+    return Layout::Interleave(axis, std::move(parts));
+  }
+  if (choice == 3 && shape.size() == 3) {
+    return AnyLayout(depth - 1, sources, numel, {shape[1], shape[2], shape[0]}).Permute({2, 0, 1});
+  }
+  if (choice == 3 && shape.size() == 2) {
+    return AnyLayout(depth - 1, sources, numel, {shape[1], shape[0]}).Permute({1, 0});
+  }
+  const Layout source = Layout::Source(sources++, shape);
+  numel.push_back(Numel(shape));
+  if (choice != 4) return source;
+  return Layout::Concat(axis, {source.Every(axis, 2, 0), source.Every(axis, 2, 1)});
 }
 
 struct Sample {
@@ -75,7 +74,7 @@ Sample AnySample() {
   int sources = 0;
   std::vector<int64_t> numel;
   const auto rank = *rc::gen::inRange<size_t>(1, 4);
-  const Shape shape = *rc::gen::container<Shape>(rank, rc::gen::inRange<int64_t>(1, 5));
+  const Shape shape = *rc::gen::container<Shape>(rank, rc::gen::inRange<int64_t>(1, 7));
   Sample sample{AnyLayout(2, sources, numel, shape), {}};
   for (int64_t n : numel) sample.sources.push_back({0, n});
   return sample;
