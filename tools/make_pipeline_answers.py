@@ -56,6 +56,8 @@ def stages_of(case):
     layers, mtp, pp, vpp = case[:4]
     config = config_of(case)
     real_vpp = config.virtual_pipeline_model_parallel_size
+    if real_vpp is not None and pp == 1:  # what parallel_state.initialize_model_parallel raises; it needs a process group
+        raise AssertionError("pipeline-model-parallel size should be greater than 1 with interleaved schedule")
     if (real_vpp or 1) != vpp:
         raise AssertionError(f"the layout has vpp {real_vpp}, the grid {vpp}")
     parallel_state.get_virtual_pipeline_model_parallel_world_size = lambda: real_vpp

@@ -49,8 +49,10 @@ Result<json> PositionEmbedding(const json& value, const json&) {
 }
 
 Result<json> Rsqrt(const json& value, const json&) {
-  if (!value.is_number() || value.get<double>() <= 0) return BadValue("rsqrt", value);
-  return json(1.0 / std::sqrt(value.get<double>()));
+  // Configs may hold NaN and Infinity, as Python writes them.
+  const double x = value.is_number() ? value.get<double>() : 0;
+  if (!(x > 0) || !std::isfinite(x)) return BadValue("rsqrt", value);
+  return json(1.0 / std::sqrt(x));
 }
 
 Result<json> Window(const json& value, const json&) {

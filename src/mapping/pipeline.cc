@@ -102,8 +102,6 @@ Result<std::vector<Contents>> LayoutStages(const ParallelGrid& grid) {
     for (char letter : letters) {
       if (letter == 't') ++c.decoder;
       if (letter == 'm') ++c.mtp;
-      if (letter == 'E') c.embedding = true;
-      if (letter == 'L') c.output = true;
     }
     stages.push_back(c);
   }
@@ -247,10 +245,11 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
     } else {
       WB_TRY(contents, EvenStages(grid, layers));
     }
-    contents.front().embedding = true;
-    contents.back().output = true;
     contents.back().mtp = mtp_layers;
   }
+  // Also with a layout whose E or L stands beside an empty stage: Megatron asks for the rank, not the letter.
+  contents.front().embedding = true;
+  contents.back().output = true;
   std::vector<Stage> stages;
   int64_t layer = 0, mtp = 0;
   for (size_t i = 0; i < contents.size(); ++i) {

@@ -1,9 +1,9 @@
-// The proof that strided sets tile a range, without visiting elements. All strides of all pieces, in
-// descending order, form one mixed-radix number system in which every piece is a box; boxes tile the
-// space when their volumes add up and no two overlap.
-#include <algorithm>
-
+// The proof that strided sets tile a range, without visiting elements. All strides of all pieces,
+// in descending order, form one mixed-radix number system in which every piece is a box; boxes tile
+// the space when their volumes add up and no two overlap.
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "mapping/layout.h"
 
@@ -22,7 +22,8 @@ int64_t StrideOf(const StridedAxis& axis, Side side) {
   return side == Side::kSource ? axis.source_stride : axis.target_stride;
 }
 
-// Descending radix weights: every stride that occurs, down to 1. Each must divide the one before it.
+// Descending radix weights: every stride that occurs, down to 1. Each must divide the one before
+// it.
 Result<std::vector<int64_t>> RadixWeights(const std::vector<StridedPiece>& pieces, Side side) {
   std::vector<int64_t> weights = {1};
   for (const StridedPiece& piece : pieces) {
@@ -38,43 +39,86 @@ Result<std::vector<int64_t>> RadixWeights(const std::vector<StridedPiece>& piece
   return weights;
 }
 
+// The number of values of each digit; the first one reaches up to `numel`.
+std::vector<int64_t> DigitSizes(const std::vector<int64_t>& weights, int64_t numel) {
+  std::vector<int64_t> size(weights.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int64_t above =
+        i == 0 ? (numel + weights[0] - 1) / weights[0] * weights[0] : weights[i - 1];
+    size[i] = above / weights[i];
+  }
+  return size;
+}
+
+// Adds `n` to the number that digits 0..i of `low` form. False: it does not fit.
+bool AddToDigit(std::vector<int64_t>& low, const std::vector<int64_t>& size, size_t i, int64_t n) {
+  for (;; --i) {
+    const int64_t sum = low[i] + n;
+    low[i] = sum % size[i];
+    n = sum / size[i];
+    if (n == 0) return true;
+    if (i == 0) return false;
+  }
+}
+
+// The boxes of `count` numbers in a row, in steps of digit i, from the single position `start` of
+// digits 0..i: a partial row, full rows, a partial row, and so for the rows above. False: they do
+// not fit.
+bool SplitInterval(const Box& start, const std::vector<int64_t>& size, size_t i, int64_t count,
+                   std::vector<Box>& out) {
+  Box at = start;
+  const int64_t head = std::min(count, size[i] - at.low[i]);
+  if (at.low[i] != 0 || head == count) {
+    at.extent[i] = head;
+    out.push_back(at);
+    count -= head;
+    if (count == 0) return true;
+    at.low[i] = 0;
+    if (i == 0 || !AddToDigit(at.low, size, i - 1, 1)) return false;
+  }
+  if (i == 0) return false;
+  const int64_t rows = count / size[i], tail = count % size[i];
+  if (rows > 0) {
+    at.extent[i] = size[i];
+    if (!SplitInterval(at, size, i - 1, rows, out)) return false;
+  }
+  if (tail == 0) return true;
+  if (rows > 0 && !AddToDigit(at.low, size, i - 1, rows)) return false;
+  at.extent[i] = tail;
+  out.push_back(at);
+  return true;
+}
+
 // Writes `piece` as boxes over the radix system, or fails when its strides do not fit it.
 Result<std::vector<Box>> PlaceInRadix(const StridedPiece& piece, Side side,
                                       const std::vector<int64_t>& weights, int64_t numel) {
+  const std::vector<int64_t> size = DigitSizes(weights, numel);
   const size_t rank = weights.size();
-  std::vector<int64_t> size(rank);
-  for (size_t i = 0; i < rank; ++i) {
-    const int64_t above = i == 0 ? (numel + weights[0] - 1) / weights[0] * weights[0] : weights[i - 1];
-    size[i] = above / weights[i];
-  }
-  const int64_t offset = side == Side::kSource ? piece.source_offset : piece.target_offset;
   Box start{std::vector<int64_t>(rank), std::vector<int64_t>(rank, 1)};
-  int64_t rest = offset;
+  int64_t rest = side == Side::kSource ? piece.source_offset : piece.target_offset;
   for (size_t i = 0; i < rank; ++i) {
     start.low[i] = rest / weights[i];
     rest %= weights[i];
   }
+  // From the smallest stride on: what an axis carries goes into digits that are still single.
+  std::vector<StridedAxis> axes = piece.axes;
+  std::sort(axes.begin(), axes.end(), [side](const StridedAxis& a, const StridedAxis& b) {
+    return StrideOf(a, side) < StrideOf(b, side);
+  });
   std::vector<Box> boxes = {start};
-  for (const StridedAxis& axis : piece.axes) {
-    const int64_t stride = StrideOf(axis, side);
-    const auto at = std::find(weights.begin(), weights.end(), stride);
-    auto i = static_cast<size_t>(at - weights.begin());
-    int64_t extent = axis.extent;
-    // An axis longer than its digit carries into the digits above.
-    while (extent > 1) {
-      for (Box& box : boxes) {
-        const int64_t room = size[i];
-        const int64_t here = std::min(extent, room);
-        if (box.extent[i] != 1 || box.low[i] + here > room || (extent > room && extent % room != 0)) {
-          return NotATiling("a piece does not fit the digits of the others");
-        }
-        box.extent[i] = here;
+  for (const StridedAxis& axis : axes) {
+    const auto at = std::find(weights.begin(), weights.end(), StrideOf(axis, side));
+    const auto i = static_cast<size_t>(at - weights.begin());
+    std::vector<Box> split;
+    for (const Box& box : boxes) {
+      const bool single =
+          std::all_of(box.extent.begin(), box.extent.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                      [](int64_t extent) { return extent == 1; });
+      if (!single || !SplitInterval(box, size, i, axis.extent, split)) {
+        return NotATiling("a piece does not fit the digits of the others");
       }
-      if (extent <= size[i]) break;
-      extent /= size[i];
-      if (i == 0) return NotATiling("a piece reaches beyond the tensor");
-      --i;
     }
+    boxes = std::move(split);
   }
   return boxes;
 }

@@ -96,7 +96,9 @@ TEST(ConfigFunctions, EveryFunctionTakesEveryKindOfValue) {
   for (const ConfigFunction& f : AllConfigFunctions()) {
     for (const json& value : values) {
       const auto result = f.apply(value, json());
-      if (!result) EXPECT_FALSE(result.error().what.empty());
+      if (!result) {
+        EXPECT_FALSE(result.error().what.empty());
+      }
     }
     EXPECT_FALSE(f.meaning.empty());
   }

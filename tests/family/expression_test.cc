@@ -135,7 +135,7 @@ TEST(Expression, ErrorsOfTheLookupComeThrough) { EXPECT_EQ(Fault("1 + zebra"), "
 // A random tree, written down and evaluated beside itself; nullopt where the language has an error.
 struct Tree {
   std::string text;
-  std::optional<__int128> value;
+  std::optional<int64_t> value;
 };
 
 Tree AnyTree(int depth) {
@@ -148,7 +148,7 @@ Tree AnyTree(int depth) {
   static constexpr const char* kOps[] = {"+", "-", "*", "/", "%", "<", "and", "or"};
   Tree out{fmt::format("({}) {} ({})", left.text, kOps[op], right.text), std::nullopt};
   if (!left.value || !right.value) return out;
-  const __int128 l = *left.value, r = *right.value;
+  const int64_t l = *left.value, r = *right.value;
   if (op == 0) out.value = l + r;
   if (op == 1) out.value = l - r;
   if (op == 2) out.value = l * r;
@@ -164,7 +164,7 @@ RC_GTEST_PROP(Expression, RandomTreesHaveTheValueOfTheirTree, ()) {
   const Tree tree = AnyTree(*rc::gen::inRange(0, 4));
   const auto value = Value(tree.text);
   RC_ASSERT(value.has_value() == tree.value.has_value());
-  if (value) RC_ASSERT(static_cast<__int128>(*value) == *tree.value);
+  if (value) RC_ASSERT(*value == *tree.value);
 }
 
 RC_GTEST_PROP(Expression, AnyBytesGiveAValueOrAnError, ()) {

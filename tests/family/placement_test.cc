@@ -195,7 +195,9 @@ TEST(Placement, MtpStandsOnTheLastStageAndTheFinalNormWithTheLastLayer) {
   EXPECT_EQ(where(alone, Place::kFinalNorm), std::set<int>{1});
   EXPECT_EQ(where(alone, Place::kOutput), std::set<int>{3});
   for (const PlacedParameter& p : alone.parameters()) {
-    if (p.parameter->place == Place::kMtp) EXPECT_EQ(p.local_layer, 0);
+    if (p.parameter->place == Place::kMtp) {
+      EXPECT_EQ(p.local_layer, 0);
+    }
   }
 }
 
