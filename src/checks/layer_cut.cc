@@ -77,25 +77,34 @@ Result<LayerCut> LayerCut::ByFamily(const Model& whole, const Model& small) {
   return cut;
 }
 
-Result<LayerCut> LayerCut::ByName(std::span<const TensorInfo> tensors, int64_t whole,
-                                  int64_t small) {
+Result<LayerCut> LayerCut::ByName(std::span<const TensorInfo> tensors, int64_t whole, int64_t small,
+                                  bool without_mtp) {
   std::map<std::string, std::set<int64_t>> numbers;
   for (const TensorInfo& tensor : tensors) {
     if (const auto layer = LayerOf(tensor.name)) numbers[layer->head].insert(layer->number);
   }
   LayerCut cut;
-  for (const auto& [head, found] : numbers) {
-    if (static_cast<int64_t>(found.size()) != whole || *found.rbegin() != whole - 1) continue;
-    for (int64_t layer = 0; layer < whole; ++layer) {
-      const std::string prefix = fmt::format("{}{}.", head, layer);
-      cut.prefixes_.emplace(prefix, layer < small ? std::optional(prefix) : std::nullopt);
+  const auto add = [&](bool more) {
+    for (const auto& [head, found] : numbers) {
+      const auto count = static_cast<int64_t>(found.size());
+      if (*found.rbegin() != count - 1 || (more ? count < whole : count != whole)) continue;
+      for (int64_t layer = 0; layer < whole; ++layer) {
+        const std::string prefix = fmt::format("{}{}.", head, layer);
+        cut.prefixes_.emplace(prefix, layer < small ? std::optional(prefix) : std::nullopt);
+      }
+      if (more) cut.heads_.push_back(head);
     }
-  }
+  };
+  add(false);
+  if (cut.prefixes_.empty() && without_mtp) add(true);
   if (!cut.prefixes_.empty()) return cut;
   return Fail(
       ErrorKind::kUnsupported, "layers-unknown",
-      fmt::format("no tensors are named layers.0 to layers.{}", whole - 1), "",
-      "a family file that says where the layers are helps: --family FILE (docs/families.md)");
+      fmt::format("no tensors are named layers.0 to layers.{}", whole - 1) +
+          (without_mtp ? "" : " and not beyond"),
+      "",
+      "--without-mtp leaves out the layers that follow; a family file says where layers are: "
+      "--family FILE (docs/families.md)");
 }
 
 const std::optional<std::string>* LayerCut::Find(const std::string& name, size_t& length) const {

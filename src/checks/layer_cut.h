@@ -23,8 +23,10 @@ class LayerCut {
   // the prefix that it has there. Both models are of one family.
   static Result<LayerCut> ByFamily(const Model& whole, const Model& small);
   // By name: of the prefixes before `layers.I.` (also `layer`, `h`, `blocks`) under which exactly
-  // `whole` layers stand. kUnsupported when there is none.
-  static Result<LayerCut> ByName(std::span<const TensorInfo> tensors, int64_t whole, int64_t small);
+  // `whole` layers stand; with `without_mtp` and no such prefix, those under which more stand, and
+  // the others are left out. kUnsupported when there is none.
+  static Result<LayerCut> ByName(std::span<const TensorInfo> tensors, int64_t whole, int64_t small,
+                                 bool without_mtp);
 
   // The tensor's name in the smaller model; nullopt: it is not there. A tensor outside of layers
   // keeps its name.

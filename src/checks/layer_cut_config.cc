@@ -11,10 +11,14 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json::json_pointer Pointer(const std::string& dotted) {
-  std::string text = "/" + dotted;
-  std::replace(text.begin(), text.end(), '.', '/');
-  return ordered_json::json_pointer(text);
+ordered_json::json_pointer Pointer(std::string_view dotted) {
+  ordered_json::json_pointer pointer;
+  for (size_t dot; (dot = dotted.find('.')) != std::string_view::npos;
+       dotted.remove_prefix(dot + 1)) {
+    pointer.push_back(std::string(dotted.substr(0, dot)));
+  }
+  pointer.push_back(std::string(dotted));
+  return pointer;
 }
 
 std::vector<std::string> LayerKeys(const FamilySpec* spec) {

@@ -53,7 +53,8 @@ Selection Select(const Checkpoint& source, const LayerCut& cut) {
 Result<LayerCut> CutOf(const FamilySpec* spec, const Checkpoint& source, const ordered_json& config,
                        const ordered_json& small_config, const LayerCount& count,
                        const TruncateOptions& options) {
-  if (spec == nullptr) return LayerCut::ByName(source.tensors(), count.layers, options.layers);
+  if (spec == nullptr)
+    return LayerCut::ByName(source.tensors(), count.layers, options.layers, options.without_mtp);
   WB_TRY(const Model whole, Model::Expand(*spec, nlohmann::json(config), {}));
   ExpandOptions expand;
   expand.without_mtp = options.without_mtp;
@@ -144,13 +145,19 @@ Status CopyFiles(const fs::path& source, const std::vector<std::string>& names,
   return {};
 }
 
+// Without links, dots and a slash at the end.
+fs::path Canonical(const fs::path& path, std::error_code& error) {
+  const fs::path canonical = fs::weakly_canonical(fs::absolute(path, error), error);
+  return canonical.has_filename() ? canonical : canonical.parent_path();
+}
+
 // Replacing a folder by a part of itself would lose the rest.
 Status RefuseSourceAsTarget(const fs::path& source, const fs::path& target) {
   std::error_code error;
-  const fs::path inner = fs::weakly_canonical(source, error);
-  const fs::path outer = fs::weakly_canonical(target, error);
+  const fs::path inner = Canonical(source, error);
+  const fs::path outer = Canonical(target, error);
   const auto mismatch = std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end());
-  if (error || outer.empty() || mismatch.first != outer.end()) return {};
+  if (error || mismatch.first != outer.end()) return {};
   return Fail(ErrorKind::kUsage, "usage", "the output would replace the model that it is made from",
               target.string(), "choose another folder");
 }

@@ -15,6 +15,7 @@
 #include "cli/size_option.h"
 #include "cli/version_text.h"
 #include "report/output_file.h"
+#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -129,21 +130,29 @@ std::string CountText(uint64_t count) {
                                                           : "trillion");
 }
 
+std::string LayersText(int64_t layers) {
+  return fmt::format("{} layer{}", layers, layers == 1 ? "" : "s");
+}
+
+// What one would type next; a model of no known family cannot make the round trip.
+std::string NextText(const ToyArguments& a, const Toy& toy) {
+  const char* command = toy.family.empty() ? "inspect" : "roundtrip";
+  return fmt::format("next: {}\n", CommandLine({"weighbridge", command, a.out}));
+}
+
 std::string Text(const ToyArguments& a, const Toy& toy) {
   const std::string size =
       fmt::format("{} parameters in {} tensors, {} in {} file{}", CountText(toy.parameters),
                   toy.tensors, FormatBytes(toy.bytes), toy.files, toy.files == 1 ? "" : "s");
   if (a.like.empty()) {
-    return fmt::format(
-        "{}: random {}, {} layers, {}, seed {}\n  {}\nnext: weighbridge roundtrip {} --tp 2\n",
-        a.out, toy.family, toy.layers, ShortName(a.options.dtype), a.options.seed, size, a.out);
+    return fmt::format("{}: random {}, {}, {}, seed {}\n  {}\n{}", a.out, toy.family,
+                       LayersText(toy.layers), ShortName(a.options.dtype), a.options.seed, size,
+                       NextText(a, toy));
   }
   const std::string others =
-      toy.copied.empty() ? "" : fmt::format("; {} other files copied", toy.copied.size());
-  return fmt::format(
-      "{}: the first {} of {} layers of {}, byte for byte\n  {}{}\nnext: weighbridge {} {}\n",
-      a.out, toy.layers, toy.source_layers, a.like, size, others,
-      toy.family.empty() ? "inspect" : "roundtrip", a.out);
+      toy.copied.empty() ? "" : fmt::format("; other files copied: {}", toy.copied.size());
+  return fmt::format("{}: the first {} of {} of {}, byte for byte\n  {}{}\n{}", a.out, toy.layers,
+                     LayersText(toy.source_layers), a.like, size, others, NextText(a, toy));
 }
 
 std::string Json(const ToyArguments& a, const Toy& toy) {
@@ -197,6 +206,7 @@ int Print(const ToyArguments& a, const Toy& toy) {
 }
 
 Result<Toy> Make(ToyArguments& a) {
+  if (!a.json.empty() && a.json != "-") WB_RETURN_IF_ERROR(CheckOutputFile(a.json));
   std::vector<std::string> files;
   for (const std::string& family : a.families) {
     if (IsFamilyFile(family)) files.push_back(family);
@@ -218,14 +228,28 @@ int Run(ToyArguments& a) {
 void AddModelOptions(CLI::App& command, ToyArguments& a) {
   command
       .add_option("--family", a.families, "a family's name, or a family file (docs/families.md)")
-      ->type_name("NAME|FILE")
+      ->type_name("NAME")
       ->allow_extra_args(false)
-      ->group("Random weights");
+      ->group("Model");
   command
       .add_option("--config", a.config,
-                  "start from this config.json; default: the family's small model")
+                  "the config.json to start from; default: a small one of the family, or with "
+                  "--like the one beside the weights")
       ->type_name("FILE")
-      ->group("Random weights");
+      ->group("Model");
+  command
+      .add_option("--like", a.like,
+                  "keep the first layers of this model: a folder, a .safetensors file, or "
+                  "org/name[@REV] in the local cache")
+      ->type_name("MODEL")
+      ->group("Model");
+  command.add_option("--num-hidden-layers", a.layers, "number of layers")
+      ->check(CLI::Range(int64_t{1}, int64_t{100000}))
+      ->group("Model");
+  command
+      .add_flag("--without-mtp", a.options.without_mtp,
+                "leave multi-token-prediction layers out; default: off")
+      ->group("Model");
   command
       .add_option("--set", a.edits,
                   "set a config key, for example hidden_size=256; may be repeated")

@@ -254,6 +254,10 @@ TEST(RandomToy, ShardsAreNoLargerThanAskedFor) {
   const Toy toy = Make(dir / "toy", "llama", options);
   EXPECT_GT(toy.files, 3u);
   EXPECT_TRUE(fs::exists(dir / "toy/model.safetensors.index.json"));
+  const auto checkpoint = OpenCheckpoint(dir / "toy").value();
+  std::map<uint32_t, uint64_t> sizes;
+  for (const TensorInfo& t : checkpoint->tensors()) sizes[t.file] += t.nbytes;
+  for (const auto& [file, bytes] : sizes) EXPECT_LE(bytes, 50000u) << file;
   EXPECT_EQ(RoundTripOf(dir / "toy", {}).verdict, Verdict::kPass);
 }
 
@@ -291,7 +295,8 @@ TEST(ToyConfig, EditsAreJsonPythonWordsOrPlainText) {
 TEST(ToyConfig, DottedEditMakesTheObjectsOnItsWay) {
   const ordered_json config =
       Config("llama", {"rope_scaling.rope_type=llama3", "rope_scaling.factor=8.0"});
-  EXPECT_EQ(config["rope_scaling"], ordered_json({{"rope_type", "llama3"}, {"factor", 8.0}}));
+  EXPECT_EQ(nlohmann::json(config["rope_scaling"]),
+            nlohmann::json({{"rope_type", "llama3"}, {"factor", 8.0}}));
   std::vector<std::string> notes;
   const auto bad = ToyConfig(Family("llama"), {}, {{"hidden_size.x", 1}}, DType::kBF16, notes);
   ASSERT_FALSE(bad);
@@ -386,6 +391,19 @@ TEST(TruncatedToy, ModelOfNoKnownFamilyIsCutByTheNamesOfItsLayers) {
   EXPECT_TRUE(FilesOf(dir / "known") == FilesOf(dir / "unknown"));
 }
 
+TEST(TruncatedToy, MtpLayersOfNoKnownFamilyAreLeftOutOnRequestOnly) {
+  TempDir dir;
+  Make(dir / "whole", "deepseek_v3", {}, {"num_nextn_predict_layers=1"});
+  const auto toy = Truncate(dir / "whole", dir / "small", 2, {}, /*with_family=*/false);
+  ASSERT_FALSE(toy);
+  EXPECT_NE(toy.error().hint.find("--without-mtp"), std::string::npos) << toy.error().hint;
+  TruncateOptions options;
+  options.without_mtp = true;
+  ASSERT_TRUE(Truncate(dir / "whole", dir / "unknown", 2, options, /*with_family=*/false));
+  ASSERT_TRUE(Truncate(dir / "whole", dir / "known", 2, options));
+  EXPECT_TRUE(FilesOf(dir / "known") == FilesOf(dir / "unknown"));
+}
+
 TEST(TruncatedToy, LayersThatTheConfigDoesNotCountAreLeftOutAndNoted) {
   TempDir dir;
   Make(dir / "whole", "llama");
@@ -416,7 +434,8 @@ TEST(TruncatedToy, NeverReplacesTheModelThatItIsMadeFrom) {
   const auto before = FilesOf(dir / "whole");
   TruncateOptions options;
   options.overwrite = true;
-  for (const fs::path& target : {dir / "whole", dir.path(), dir / "whole/../whole"}) {
+  for (const fs::path& target :
+       {dir / "whole", dir.path(), dir / "whole/../whole", dir / "whole/"}) {
     const auto toy = Truncate(dir / "whole", target, 1, options);
     ASSERT_FALSE(toy) << target;
     EXPECT_EQ(toy.error().kind, ErrorKind::kUsage);
