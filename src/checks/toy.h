@@ -30,7 +30,9 @@ struct Toy {
   std::string family;  // empty: not known
   int64_t layers = 0;
   uint64_t tensors = 0, parameters = 0, files = 0;
-  uint64_t bytes = 0;  // of all tensors
+  uint64_t bytes = 0;               // of all tensors
+  int64_t source_layers = 0;        // truncated only
+  std::vector<std::string> copied;  // files beside the weights, sorted; truncated only
   std::vector<std::string> notes;
   Publication published;
 };
@@ -75,5 +77,25 @@ Result<Toy> MakeRandomToy(const FamilySpec& spec, const nlohmann::ordered_json& 
 // `first` is even. Values lie within `scale` of `centre`. Pure; any thread.
 void FillRandom(const std::string& name, uint64_t seed, DType dtype, float centre, float scale,
                 uint64_t first, uint64_t count, std::byte* out);
+
+// --- the first layers of a real model ---
+
+struct TruncateOptions : ToyOptions {
+  int64_t layers = 0;
+  bool without_mtp = false;
+};
+
+// Writes the first `layers` layers of `source` and all that is outside of layers, every tensor byte
+// for byte; multi-token-prediction layers that follow the last layer are renumbered to follow the
+// new last one. `config` (of the source) is written with the number of layers, the lists with an
+// entry per layer and first_k_dense_replace fitted, all else as it was, in its order; other files
+// of the source's folder are copied when they are no weights and at most 64 MiB. With `spec` the
+// family's stacks say what a layer is; without (nullptr) tensors named `layers.I.` are, which a
+// note says. Memory: the inventory and the largest of the copied files. Errors: kUsage when the
+// model has fewer layers or the target holds the source; kUnsupported when the config has no number
+// of layers; those of AtomicDirectory.
+Result<Toy> MakeTruncatedToy(const Checkpoint& source, const FamilySpec* spec,
+                             const nlohmann::ordered_json& config,
+                             const std::filesystem::path& target, const TruncateOptions& options);
 
 }  // namespace weighbridge

@@ -15,16 +15,17 @@
 #include "cli/size_option.h"
 #include "cli/version_text.h"
 #include "report/output_file.h"
+#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
 namespace {
 
 struct ToyArguments {
-  std::string out, config, dtype, json, max_shard_size = "5G";
+  std::string out, like, config, dtype, json, max_shard_size = "5G";
   std::vector<std::string> families, edits;
   int64_t layers = 0;
-  bool quiet = false;
+  bool quiet = false, has_seed = false;
   RandomToyOptions options;
 };
 
@@ -81,6 +82,44 @@ Result<Toy> MakeRandom(ToyArguments& a, const FamilyLibrary& library) {
   return toy;
 }
 
+Status CheckTruncation(const ToyArguments& a) {
+  const auto refuse = [](const char* option) {
+    return Fail(ErrorKind::kUsage, "usage",
+                fmt::format("{} is for random weights; --like keeps what is there", option));
+  };
+  if (!a.edits.empty()) return refuse("--set");
+  if (!a.dtype.empty()) return refuse("--dtype");
+  if (a.has_seed) return refuse("--seed");
+  if (a.layers > 0) return {};
+  return Fail(ErrorKind::kUsage, "usage",
+              "--like needs --num-hidden-layers N: how many layers are kept");
+}
+
+Result<Toy> MakeTruncated(ToyArguments& a, const FamilyLibrary& library) {
+  WB_RETURN_IF_ERROR(CheckTruncation(a));
+  WB_TRY(const fs::path path, ResolveModelPath(a.like));
+  WB_TRY(const auto checkpoint, OpenCheckpoint(path));
+  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  const fs::path beside = a.config.empty() ? folder / "config.json" : fs::path(a.config);
+  if (!fs::exists(beside)) {
+    return Fail(ErrorKind::kNotFound, "config-missing",
+                "there is no config.json beside the weights", beside.string(),
+                "give one with --config FILE");
+  }
+  WB_TRY(const nlohmann::ordered_json config, ReadOrdered(beside.string()));
+  const FamilySpec* spec = nullptr;
+  if (!a.families.empty()) {
+    WB_TRY(spec, FamilyFor(a, library, config));
+  } else if (const auto known = library.ForConfig(nlohmann::json(config))) {
+    spec = *known;
+  }
+  TruncateOptions options;
+  static_cast<ToyOptions&>(options) = a.options;
+  options.layers = a.layers;
+  options.without_mtp = a.options.without_mtp;
+  return MakeTruncatedToy(*checkpoint, spec, config, a.out, options);
+}
+
 std::string CountText(uint64_t count) {
   if (count < 1000) return fmt::format("{}", count);
   const std::string text = FormatBytes(count);  // "1.24 GB"
@@ -91,14 +130,29 @@ std::string CountText(uint64_t count) {
                                                           : "trillion");
 }
 
+std::string LayersText(int64_t layers) {
+  return fmt::format("{} layer{}", layers, layers == 1 ? "" : "s");
+}
+
+// What one would type next; a model of no known family cannot make the round trip.
+std::string NextText(const ToyArguments& a, const Toy& toy) {
+  const char* command = toy.family.empty() ? "inspect" : "roundtrip";
+  return fmt::format("next: {}\n", CommandLine({"weighbridge", command, a.out}));
+}
+
 std::string Text(const ToyArguments& a, const Toy& toy) {
-  return fmt::format(
-      "{}: {}, {} layers, {} parameters, {}, seed {}\n"
-      "{} tensors, {} in {} file{}\n"
-      "next: weighbridge roundtrip {} --tp 2\n",
-      a.out, toy.family, toy.layers, CountText(toy.parameters), ShortName(a.options.dtype),
-      a.options.seed, toy.tensors, FormatBytes(toy.bytes), toy.files, toy.files == 1 ? "" : "s",
-      a.out);
+  const std::string size =
+      fmt::format("{} parameters in {} tensors, {} in {} file{}", CountText(toy.parameters),
+                  toy.tensors, FormatBytes(toy.bytes), toy.files, toy.files == 1 ? "" : "s");
+  if (a.like.empty()) {
+    return fmt::format("{}: random {}, {}, {}, seed {}\n  {}\n{}", a.out, toy.family,
+                       LayersText(toy.layers), ShortName(a.options.dtype), a.options.seed, size,
+                       NextText(a, toy));
+  }
+  const std::string others =
+      toy.copied.empty() ? "" : fmt::format("; other files copied: {}", toy.copied.size());
+  return fmt::format("{}: the first {} of {} of {}, byte for byte\n  {}{}\n{}", a.out, toy.layers,
+                     LayersText(toy.source_layers), a.like, size, others, NextText(a, toy));
 }
 
 std::string Json(const ToyArguments& a, const Toy& toy) {
@@ -106,14 +160,21 @@ std::string Json(const ToyArguments& a, const Toy& toy) {
   out["schema"] = "weighbridge.toy/1";
   out["command"] = "toy";
   out["path"] = a.out;
-  out["family"] = toy.family;
+  out["kind"] = a.like.empty() ? "random" : "truncated";
+  out["family"] =
+      toy.family.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(toy.family);
   out["layers"] = toy.layers;
   out["tensors"] = toy.tensors;
   out["parameters"] = toy.parameters;
   out["bytes"] = toy.bytes;
   out["files"] = toy.files;
-  out["dtype"] = std::string(ShortName(a.options.dtype));
-  out["seed"] = a.options.seed;
+  if (a.like.empty()) {
+    out["dtype"] = std::string(ShortName(a.options.dtype));
+    out["seed"] = a.options.seed;
+  } else {
+    out["source"] = {{"path", a.like}, {"layers", toy.source_layers}};
+    out["copied"] = toy.copied;
+  }
   out["notes"] = toy.notes;
   out["version"] = VersionText();
   return DumpConfig(out);
@@ -145,6 +206,7 @@ int Print(const ToyArguments& a, const Toy& toy) {
 }
 
 Result<Toy> Make(ToyArguments& a) {
+  if (!a.json.empty() && a.json != "-") WB_RETURN_IF_ERROR(CheckOutputFile(a.json));
   std::vector<std::string> files;
   for (const std::string& family : a.families) {
     if (IsFamilyFile(family)) files.push_back(family);
@@ -153,7 +215,7 @@ Result<Toy> Make(ToyArguments& a) {
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
   a.options.max_shard_bytes = static_cast<uint64_t>(shard_bytes);
   if (!a.dtype.empty()) a.options.dtype = *ParseShortName(a.dtype);
-  return MakeRandom(a, library);
+  return a.like.empty() ? MakeRandom(a, library) : MakeTruncated(a, library);
 }
 
 int Run(ToyArguments& a) {
@@ -166,14 +228,28 @@ int Run(ToyArguments& a) {
 void AddModelOptions(CLI::App& command, ToyArguments& a) {
   command
       .add_option("--family", a.families, "a family's name, or a family file (docs/families.md)")
-      ->type_name("NAME|FILE")
+      ->type_name("NAME")
       ->allow_extra_args(false)
-      ->group("Random weights");
+      ->group("Model");
   command
       .add_option("--config", a.config,
-                  "start from this config.json; default: the family's small model")
+                  "the config.json to start from; default: a small one of the family, or with "
+                  "--like the one beside the weights")
       ->type_name("FILE")
-      ->group("Random weights");
+      ->group("Model");
+  command
+      .add_option("--like", a.like,
+                  "keep the first layers of this model: a folder, a .safetensors file, or "
+                  "org/name[@REV] in the local cache")
+      ->type_name("MODEL")
+      ->group("Model");
+  command.add_option("--num-hidden-layers", a.layers, "number of layers")
+      ->check(CLI::Range(int64_t{1}, int64_t{100000}))
+      ->group("Model");
+  command
+      .add_flag("--without-mtp", a.options.without_mtp,
+                "leave multi-token-prediction layers out; default: off")
+      ->group("Model");
   command
       .add_option("--set", a.edits,
                   "set a config key, for example hidden_size=256; may be repeated")
@@ -200,11 +276,6 @@ void AddToy(CLI::App& app, Context& context) {
       ->add_option("OUT,--output-dir", a->out, "the folder to make; it appears whole or not at all")
       ->required();
   AddModelOptions(*command, *a);
-  command->add_option("--num-hidden-layers", a->layers, "number of layers")
-      ->type_name("N")
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--without-mtp", a->options.without_mtp,
-                    "leave multi-token-prediction layers out; default: off");
   command->add_option("--max-shard-size", a->max_shard_size, "of one weight file: bytes, K, M or G")
       ->type_name("SIZE")
       ->capture_default_str()
@@ -218,12 +289,14 @@ void AddToy(CLI::App& app, Context& context) {
   command->add_option("--threads", a->options.threads, "threads; default: all processors")
       ->check(CLI::Range(1, 1024))
       ->group("Run");
-  AddExamples(
-      *command,
-      {"weighbridge toy out --family qwen3_moe",
-       "weighbridge toy out --family llama --set hidden_size=256 --set num_hidden_layers=8",
-       "weighbridge toy out --config ./Llama-3.2-1B/config.json --num-hidden-layers 2 --seed 7"});
-  command->callback([&context, a] { context.exit_status = Run(*a); });
+  AddExamples(*command,
+              {"weighbridge toy out --family qwen3_moe",
+               "weighbridge toy out --family llama --set hidden_size=256 --set num_hidden_layers=8",
+               "weighbridge toy out --like meta-llama/Llama-3.2-1B --num-hidden-layers 2"});
+  command->callback([&context, command, a] {
+    a->has_seed = command->count("--seed") > 0;
+    context.exit_status = Run(*a);
+  });
 }
 
 }  // namespace weighbridge::cli

@@ -1,0 +1,221 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <mutex>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/strings.h"
+#include "base/threads.h"
+#include "checks/layer_cut.h"
+#include "checks/toy.h"
+#include "formats/safetensors/writer.h"
+
+namespace weighbridge {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr uint64_t kBlock = 4u << 20;           // bytes
+constexpr uint64_t kMaxCopiedFile = 64u << 20;  // bytes; tokenizers reach some 40 MB
+
+struct Kept {
+  const TensorInfo* source;
+  std::string name;
+};
+
+// What the smaller model has, in the order of the source's files.
+struct Selection {
+  std::vector<Kept> kept;
+  uint64_t stray = 0;
+  std::string first_stray;
+};
+
+Selection Select(const Checkpoint& source, const LayerCut& cut) {
+  Selection out;
+  for (const TensorInfo& tensor : source.tensors()) {
+    if (auto name = cut.NewName(tensor.name)) {
+      out.kept.push_back({&tensor, std::move(*name)});
+    } else if (cut.Stray(tensor.name) && out.stray++ == 0) {
+      out.first_stray = tensor.name;
+    }
+  }
+  std::sort(out.kept.begin(), out.kept.end(), [](const Kept& a, const Kept& b) {
+    return std::pair(a.source->file, a.source->offset) <
+           std::pair(b.source->file, b.source->offset);
+  });
+  return out;
+}
+
+Result<LayerCut> CutOf(const FamilySpec* spec, const Checkpoint& source, const ordered_json& config,
+                       const ordered_json& small_config, const LayerCount& count,
+                       const TruncateOptions& options) {
+  if (spec == nullptr)
+    return LayerCut::ByName(source.tensors(), count.layers, options.layers, options.without_mtp);
+  WB_TRY(const Model whole, Model::Expand(*spec, nlohmann::json(config), {}));
+  ExpandOptions expand;
+  expand.without_mtp = options.without_mtp;
+  WB_TRY(const Model small, Model::Expand(*spec, nlohmann::json(small_config), expand));
+  return LayerCut::ByFamily(whole, small);
+}
+
+class Copier {
+ public:
+  Copier(const Checkpoint& source, const std::vector<Kept>& kept, const TruncateOptions& options)
+      : source_(source), kept_(kept), options_(options) {}
+
+  Status Run(SafetensorsWriter& writer) {
+    // A tensor is one piece of work, so that its pages can be dropped when it is done.
+    ParallelFor(kept_.size(), options_.threads, [&](size_t i) {
+      if (!failed_) Keep(CopyTensor(writer, i));
+    });
+    if (error_) return Fail(*error_);
+    return writer.Finish();
+  }
+
+ private:
+  Status CopyTensor(SafetensorsWriter& writer, size_t i) {
+    const std::span<const std::byte> bytes = source_.Data(*kept_[i].source);
+    for (uint64_t at = 0; at < bytes.size(); at += kBlock) {
+      const auto block = bytes.subspan(at, std::min<uint64_t>(kBlock, bytes.size() - at));
+      WB_RETURN_IF_ERROR(writer.Write(i, at, block));
+      if (options_.progress) options_.progress(block.size());
+    }
+    source_.DropBehind(*kept_[i].source);
+    return {};
+  }
+
+  void Keep(Status status) {
+    if (status) return;
+    const std::lock_guard lock(mutex_);
+    if (!failed_.exchange(true)) error_ = status.error();
+  }
+
+  const Checkpoint& source_;
+  const std::vector<Kept>& kept_;
+  const TruncateOptions& options_;
+  std::mutex mutex_;
+  std::atomic<bool> failed_{false};
+  std::optional<Error> error_;
+};
+
+bool HoldsWeights(const std::string& name) {
+  static constexpr std::array<std::string_view, 14> kEndings = {
+      ".safetensors", ".index.json", ".bin", ".pt",     ".pth",  ".ckpt", ".gguf",
+      ".h5",          ".msgpack",    ".npz", ".distcp", ".onnx", ".ot",   ".tflite"};
+  return std::any_of(kEndings.begin(), kEndings.end(), [&](auto e) { return name.ends_with(e); });
+}
+
+// The files of the source's folder that go along: sorted names. Links of the Hugging Face cache are
+// followed.
+Result<std::vector<std::string>> FilesBeside(const fs::path& source,
+                                             std::vector<std::string>& notes) {
+  std::vector<std::string> names;
+  std::error_code error;
+  if (!fs::is_directory(source, error)) return names;
+  fs::directory_iterator it(source, error);
+  if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", source));
+  for (; it != fs::directory_iterator(); it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name == "config.json" || HoldsWeights(name)) continue;
+    if (!it->is_regular_file(error)) {
+      if (!name.starts_with("."))
+        notes.push_back(fmt::format("not copied: {}, which is no file", ToPrintable(name)));
+    } else if (it->file_size(error) > kMaxCopiedFile) {
+      notes.push_back(
+          fmt::format("not copied: {}, which is larger than 64 MiB", ToPrintable(name)));
+    } else {
+      names.push_back(name);
+    }
+  }
+  if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", source));
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Status CopyFiles(const fs::path& source, const std::vector<std::string>& names,
+                 const AtomicDirectory& target) {
+  for (const std::string& name : names) {
+    WB_TRY(const std::string content, ReadTextFile(source / name, kMaxCopiedFile));
+    WB_RETURN_IF_ERROR(target.WriteFile(name, content));
+  }
+  return {};
+}
+
+// Without links, dots and a slash at the end.
+fs::path Canonical(const fs::path& path, std::error_code& error) {
+  const fs::path canonical = fs::weakly_canonical(fs::absolute(path, error), error);
+  return canonical.has_filename() ? canonical : canonical.parent_path();
+}
+
+// Replacing a folder by a part of itself would lose the rest.
+Status RefuseSourceAsTarget(const fs::path& source, const fs::path& target) {
+  std::error_code error;
+  const fs::path inner = Canonical(source, error);
+  const fs::path outer = Canonical(target, error);
+  const auto mismatch = std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end());
+  if (error || mismatch.first != outer.end()) return {};
+  return Fail(ErrorKind::kUsage, "usage", "the output would replace the model that it is made from",
+              target.string(), "choose another folder");
+}
+
+Status CheckLayers(int64_t asked, const LayerCount& count) {
+  if (asked >= 1 && asked <= count.layers) return {};
+  return Fail(ErrorKind::kUsage, "usage",
+              fmt::format("the model has {} layers, {} are asked for", count.layers, asked), "",
+              fmt::format("--num-hidden-layers takes 1 to {}", count.layers));
+}
+
+void NoteStray(const Selection& selection, std::vector<std::string>& notes) {
+  if (selection.stray == 0) return;
+  notes.push_back(fmt::format(
+      "{} tensors of layers that the config does not count are left out, for example {}",
+      selection.stray, ToPrintable(selection.first_stray)));
+}
+
+}  // namespace
+
+Result<Toy> MakeTruncatedToy(const Checkpoint& source, const FamilySpec* spec,
+                             const ordered_json& config, const fs::path& target,
+                             const TruncateOptions& options) {
+  WB_TRY(const LayerCount count, FindLayerCount(spec, config));
+  WB_RETURN_IF_ERROR(CheckLayers(options.layers, count));
+  WB_RETURN_IF_ERROR(RefuseSourceAsTarget(source.path(), target));
+  const ordered_json small_config =
+      TruncateConfig(spec, config, count, options.layers, options.without_mtp);
+  WB_TRY(const LayerCut cut, CutOf(spec, source, config, small_config, count, options));
+  const Selection selection = Select(source, cut);
+  std::vector<TensorInfo> infos;
+  for (const Kept& kept : selection.kept) {
+    infos.push_back({kept.name, kept.source->dtype, kept.source->shape});
+  }
+  WB_TRY(SafetensorsPlan plan,
+         PlanSafetensors(std::move(infos), {.max_shard_bytes = options.max_shard_bytes}));
+  Toy toy{.path = target,
+          .family = spec != nullptr ? spec->name : "",
+          .layers = options.layers,
+          .tensors = selection.kept.size(),
+          .files = plan.files.size(),
+          .bytes = plan.total_size,
+          .source_layers = count.layers};
+  for (const Kept& kept : selection.kept)
+    toy.parameters += static_cast<uint64_t>(Numel(kept.source->shape));
+  if (spec == nullptr)
+    toy.notes.push_back("no family knows this model: layers are the tensors named layers.I.");
+  NoteStray(selection, toy.notes);
+  WB_TRY(toy.copied, FilesBeside(source.path(), toy.notes));
+  WB_TRY(AtomicDirectory folder,
+         AtomicDirectory::Create(
+             target, {.overwrite = options.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+  WB_RETURN_IF_ERROR(folder.WriteFile("config.json", DumpConfig(small_config)));
+  WB_RETURN_IF_ERROR(CopyFiles(source.path(), toy.copied, folder));
+  WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));
+  WB_RETURN_IF_ERROR(Copier(source, selection.kept, options).Run(writer));
+  WB_TRY(toy.published, folder.Commit());
+  return toy;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,60 @@
+"""What `weighbridge toy` makes, `transformers` loads: no tensor is missing, none is left over, every shape fits."""
+import pathlib
+
+import pytest
+import torch
+import transformers
+
+FAMILIES = sorted(
+    path.stem for path in (pathlib.Path(__file__).resolve().parents[2] / "families").glob("*.toml")
+    if not path.stem.startswith("base_"))
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load(folder):
+    """The model, after a check that its tensors and those of the files are the same."""
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    return model
+
+
+def make(weighbridge, *arguments):
+    result = weighbridge("toy", *arguments)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_model_loads_and_runs(weighbridge, tmp_path, family, dtype):
+    make(weighbridge, tmp_path / "toy", "--family", family, "--dtype", dtype)
+    model = load(tmp_path / "toy")
+    assert model.dtype == DTYPES[dtype]
+    assert model.config.num_hidden_layers == 4
+    if dtype == "fp32":
+        logits = model(torch.arange(3, 20)[None]).logits
+        assert logits.isfinite().all()
+        assert logits.std() > 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_first_layers_load_and_compute_what_they_computed_in_the_whole_model(weighbridge, tmp_path, family):
+    make(weighbridge, tmp_path / "whole", "--family", family, "--dtype", "fp32")
+    make(weighbridge, tmp_path / "small", "--like", tmp_path / "whole", "--num-hidden-layers", 3)
+    whole, small = load(tmp_path / "whole"), load(tmp_path / "small")
+    assert small.config.num_hidden_layers == 3
+    tokens = torch.arange(3, 20)[None]
+    # hidden_states[i] is what goes into layer i; the last one has passed the final norm.
+    expected = whole(tokens, output_hidden_states=True).hidden_states[:3]
+    actual = small(tokens, output_hidden_states=True).hidden_states[:3]
+    for before, after in zip(expected, actual, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_config_that_transformers_wrote_can_be_filled(weighbridge, tmp_path):
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=386, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, head_dim=12,
+        intermediate_size=88, moe_intermediate_size=40, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=2,
+        architectures=["Qwen3MoeForCausalLM"])
+    config.save_pretrained(tmp_path / "config")
+    make(weighbridge, tmp_path / "toy", "--config", tmp_path / "config" / "config.json", "--seed", 3)
+    assert load(tmp_path / "toy").config.num_experts == 4
