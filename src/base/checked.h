@@ -19,7 +19,8 @@ inline std::optional<uint64_t> CheckedAdd(uint64_t a, uint64_t b) {
   return r;
 }
 
-// The product of all extents; 1 for a scalar; nullopt when it exceeds int64 or an extent is negative.
+// The product of all extents; 1 for a scalar; nullopt when it exceeds int64 or an extent is
+// negative.
 inline std::optional<int64_t> CheckedNumel(std::span<const int64_t> shape) {
   int64_t n = 1;
   bool zero = false;

@@ -1,6 +1,6 @@
 // Reading files: the only door to file content. A MappedFile is immutable and may be read from any
-// thread. A file that shrinks while it is mapped raises SIGBUS; InstallSigbusReporter (cli) turns that
-// into an error message, since no reader can prevent it.
+// thread. A file that shrinks while it is mapped raises SIGBUS; InstallSigbusReporter (cli) turns
+// that into an error message, since no reader can prevent it.
 #pragma once
 
 #include <cstddef>

@@ -7,8 +7,6 @@
 
 #include "base/strings.h"
 
-#include "base/strings.h"
-
 namespace weighbridge {
 
 std::string ProgressLine(uint64_t done, uint64_t total, double seconds) {

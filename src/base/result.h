@@ -2,14 +2,13 @@
 #pragma once
 
 #include <string>
-#include <utility>
-
 #include <tl/expected.hpp>
+#include <utility>
 
 namespace weighbridge {
 
-// What a failure means for the exit status: kCorrupt says that a checkpoint under judgement was found
-// bad (1), every other kind that no judgement was reached (2).
+// What a failure means for the exit status: kCorrupt says that a checkpoint under judgement was
+// found bad (1), every other kind that no judgement was reached (2).
 enum class ErrorKind {
   kUsage,        // the command line, an option's value, a pattern
   kNotFound,     // a path, tensor or family that was asked for is not there
@@ -44,9 +43,7 @@ template <typename T>
 using Result = tl::expected<T, Error>;
 using Status = Result<void>;
 
-inline tl::unexpected<Error> Fail(Error error) {
-  return tl::unexpected<Error>(std::move(error));
-}
+inline tl::unexpected<Error> Fail(Error error) { return tl::unexpected<Error>(std::move(error)); }
 inline tl::unexpected<Error> Fail(ErrorKind kind, std::string id, std::string what,
                                   std::string at = "", std::string hint = "") {
   return Fail(Error{kind, std::move(id), std::move(what), std::move(at), std::move(hint)});
@@ -62,16 +59,16 @@ inline tl::unexpected<Error> Corrupt(std::string id, std::string what, std::stri
 // WB_TRY(auto x, Expression());  binds the value or returns the error from the calling function.
 #define WB_TRY(declaration, expression) \
   WB_TRY_IMPL(WB_CONCAT(wb_result_, __LINE__), declaration, expression)
-#define WB_TRY_IMPL(temporary, declaration, expression)                    \
-  auto temporary = (expression);                                           \
-  if (!temporary) return tl::unexpected(std::move(temporary).error());     \
+#define WB_TRY_IMPL(temporary, declaration, expression)                \
+  auto temporary = (expression);                                       \
+  if (!temporary) return tl::unexpected(std::move(temporary).error()); \
   declaration = std::move(*temporary)
 
 // WB_RETURN_IF_ERROR(StatusExpression());
-#define WB_RETURN_IF_ERROR(expression)                                               \
-  do {                                                                               \
-    if (auto wb_status = (expression); !wb_status)                                   \
-      return tl::unexpected(std::move(wb_status).error());                           \
+#define WB_RETURN_IF_ERROR(expression)                     \
+  do {                                                     \
+    if (auto wb_status = (expression); !wb_status)         \
+      return tl::unexpected(std::move(wb_status).error()); \
   } while (false)
 
 }  // namespace weighbridge

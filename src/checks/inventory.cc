@@ -1,20 +1,20 @@
 #include "checks/inventory.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <map>
 #include <set>
 
-#include <fmt/format.h>
-
 namespace weighbridge {
 namespace {
 
 // Marks of quantized storage: a scale that is passed over would turn into a silent success.
 constexpr std::array<std::string_view, 9> kQuantizedEndings = {
-    "_scale_inv", ".weight_scale", ".weight_scale_2", ".input_scale", "_scales",
-    "_blocks",    ".weight_packed", ".qweight",       ".qzeros"};
+    "_scale_inv", ".weight_scale",  ".weight_scale_2", ".input_scale", "_scales",
+    "_blocks",    ".weight_packed", ".qweight",        ".qzeros"};
 
 struct Use {
   size_t tensor;
@@ -129,10 +129,11 @@ class Taker {
     ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
     row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
     row.transform = p.storage->transform;
-    row.why = fmt::format("shape {}, the config asks for {}", ToString(info.shape), ToString(expected));
+    row.why =
+        fmt::format("shape {}, the config asks for {}", ToString(info.shape), ToString(expected));
     out_.rows.push_back(std::move(row));
-    where_["shape-mismatch"].push_back(fmt::format("{}: {}, expected {}", info.name,
-                                                   ToString(info.shape), ToString(expected)));
+    where_["shape-mismatch"].push_back(
+        fmt::format("{}: {}, expected {}", info.name, ToString(info.shape), ToString(expected)));
   }
 
   // Each HF element exactly once: the uses of a tensor must follow each other without gap.
@@ -173,7 +174,8 @@ class Taker {
     const std::string prefix = stack.hf.substr(0, stack.hf.find('{'));
     if (prefix.empty() || !name.starts_with(prefix)) return -1;
     int64_t layer = -1;
-    for (size_t i = prefix.size(); i < name.size() && std::isdigit(static_cast<unsigned char>(name[i])); ++i) {
+    for (size_t i = prefix.size();
+         i < name.size() && std::isdigit(static_cast<unsigned char>(name[i])); ++i) {
       if (layer > 100000000) return layer;
       layer = (layer < 0 ? 0 : layer) * 10 + (name[i] - '0');
     }
@@ -206,14 +208,15 @@ class Taker {
       extra_[id].push_back(t.name);
     }
     for (const auto& [why, count] : ignored) {
-      out_.notes.push_back({"not-needed", fmt::format("{} HF tensor(s) are not needed: {}", count, why)});
+      out_.notes.push_back(
+          {"not-needed", fmt::format("{} HF tensor(s) are not needed: {}", count, why)});
     }
   }
 
   static std::vector<std::string> Some(const std::vector<std::string>& names) {
     constexpr size_t kShown = 8;
-    std::vector<std::string> some(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(
-                                                     std::min(kShown, names.size())));
+    std::vector<std::string> some(
+        names.begin(), names.begin() + static_cast<std::ptrdiff_t>(std::min(kShown, names.size())));
     if (names.size() > kShown) some.push_back(fmt::format("... {} more", names.size() - kShown));
     return some;
   }
@@ -223,8 +226,10 @@ class Taker {
       const bool shape = id == "shape-mismatch";
       out_.causes.push_back(
           {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
-           shape ? fmt::format("{} tensor(s) have another shape than the config asks for", names.size())
-                 : fmt::format("{} tensor(s) that the config asks for are not in the checkpoint", names.size()),
+           shape ? fmt::format("{} tensor(s) have another shape than the config asks for",
+                               names.size())
+                 : fmt::format("{} tensor(s) that the config asks for are not in the checkpoint",
+                               names.size()),
            names.front(), Hint(id)});
     }
     for (const auto& [id, names] : extra_) {
@@ -236,13 +241,17 @@ class Taker {
 
   static std::string Hint(const std::string& id) {
     if (id == "mtp-missing") {
-      return "the weights were saved without MTP layers: pass --without-mtp, or set the config's number "
+      return "the weights were saved without MTP layers: pass --without-mtp, or set the config's "
+             "number "
              "of MTP layers to 0";
     }
     if (id == "layer-missing") return "compare num_hidden_layers with the layers in the files";
-    if (id == "tie-mismatch") return "compare tie_word_embeddings with the output layer in the files";
-    if (id == "shape-mismatch") return "config.json and weights are of different models, or a size is wrong";
-    if (id == "tensor-extra") return "the family may not be the right one; --family FILE adds rules";
+    if (id == "tie-mismatch")
+      return "compare tie_word_embeddings with the output layer in the files";
+    if (id == "shape-mismatch")
+      return "config.json and weights are of different models, or a size is wrong";
+    if (id == "tensor-extra")
+      return "the family may not be the right one; --family FILE adds rules";
     return "";
   }
 

@@ -1,5 +1,5 @@
-// Are all tensors there, in the shapes that the config asks for, and is each used exactly once? Reads
-// headers only.
+// Are all tensors there, in the shapes that the config asks for, and is each used exactly once?
+// Reads headers only.
 #pragma once
 
 #include <vector>

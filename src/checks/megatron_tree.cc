@@ -1,10 +1,10 @@
 #include "checks/megatron_tree.h"
 
+#include <fmt/format.h>
+
 #include <map>
 #include <set>
 #include <tuple>
-
-#include <fmt/format.h>
 
 #include "checks/inventory.h"
 #include "checks/shard_plan.h"
@@ -61,8 +61,8 @@ class Verifier {
   using Key = std::pair<RankId, std::string>;
 
   void Add(ResultRow row, const std::string& cause) {
-    report_.causes.push_back({cause, Proof::kStructural, Origin::kCheckpoint, {row.megatron.name},
-                              row.why, "", ""});
+    report_.causes.push_back(
+        {cause, Proof::kStructural, Origin::kCheckpoint, {row.megatron.name}, row.why, "", ""});
     report_.results.push_back(std::move(row));
   }
 
@@ -87,25 +87,29 @@ class Verifier {
     const MegatronTensor& tensor = *it->second;
     if (tensor.shape != plan.local_shape() || tensor.dtype != plan.megatron_dtype()) {
       row.status = RowStatus::kMismatch;
-      row.why = fmt::format("{} {}, expected {} {}", ShortName(tensor.dtype), ToString(tensor.shape),
-                            ShortName(plan.megatron_dtype()), ToString(plan.local_shape()));
+      row.why =
+          fmt::format("{} {}, expected {} {}", ShortName(tensor.dtype), ToString(tensor.shape),
+                      ShortName(plan.megatron_dtype()), ToString(plan.local_shape()));
       Add(std::move(row), "shape-mismatch");
       return {};
     }
     row.bytes = tensor.bytes.size();
     report_.bytes += row.bytes;
-    return Compare(plan, placed.parameter->cut.replicated() ? 0 : group_rank, tensor, std::move(row));
+    return Compare(plan, placed.parameter->cut.replicated() ? 0 : group_rank, tensor,
+                   std::move(row));
   }
 
-  Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor, ResultRow row) {
+  Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor,
+                 ResultRow row) {
     std::vector<int64_t> covered(plan.sources().size()), rounded(plan.sources().size());
     std::vector<std::byte> scratch;
     WB_TRY(const ShardPlan::Difference d,
            plan.Compare(hf_, plan_rank, 0, tensor.bytes, covered, rounded, scratch));
     row.metrics.mismatched = d.mismatched;
     if (d.padding_not_zero > 0) {
-      report_.notes.push_back({"vocab-padding", fmt::format("{}: {} padding element(s) are not zero",
-                                                            tensor.name, d.padding_not_zero)});
+      report_.notes.push_back(
+          {"vocab-padding",
+           fmt::format("{}: {} padding element(s) are not zero", tensor.name, d.padding_not_zero)});
     }
     if (d.mismatched > 0) {
       row.status = RowStatus::kMismatch;
@@ -138,8 +142,8 @@ class Verifier {
 
 }  // namespace
 
-Result<MegatronTree> ImportTree(const Model& model, const Placement& placement, const Checkpoint& hf,
-                                Dialect dialect) {
+Result<MegatronTree> ImportTree(const Model& model, const Placement& placement,
+                                const Checkpoint& hf, Dialect dialect) {
   WB_RETURN_IF_ERROR(RequireComplete(model, hf));
   MegatronTree tree;
   std::vector<std::byte> scratch;

@@ -4,40 +4,56 @@ namespace weighbridge {
 
 std::string_view ToString(Verdict verdict) {
   switch (verdict) {
-    case Verdict::kPass: return "pass";
-    case Verdict::kFail: return "fail";
-    case Verdict::kUndecided: return "undecided";
+    case Verdict::kPass:
+      return "pass";
+    case Verdict::kFail:
+      return "fail";
+    case Verdict::kUndecided:
+      return "undecided";
   }
   return "";
 }
 
 std::string_view ToString(RowStatus status) {
   switch (status) {
-    case RowStatus::kMatch: return "match";
-    case RowStatus::kMatchWidened: return "match-widened";
-    case RowStatus::kMatchRounded: return "match-rounded";
-    case RowStatus::kMismatch: return "mismatch";
-    case RowStatus::kMissing: return "missing";
-    case RowStatus::kExtra: return "extra";
-    case RowStatus::kSkipped: return "skipped";
+    case RowStatus::kMatch:
+      return "match";
+    case RowStatus::kMatchWidened:
+      return "match-widened";
+    case RowStatus::kMatchRounded:
+      return "match-rounded";
+    case RowStatus::kMismatch:
+      return "mismatch";
+    case RowStatus::kMissing:
+      return "missing";
+    case RowStatus::kExtra:
+      return "extra";
+    case RowStatus::kSkipped:
+      return "skipped";
   }
   return "";
 }
 
 std::string_view ToString(Proof proof) {
   switch (proof) {
-    case Proof::kExact: return "exact";
-    case Proof::kStatistical: return "statistical";
-    case Proof::kStructural: return "structural";
+    case Proof::kExact:
+      return "exact";
+    case Proof::kStatistical:
+      return "statistical";
+    case Proof::kStructural:
+      return "structural";
   }
   return "";
 }
 
 std::string_view ToString(Origin origin) {
   switch (origin) {
-    case Origin::kCheckpoint: return "checkpoint";
-    case Origin::kConfig: return "config";
-    case Origin::kRuntime: return "runtime";
+    case Origin::kCheckpoint:
+      return "checkpoint";
+    case Origin::kConfig:
+      return "config";
+    case Origin::kRuntime:
+      return "runtime";
   }
   return "";
 }
@@ -89,9 +105,12 @@ void Conclude(Report& report) {
 
 int ExitStatus(const Report& report) {
   switch (report.verdict) {
-    case Verdict::kPass: return 0;
-    case Verdict::kFail: return 1;
-    case Verdict::kUndecided: return 2;
+    case Verdict::kPass:
+      return 0;
+    case Verdict::kFail:
+      return 1;
+    case Verdict::kUndecided:
+      return 2;
   }
   return 2;
 }

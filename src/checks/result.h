@@ -1,5 +1,5 @@
-// The structs that every check yields and every report renders (DESIGN §3; docs/report.schema.json).
-// Plain values; nothing here does I/O.
+// The structs that every check yields and every report renders (DESIGN §3;
+// docs/report.schema.json). Plain values; nothing here does I/O.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,20 @@
 namespace weighbridge {
 
 enum class Verdict { kPass, kFail, kUndecided };
-enum class RowStatus { kMatch, kMatchWidened, kMatchRounded, kMismatch, kMissing, kExtra, kSkipped };
+enum class RowStatus {
+  kMatch,
+  kMatchWidened,
+  kMatchRounded,
+  kMismatch,
+  kMissing,
+  kExtra,
+  kSkipped
+};
 enum class Proof { kExact, kStatistical, kStructural };
 enum class Origin { kCheckpoint, kConfig, kRuntime };
 
-std::string_view ToString(Verdict verdict);    // "pass", "fail", "undecided"
-std::string_view ToString(RowStatus status);   // "match", "match-widened", ...
+std::string_view ToString(Verdict verdict);   // "pass", "fail", "undecided"
+std::string_view ToString(RowStatus status);  // "match", "match-widened", ...
 std::string_view ToString(Proof proof);
 std::string_view ToString(Origin origin);
 bool Passed(RowStatus status);  // match, match-widened, match-rounded
@@ -105,13 +113,14 @@ struct Report {
   std::vector<std::string> argv;
   std::string version;  // of the program that made the report; cli::Emit fills it
   std::vector<InputFile> inputs;
-  // Rows that `counts` counts and `results` leaves out: only in a report read back from a capped copy.
+  // Rows that `counts` counts and `results` leaves out: only in a report read back from a capped
+  // copy.
   uint64_t results_omitted = 0;
 };
 
 // Counts the rows and sets the verdict: kFail with a cause or a failed row, kPass when at least one
-// row passed and none failed, else kUndecided with error "nothing-compared" (a check of nothing never
-// passes). A failed row without any cause adds the cause `unexplained`.
+// row passed and none failed, else kUndecided with error "nothing-compared" (a check of nothing
+// never passes). A failed row without any cause adds the cause `unexplained`.
 void Conclude(Report& report);
 
 // The exit status that DESIGN §2 promises: 0 pass, 1 fail, 2 undecided.

@@ -1,5 +1,7 @@
 #include "checks/roundtrip.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,8 +13,6 @@
 #include <set>
 #include <thread>
 
-#include <fmt/format.h>
-
 #include "base/threads.h"
 #include "checks/inventory.h"
 #include "checks/shard_plan.h"
@@ -22,7 +22,7 @@ namespace weighbridge {
 namespace {
 
 constexpr int64_t kMaxBlockBytes = 128 << 10;  // stays in a core's second-level cache
-constexpr int64_t kChunkBytes = 8 << 20;      // what a thread takes at a time
+constexpr int64_t kChunkBytes = 8 << 20;       // what a thread takes at a time
 
 // What is known of one HF tensor; parameters that share it add up.
 struct TensorState {
@@ -40,7 +40,11 @@ class RoundTripper {
  public:
   RoundTripper(const Model& model, const Placement& placement, const Checkpoint& hf,
                const RoundTripOptions& options, const Inventory& inventory)
-      : model_(model), placement_(placement), hf_(hf), options_(options), inventory_(inventory),
+      : model_(model),
+        placement_(placement),
+        hf_(hf),
+        options_(options),
+        inventory_(inventory),
         states_(hf.tensors().size()) {
     const int threads = Threads();
     // Two buffers per thread, the second for ops.
@@ -150,10 +154,10 @@ class RoundTripper {
     return *own;
   }
 
-  Status Process(const Chunk& chunk, std::vector<std::byte>& block, std::vector<std::byte>& scratch) {
+  Status Process(const Chunk& chunk, std::vector<std::byte>& block,
+                 std::vector<std::byte>& scratch) {
     const ShardPlan& plan = *chunk.plan;
-    const int64_t element =
-        std::max(BitsOf(plan.megatron_dtype()), BitsOf(plan.hf_dtype())) / 8;
+    const int64_t element = std::max(BitsOf(plan.megatron_dtype()), BitsOf(plan.hf_dtype())) / 8;
     const int64_t megatron_element = BitsOf(plan.megatron_dtype()) / 8;
     const int64_t step = block_bytes_ / element;
     std::vector<int64_t> covered(plan.sources().size()), rounded(plan.sources().size());
@@ -216,7 +220,8 @@ class RoundTripper {
       row.why = fmt::format("{} of {} elements came back", state.covered.load(), Numel(t.shape));
     } else if (state.rounded > 0) {
       row.status = RowStatus::kMatchRounded;
-      row.why = fmt::format("{} element(s) are the correctly rounded inverse", state.rounded.load());
+      row.why =
+          fmt::format("{} element(s) are the correctly rounded inverse", state.rounded.load());
     } else if (megatron_dtype != t.dtype && BitsOf(megatron_dtype) > BitsOf(t.dtype)) {
       row.status = RowStatus::kMatchWidened;
     }
@@ -242,7 +247,8 @@ class RoundTripper {
 };
 
 // A tensor that must equal another: the tied output layer, MTP's copies of the embedding.
-void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_only, Report& report) {
+void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_only,
+                 Report& report) {
   for (const Inventory::Copy& copy : inventory.copies) {
     ResultRow row;
     row.hf.push_back({copy.copy->name, copy.copy->shape, copy.copy->dtype});
@@ -251,9 +257,11 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
     if (copy.original == nullptr) {
       row.status = RowStatus::kMismatch;
       row.why = fmt::format("it must equal '{}', which is not there", copy.rule->same_as);
-    } else if (copy.original->shape != copy.copy->shape || copy.original->dtype != copy.copy->dtype) {
+    } else if (copy.original->shape != copy.copy->shape ||
+               copy.original->dtype != copy.copy->dtype) {
       row.status = RowStatus::kMismatch;
-      row.why = fmt::format("it must equal '{}', which has another shape or dtype", copy.rule->same_as);
+      row.why =
+          fmt::format("it must equal '{}', which has another shape or dtype", copy.rule->same_as);
     } else if (!headers_only) {
       const auto a = hf.Data(*copy.copy), b = hf.Data(*copy.original);
       if (std::memcmp(a.data(), b.data(), a.size()) != 0) {
@@ -262,8 +270,12 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
       }
     }
     if (row.status == RowStatus::kMismatch) {
-      report.causes.push_back({"tie-mismatch", Proof::kStructural, Origin::kCheckpoint,
-                               {copy.copy->name}, row.why, copy.rule->why,
+      report.causes.push_back({"tie-mismatch",
+                               Proof::kStructural,
+                               Origin::kCheckpoint,
+                               {copy.copy->name},
+                               row.why,
+                               copy.rule->why,
                                "set tie_word_embeddings to what the weights are"});
     } else {
       row.why = copy.rule->why;
@@ -282,22 +294,25 @@ void Describe(const Model& model, const Placement& placement, const RoundTripOpt
   report.details.emplace_back("rank tensors", fmt::format("{}", placement.ShardCount()));
   report.details.emplace_back("ranks", fmt::format("{}", placement.WorldSize()));
   if (model.padded_vocab() != model.vocab()) {
-    report.notes.push_back({"vocab-padded",
-                            fmt::format("the vocabulary of {} rows is padded with zeros to {}, the grid "
-                                        "needs it",
-                                        model.vocab(), model.padded_vocab())});
+    report.notes.push_back(
+        {"vocab-padded",
+         fmt::format("the vocabulary of {} rows is padded with zeros to {}, the grid "
+                     "needs it",
+                     model.vocab(), model.padded_vocab())});
   }
   if (options.headers_only) {
     report.unproven.push_back("no tensor data was read: --level L1 compares every byte");
   }
   report.unproven.push_back(
-      "no Megatron file was read: an import and an export that are wrong in the same way pass every round "
+      "no Megatron file was read: an import and an export that are wrong in the same way pass "
+      "every round "
       "trip; `verify` judges the files that a bridge wrote");
 }
 
 }  // namespace
 
-Result<Report> RoundTrip(const Model& model, const Checkpoint& hf, const RoundTripOptions& options) {
+Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
+                         const RoundTripOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   Report report;
   WB_TRY(const Placement placement, Placement::Create(model, options.grid));
@@ -315,14 +330,14 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf, const RoundTr
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
   CheckCopies(hf, inventory, options.headers_only, report);
   for (ResultRow& row : tripper.Rows()) report.results.push_back(std::move(row));
-  std::stable_sort(report.results.begin(), report.results.end(),
-                   [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
+  std::stable_sort(
+      report.results.begin(), report.results.end(),
+      [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
   for (const TensorInfo& t : hf.tensors()) report.bytes += options.headers_only ? 0 : t.nbytes;
   for (const FileInfo& file : hf.files()) {
     report.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
   }
-  report.wall_s =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 

@@ -1,6 +1,6 @@
 // `roundtrip`: HF -> every rank of a parallel grid -> HF, in one process and in blocks that stay in
-// cache. Proves that the family fits the files: each HF element is used once, each Megatron element is
-// written once, and cutting and joining restore every bit.
+// cache. Proves that the family fits the files: each HF element is used once, each Megatron element
+// is written once, and cutting and joining restore every bit.
 #pragma once
 
 #include <functional>
@@ -15,8 +15,8 @@ namespace weighbridge {
 
 struct RoundTripOptions {
   ParallelGrid grid;
-  bool headers_only = false;  // --level L0
-  int threads = 0;            // 0: as many as the process may use
+  bool headers_only = false;        // --level L0
+  int threads = 0;                  // 0: as many as the process may use
   int64_t memory_bytes = 64 << 20;  // blocks in flight, over all threads
   // Told from time to time how many bytes are done; called from any thread.
   std::function<void(uint64_t bytes)> progress;

@@ -1,9 +1,9 @@
 #include "checks/shard_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 namespace weighbridge {
 namespace {
@@ -13,7 +13,8 @@ int64_t ElementBytes(DType dtype) { return BitsOf(dtype) / 8; }
 // Copies fixed-size elements with a stride; the compiler turns each size into plain moves.
 template <size_t N>
 void GatherStrided(const std::byte* from, int64_t stride, int64_t count, std::byte* to) {
-  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * static_cast<int64_t>(N), from + i * stride, N);
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(to + i * static_cast<int64_t>(N), from + i * stride, N);
 }
 
 void GatherRun(const Run& run, const std::byte* source, std::byte* to) {
@@ -23,13 +24,18 @@ void GatherRun(const Run& run, const std::byte* source, std::byte* to) {
     return;
   }
   switch (run.length) {
-    case 1: return GatherStrided<1>(from, run.other_stride, run.count, to);
-    case 2: return GatherStrided<2>(from, run.other_stride, run.count, to);
-    case 4: return GatherStrided<4>(from, run.other_stride, run.count, to);
-    case 8: return GatherStrided<8>(from, run.other_stride, run.count, to);
+    case 1:
+      return GatherStrided<1>(from, run.other_stride, run.count, to);
+    case 2:
+      return GatherStrided<2>(from, run.other_stride, run.count, to);
+    case 4:
+      return GatherStrided<4>(from, run.other_stride, run.count, to);
+    case 8:
+      return GatherStrided<8>(from, run.other_stride, run.count, to);
     default:
       for (int64_t i = 0; i < run.count; ++i) {
-        std::memcpy(to + i * run.length, from + i * run.other_stride, static_cast<size_t>(run.length));
+        std::memcpy(to + i * run.length, from + i * run.other_stride,
+                    static_cast<size_t>(run.length));
       }
   }
 }
@@ -38,7 +44,8 @@ template <size_t N>
 bool EqualStrided(const std::byte* a, int64_t stride, int64_t count, const std::byte* b) {
   unsigned different = 0;
   for (int64_t i = 0; i < count; ++i) {
-    different |= static_cast<unsigned>(std::memcmp(a + i * stride, b + i * static_cast<int64_t>(N), N) != 0);
+    different |=
+        static_cast<unsigned>(std::memcmp(a + i * stride, b + i * static_cast<int64_t>(N), N) != 0);
   }
   return different == 0;
 }
@@ -47,10 +54,14 @@ bool EqualRun(const Run& run, const std::byte* source, const std::byte* block) {
   const std::byte* from = source + run.other_offset;
   if (run.count == 1) return std::memcmp(from, block, static_cast<size_t>(run.length)) == 0;
   switch (run.length) {
-    case 1: return EqualStrided<1>(from, run.other_stride, run.count, block);
-    case 2: return EqualStrided<2>(from, run.other_stride, run.count, block);
-    case 4: return EqualStrided<4>(from, run.other_stride, run.count, block);
-    case 8: return EqualStrided<8>(from, run.other_stride, run.count, block);
+    case 1:
+      return EqualStrided<1>(from, run.other_stride, run.count, block);
+    case 2:
+      return EqualStrided<2>(from, run.other_stride, run.count, block);
+    case 4:
+      return EqualStrided<4>(from, run.other_stride, run.count, block);
+    case 8:
+      return EqualStrided<8>(from, run.other_stride, run.count, block);
     default:
       for (int64_t i = 0; i < run.count; ++i) {
         if (std::memcmp(from + i * run.other_stride, block + i * run.length,
@@ -73,8 +84,8 @@ std::vector<int64_t> MultiIndex(const Shape& shape, int64_t flat) {
 
 }  // namespace
 
-Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placement, const Parameter& p,
-                                    const Checkpoint& hf) {
+Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placement,
+                                    const Parameter& p, const Checkpoint& hf) {
   ShardPlan out;
   out.parameter_ = &p;
   WB_TRY(out.transform_, model.Plan(p));
@@ -98,7 +109,8 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
   out.megatron_dtype_ = p.rule->dtype.value_or(out.hf_dtype_);
   if (BitsOf(out.hf_dtype_) % 8 != 0) {
     return Fail(ErrorKind::kUnsupported, "dtype",
-                fmt::format("{} packs several elements into a byte", ShortName(out.hf_dtype_)), p.hf[0]);
+                fmt::format("{} packs several elements into a byte", ShortName(out.hf_dtype_)),
+                p.hf[0]);
   }
   WB_RETURN_IF_ERROR(ProveBijection(out.transform_.layout, extents));
   out.ranks_ = p.cut.replicated() ? 1 : placement.GroupSize(p);
@@ -147,7 +159,8 @@ Status ShardPlan::Gather(const Checkpoint& hf, int rank, int64_t begin, std::spa
 
 Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank, int64_t begin,
                                                  std::span<const std::byte> megatron,
-                                                 std::span<int64_t> covered, std::span<int64_t> rounded,
+                                                 std::span<int64_t> covered,
+                                                 std::span<int64_t> rounded,
                                                  std::vector<std::byte>& scratch) const {
   const int64_t hf_size = ElementBytes(hf_dtype_);
   const int64_t elements = static_cast<int64_t>(megatron.size()) / ElementBytes(megatron_dtype_);

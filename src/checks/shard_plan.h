@@ -1,5 +1,5 @@
-// The plans of one parameter between a Hugging Face checkpoint and the ranks of a grid: where each byte
-// of a rank's tensor comes from, and, by Megatron's own gather rule, where it goes back to.
+// The plans of one parameter between a Hugging Face checkpoint and the ranks of a grid: where each
+// byte of a rank's tensor comes from, and, by Megatron's own gather rule, where it goes back to.
 #pragma once
 
 #include <span>
@@ -15,11 +15,11 @@ namespace weighbridge {
 
 class ShardPlan {
  public:
-  // Every HF tensor of `p` must be in `hf` with the shape that the transform wants (the inventory check
-  // comes first). Proves that layout and joining rule are bijections. Errors: kUsage "grid" when the
-  // parameter cannot be cut, kUnsupported for mixed dtypes, kInternal when a proof fails.
-  static Result<ShardPlan> Create(const Model& model, const Placement& placement, const Parameter& p,
-                                  const Checkpoint& hf);
+  // Every HF tensor of `p` must be in `hf` with the shape that the transform wants (the inventory
+  // check comes first). Proves that layout and joining rule are bijections. Errors: kUsage "grid"
+  // when the parameter cannot be cut, kUnsupported for mixed dtypes, kInternal when a proof fails.
+  static Result<ShardPlan> Create(const Model& model, const Placement& placement,
+                                  const Parameter& p, const Checkpoint& hf);
 
   const Parameter& parameter() const { return *parameter_; }
   int ranks() const { return ranks_; }
@@ -30,10 +30,12 @@ class ShardPlan {
   int64_t local_numel() const { return local_numel_; }
   const std::vector<const TensorInfo*>& sources() const { return sources_; }
   const TransformPlan& transform() const { return transform_; }
-  bool changes_values() const { return parameter_->op != Op::kNone || hf_dtype_ != megatron_dtype_; }
+  bool changes_values() const {
+    return parameter_->op != Op::kNone || hf_dtype_ != megatron_dtype_;
+  }
 
-  // Writes elements [begin, begin + out.size() / element size) of rank `rank`'s tensor, in Megatron's
-  // dtype.  `scratch` is reused between calls.
+  // Writes elements [begin, begin + out.size() / element size) of rank `rank`'s tensor, in
+  // Megatron's dtype.  `scratch` is reused between calls.
   Status Gather(const Checkpoint& hf, int rank, int64_t begin, std::span<std::byte> out,
                 std::vector<std::byte>& scratch) const;
 
@@ -44,9 +46,10 @@ class ShardPlan {
     int64_t hf_element = -1, local_element = -1;
     int64_t padding_not_zero = 0;  // elements of the padding that are not zero
   };
-  // Compares the bytes of rank `rank`'s tensor from element `begin` on (Megatron's dtype) with the HF tensors
-  // that they belong to. `rounded` counts elements that differ from HF's by the lawful rounding of an op
-  // that cannot restore every bit; they are not mismatches. `covered[i]` grows by the elements of source i.
+  // Compares the bytes of rank `rank`'s tensor from element `begin` on (Megatron's dtype) with the
+  // HF tensors that they belong to. `rounded` counts elements that differ from HF's by the lawful
+  // rounding of an op that cannot restore every bit; they are not mismatches. `covered[i]` grows by
+  // the elements of source i.
   Result<Difference> Compare(const Checkpoint& hf, int rank, int64_t begin,
                              std::span<const std::byte> megatron, std::span<int64_t> covered,
                              std::span<int64_t> rounded, std::vector<std::byte>& scratch) const;

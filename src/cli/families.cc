@@ -1,10 +1,10 @@
-// `weighbridge families list|show|expand|lint`: what is supported, and what a config must have on both
-// sides.
-#include <algorithm>
-#include <memory>
-
+// `weighbridge families list|show|expand|lint`: what is supported, and what a config must have on
+// both sides.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -34,7 +34,8 @@ json ShapeJson(const Shape& shape) { return json(shape); }
 Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   json rows = json::array();
-  std::string text = fmt::format("{:<14} {:<16} {:<8} {}\n", "family", "kind", "levels", "architectures");
+  std::string text =
+      fmt::format("{:<14} {:<16} {:<8} {}\n", "family", "kind", "levels", "architectures");
   for (const auto& [name, spec] : library.families()) {
     rows.push_back({{"family", name},
                     {"kind", spec.kind},
@@ -62,10 +63,10 @@ json ParamJson(const ParamRule& rule) {
   for (const HfStorage& s : rule.storage) {
     storage.push_back({{"hf", s.names}, {"transform", s.transform}, {"options", s.options}});
   }
-  return {{"stack", rule.stacks},   {"place", rule.place},   {"layers", rule.layers},
+  return {{"stack", rule.stacks},    {"place", rule.place},       {"layers", rule.layers},
           {"experts", rule.experts}, {"megatron", rule.megatron}, {"local", rule.local},
-          {"storage", storage},     {"shape", rule.shape},   {"tp", rule.tp},
-          {"op", rule.op},          {"when", rule.when},     {"unless", rule.unless}};
+          {"storage", storage},      {"shape", rule.shape},       {"tp", rule.tp},
+          {"op", rule.op},           {"when", rule.when},         {"unless", rule.unless}};
 }
 
 Result<std::string> Show(const FamiliesArguments& a) {
@@ -74,20 +75,22 @@ Result<std::string> Show(const FamiliesArguments& a) {
   if (a.as_json) {
     json params = json::array();
     for (const ParamRule& rule : spec->params) params.push_back(ParamJson(rule));
-    const json out = {{"family", spec->name},   {"kind", spec->kind},
-                      {"origin", spec->origin}, {"extends", spec->extends},
-                      {"architectures", spec->hf_architectures}, {"params", params}};
+    const json out = {{"family", spec->name},
+                      {"kind", spec->kind},
+                      {"origin", spec->origin},
+                      {"extends", spec->extends},
+                      {"architectures", spec->hf_architectures},
+                      {"params", params}};
     return out.dump(2) + "\n";
   }
-  std::string text = fmt::format("{} ({}), {} <-> {}\n  from {}{}\n", spec->name, spec->kind,
-                                 fmt::join(spec->hf_architectures, ", "), spec->megatron_model,
-                                 spec->origin,
-                                 spec->extends.empty()
-                                     ? ""
-                                     : fmt::format(", extends {}", fmt::join(spec->extends, ", ")));
+  std::string text = fmt::format(
+      "{} ({}), {} <-> {}\n  from {}{}\n", spec->name, spec->kind,
+      fmt::join(spec->hf_architectures, ", "), spec->megatron_model, spec->origin,
+      spec->extends.empty() ? "" : fmt::format(", extends {}", fmt::join(spec->extends, ", ")));
   for (const ParamRule& rule : spec->params) {
     std::string condition;
-    if (!rule.layers.empty()) condition += fmt::format("  layers: {}", fmt::join(rule.layers, " and "));
+    if (!rule.layers.empty())
+      condition += fmt::format("  layers: {}", fmt::join(rule.layers, " and "));
     if (!rule.when.empty()) condition += fmt::format("  when {}", rule.when);
     if (!rule.unless.empty()) condition += fmt::format("  unless {}", rule.unless);
     text += fmt::format("\n{}{}  [{}]  {}{}\n", rule.stacks.empty() ? "" : rule.stacks[0] + ": ",
@@ -118,18 +121,19 @@ Result<json> ExpandJson(const Model& model, const Placement& placement, Dialect 
     }
     const int ranks = p.cut.replicated() ? 1 : placement.GroupSize(p);
     WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, ranks));
-    params.push_back({{"megatron", placed.copy_as.empty() ? model.MegatronName(p, dialect) : placed.copy_as},
-                      {"rank_name", placement.RankName(placed, dialect)},
-                      {"shape", ShapeJson(p.shape)},
-                      {"local_shape", ShapeJson(CutShape(p.shape, p.cut, ranks))},
-                      {"cut", CutText(p)},
-                      {"dtype", p.rule->dtype ? json(ShortName(*p.rule->dtype)) : json()},
-                      {"transform", p.storage->transform},
-                      {"op", ToString(p.op)},
-                      {"pp", placed.pp},
-                      {"vpp", placed.vpp},
-                      {"ep", placed.ep},
-                      {"hf", std::move(hf)}});
+    params.push_back(
+        {{"megatron", placed.copy_as.empty() ? model.MegatronName(p, dialect) : placed.copy_as},
+         {"rank_name", placement.RankName(placed, dialect)},
+         {"shape", ShapeJson(p.shape)},
+         {"local_shape", ShapeJson(CutShape(p.shape, p.cut, ranks))},
+         {"cut", CutText(p)},
+         {"dtype", p.rule->dtype ? json(ShortName(*p.rule->dtype)) : json()},
+         {"transform", p.storage->transform},
+         {"op", ToString(p.op)},
+         {"pp", placed.pp},
+         {"vpp", placed.vpp},
+         {"ep", placed.ep},
+         {"hf", std::move(hf)}});
   }
   json config = json::object();
   for (const Field& field : model.config()) config[field.name] = field.value;
@@ -149,8 +153,8 @@ std::string ExpandText(const json& expanded) {
   }
   text += fmt::format("\n{} Megatron tensors\n", expanded["params"].size());
   for (const json& p : expanded["params"]) {
-    text += fmt::format("  {}  {}  {}  pp {}{}\n", p["megatron"].get<std::string>(), p["shape"].dump(),
-                        p["cut"].get<std::string>(), p["pp"].get<int>(),
+    text += fmt::format("  {}  {}  {}  pp {}{}\n", p["megatron"].get<std::string>(),
+                        p["shape"].dump(), p["cut"].get<std::string>(), p["pp"].get<int>(),
                         p["ep"].get<int>() > 0 ? fmt::format(" ep {}", p["ep"].get<int>()) : "");
     for (const json& hf : p["hf"]) {
       text += fmt::format("      <- {} {}  {}\n", hf["name"].get<std::string>(), hf["shape"].dump(),
@@ -217,18 +221,19 @@ void AddFamilies(CLI::App& app, Context& context) {
     c.add_option("NAME", a->name, "a family's name")->required();
     common(c);
   });
-  AddAction(*families, context, a, "expand",
-            "every tensor (name, shape, transform, cut) that a config.json must have on both sides", Expand,
-            [&](CLI::App& c) {
-              c.add_option("NAME", a->name, "a family's name; default: what the config names");
-              c.add_option("--config", a->config, "an HF config.json")->type_name("FILE")->required();
-              c.add_option("--dialect", a->dialect, "Megatron's module spec: te or local")
-                  ->check(CLI::IsMember({"te", "local"}))
-                  ->capture_default_str();
-              c.add_flag("--without-mtp", a->without_mtp, "leave MTP layers out; default: off");
-              AddGridOptions(c, a->grid);
-              common(c);
-            });
+  AddAction(
+      *families, context, a, "expand",
+      "every tensor (name, shape, transform, cut) that a config.json must have on both sides",
+      Expand, [&](CLI::App& c) {
+        c.add_option("NAME", a->name, "a family's name; default: what the config names");
+        c.add_option("--config", a->config, "an HF config.json")->type_name("FILE")->required();
+        c.add_option("--dialect", a->dialect, "Megatron's module spec: te or local")
+            ->check(CLI::IsMember({"te", "local"}))
+            ->capture_default_str();
+        c.add_flag("--without-mtp", a->without_mtp, "leave MTP layers out; default: off");
+        AddGridOptions(c, a->grid);
+        common(c);
+      });
   AddAction(*families, context, a, "lint", "checks family files", Lint, [&](CLI::App& c) {
     c.add_option("FILE", a->files, "family files; default: the built-in ones");
     c.add_flag("--json", a->as_json)->group("");

@@ -23,8 +23,8 @@ struct RoundTripArguments {
   RoundTripOptions options;
 };
 
-// A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a key
-// cannot be judged.
+// A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a
+// key cannot be judged.
 Error JudgeConfigError(Error error) {
   if (error.kind != ErrorKind::kInvalid) return error;
   if (error.id == "layer-kinds") error.id = "layer-pattern";

@@ -1,9 +1,9 @@
 #include "family/config.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <cmath>
-
-#include <fmt/format.h>
 
 namespace weighbridge {
 namespace {
@@ -12,7 +12,8 @@ using nlohmann::json;
 
 tl::unexpected<Error> BadValue(const char* function, const json& value) {
   return Fail(ErrorKind::kInvalid, "config-value",
-              fmt::format("{} does not know the value {}", function, Describe(value)), "config.json");
+              fmt::format("{} does not know the value {}", function, Describe(value)),
+              "config.json");
 }
 
 Result<json> Activation(const json& value, const json&) {

@@ -1,11 +1,10 @@
 // Reading HF configs by dotted keys, and the functions between HF keys and Megatron fields.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/result.h"
 
@@ -23,7 +22,8 @@ std::string Describe(const nlohmann::json& value);
 struct ConfigFunction {
   std::string_view name;
   std::string_view meaning;  // one line, for `families show` and the docs
-  // `value`: the HF value (null when absent and the function wants to know); kInvalid when it does not fit.
+  // `value`: the HF value (null when absent and the function wants to know); kInvalid when it does
+  // not fit.
   Result<nlohmann::json> (*apply)(const nlohmann::json& value, const nlohmann::json& arguments);
 };
 

@@ -1,8 +1,8 @@
 #include "family/expression.h"
 
-#include <cctype>
-
 #include <fmt/format.h>
+
+#include <cctype>
 
 namespace weighbridge {
 namespace {
@@ -29,7 +29,8 @@ class Parser {
   // A byte that may be a part of a UTF-8 sequence.
   static std::string Shown(char c) {
     const auto byte = static_cast<unsigned char>(c);
-    return byte >= 0x20 && byte < 0x7F ? fmt::format("'{}'", c) : fmt::format("byte 0x{:02X}", byte);
+    return byte >= 0x20 && byte < 0x7F ? fmt::format("'{}'", c)
+                                       : fmt::format("byte 0x{:02X}", byte);
   }
 
   void SkipSpace() {

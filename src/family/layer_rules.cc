@@ -1,8 +1,8 @@
 #include "family/layer_rules.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "family/config.h"
 
@@ -22,7 +22,8 @@ std::string EntryText(const nlohmann::json& entry) {
   return entry.is_string() ? entry.get<std::string>() : entry.dump();
 }
 
-Result<std::vector<std::string>> FirstK(const LayerRule& rule, int64_t layers, const NameLookup& lookup) {
+Result<std::vector<std::string>> FirstK(const LayerRule& rule, int64_t layers,
+                                        const NameLookup& lookup) {
   WB_TRY(const int64_t k, Evaluate(Argument(rule, "k"), lookup));
   std::vector<std::string> kinds;
   for (int64_t i = 0; i < layers; ++i) {
@@ -57,13 +58,15 @@ Result<std::vector<std::string>> EveryN(const LayerRule& rule, int64_t layers,
 Result<std::vector<std::string>> FromList(const LayerRule& rule, int64_t layers,
                                           const nlohmann::json& list) {
   if (!list.is_array() || static_cast<int64_t>(list.size()) < layers) {
-    return BadRule(rule, fmt::format("'{}' is not a list of {} layers", Argument(rule, "key"), layers));
+    return BadRule(rule,
+                   fmt::format("'{}' is not a list of {} layers", Argument(rule, "key"), layers));
   }
   std::vector<std::string> kinds;
   for (int64_t i = 0; i < layers; ++i) {
     const std::string text = EntryText(list[static_cast<size_t>(i)]);
     const auto it = rule.map.find(text);
-    if (it == rule.map.end()) return BadRule(rule, fmt::format("unknown layer kind '{}'", text.substr(0, 80)));
+    if (it == rule.map.end())
+      return BadRule(rule, fmt::format("unknown layer kind '{}'", text.substr(0, 80)));
     kinds.push_back(it->second);
   }
   return kinds;
@@ -85,7 +88,8 @@ Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t la
     kinds.push_back(it->second);
   }
   if (static_cast<int64_t>(kinds.size()) != layers) {
-    return BadRule(rule, fmt::format("the pattern names {} layers, the model has {}", kinds.size(), layers));
+    return BadRule(
+        rule, fmt::format("the pattern names {} layers, the model has {}", kinds.size(), layers));
   }
   return kinds;
 }
@@ -104,7 +108,8 @@ const std::vector<LayerRuleInfo>& AllLayerRules() {
 }
 
 Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layers,
-                                            const nlohmann::json& config, const NameLookup& lookup) {
+                                            const nlohmann::json& config,
+                                            const NameLookup& lookup) {
   if (rule.rule == "const") {
     return std::vector<std::string>(static_cast<size_t>(layers), Argument(rule, "kind"));
   }
@@ -119,9 +124,11 @@ Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layer
   // A scalar speaks for every layer, when the map knows it.
   if (rule.rule == "from_list" && !value->is_array()) {
     const auto it = rule.map.find(EntryText(*value));
-    if (it != rule.map.end()) return std::vector<std::string>(static_cast<size_t>(layers), it->second);
+    if (it != rule.map.end())
+      return std::vector<std::string>(static_cast<size_t>(layers), it->second);
   }
-  return rule.rule == "from_list" ? FromList(rule, layers, *value) : PatternString(rule, layers, *value);
+  return rule.rule == "from_list" ? FromList(rule, layers, *value)
+                                  : PatternString(rule, layers, *value);
 }
 
 std::vector<std::string> PossibleKinds(const LayerRule& rule) {

@@ -1,10 +1,10 @@
 #include "family/library.h"
 
-#include <algorithm>
-#include <set>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
 
 #include "base/strings.h"
 #include "family/embedded.h"
@@ -67,14 +67,16 @@ Result<FamilySpec> FamilyLibrary::Read(const std::string& name) const {
       return Fail(ErrorKind::kInvalid, "family-file",
                   fmt::format("extends '{}', which is not a family", parent), origin);
     }
-    WB_TRY(const std::vector<std::string> grandparents, ParentsOf(it->second.first, it->second.second));
+    WB_TRY(const std::vector<std::string> grandparents,
+           ParentsOf(it->second.first, it->second.second));
     if (!grandparents.empty()) {
       return Fail(ErrorKind::kInvalid, "family-file",
                   fmt::format("extends '{}', which itself extends '{}': one level only", parent,
                               grandparents[0]),
                   origin);
     }
-    WB_TRY(FamilySpec next, ParseFamily(it->second.first, it->second.second, sum ? &*sum : nullptr));
+    WB_TRY(FamilySpec next,
+           ParseFamily(it->second.first, it->second.second, sum ? &*sum : nullptr));
     sum = std::move(next);
   }
   return ParseFamily(text, origin, sum ? &*sum : nullptr);
@@ -86,14 +88,16 @@ Result<const FamilySpec*> FamilyLibrary::Find(std::string_view name) const {
   std::vector<std::string> names;
   for (const auto& [known, spec] : families_) names.push_back(known);
   const std::string near = NearestName(name, names);
-  return Fail(ErrorKind::kNotFound, "unknown-family", fmt::format("there is no family '{}'", name), "",
+  return Fail(ErrorKind::kNotFound, "unknown-family", fmt::format("there is no family '{}'", name),
+              "",
               near.empty() ? "`weighbridge families list` shows all of them"
                            : fmt::format("did you mean '{}'?", near));
 }
 
 Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config) const {
   std::set<std::string> architectures;
-  if (config.is_object() && config.contains("architectures") && config["architectures"].is_array()) {
+  if (config.is_object() && config.contains("architectures") &&
+      config["architectures"].is_array()) {
     for (const auto& a : config["architectures"]) {
       if (a.is_string()) architectures.insert(a.get<std::string>());
     }

@@ -11,8 +11,8 @@
 
 namespace weighbridge {
 
-// Reads one family file. `origin` is shown in errors ("llama.toml:12:3"). `parent` is what the files
-// that `extends` names add up to, or nullptr. Errors: kInvalid with line and column.
+// Reads one family file. `origin` is shown in errors ("llama.toml:12:3"). `parent` is what the
+// files that `extends` names add up to, or nullptr. Errors: kInvalid with line and column.
 Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
                                const FamilySpec* parent);
 
@@ -23,8 +23,8 @@ class FamilyLibrary {
  public:
   // The families that were built in.
   static Result<FamilyLibrary> BuiltIn();
-  // Adds or replaces families: file name without ending -> text. `extends` may name any family. On an
-  // error the library stays as it was.
+  // Adds or replaces families: file name without ending -> text. `extends` may name any family. On
+  // an error the library stays as it was.
   Status Add(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
 
   // Without the abstract ones.

@@ -1,9 +1,9 @@
 #include "family/lint.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
-
-#include <fmt/format.h>
 
 #include "base/strings.h"
 #include "family/config.h"
@@ -49,14 +49,15 @@ class Linter {
                 "docs/families.md describes every key");
   }
 
-  // Every name in an expression must be a symbol. Their values are made up, so what they compute is only
-  // judged where no name takes part.
+  // Every name in an expression must be a symbol. Their values are made up, so what they compute is
+  // only judged where no name takes part.
   Status Expression(const std::string& text, int line) const {
     if (text.empty()) return {};
     std::string unknown;
     bool named = false;
     const NameLookup lookup = [&](std::string_view name) -> Result<int64_t> {
-      const bool known = symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
+      const bool known =
+          symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
       if (!known && unknown.empty()) unknown = name;
       named = true;
       return 5040;
@@ -72,7 +73,8 @@ class Linter {
     const auto computes = [&](const char* what) {
       return value.error().what.find(what) != std::string::npos;
     };
-    if (!value && !(named && (computes("divisible") || computes("overflow") || computes("division")))) {
+    if (!value &&
+        !(named && (computes("divisible") || computes("overflow") || computes("division")))) {
       return Bad(fmt::format("{} at {}", value.error().what, value.error().at), line);
     }
     return {};
@@ -82,7 +84,8 @@ class Linter {
     size_t at = 0;
     while ((at = text.find('{', at)) != std::string::npos) {
       const size_t close = text.find('}', at);
-      if (close == std::string::npos) return Bad(fmt::format("'}}' is missing in '{}'", text), line);
+      if (close == std::string::npos)
+        return Bad(fmt::format("'}}' is missing in '{}'", text), line);
       WB_RETURN_IF_ERROR(Expression(text.substr(at + 1, close - at - 1), line));
       at = close;
     }
@@ -106,7 +109,8 @@ class Linter {
 
   Status Stacks() const {
     for (const StackRule& stack : spec_.stacks) {
-      if (stack.name.empty() || stack.count.empty()) return Bad("a [[stack]] needs name and count", 0);
+      if (stack.name.empty() || stack.count.empty())
+        return Bad("a [[stack]] needs name and count", 0);
       WB_RETURN_IF_ERROR(Expression(stack.count, 0));
       WB_RETURN_IF_ERROR(Name(stack.megatron, 0));
       WB_RETURN_IF_ERROR(Name(stack.hf, 0));
@@ -124,8 +128,10 @@ class Linter {
 
   Status Rule(const std::string& group, const LayerRule& rule) const {
     const auto& all = AllLayerRules();
-    const auto it = std::find_if(all.begin(), all.end(), [&](const auto& r) { return r.name == rule.rule; });
-    if (it == all.end()) return Bad(fmt::format("[layer_kinds.{}]: no rule '{}'", group, rule.rule), 0);
+    const auto it =
+        std::find_if(all.begin(), all.end(), [&](const auto& r) { return r.name == rule.rule; });
+    if (it == all.end())
+      return Bad(fmt::format("[layer_kinds.{}]: no rule '{}'", group, rule.rule), 0);
     for (std::string_view name : it->required) {
       if (!rule.arguments.contains(std::string(name))) {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} needs '{}'", group, rule.rule, name), 0);
@@ -187,7 +193,8 @@ class Linter {
     for (const auto& [option, value] : storage.options) {
       if (std::find(transform->options.begin(), transform->options.end(), option) ==
           transform->options.end()) {
-        return Bad(fmt::format("transform {} has no option '{}'", transform->name, option), rule.line);
+        return Bad(fmt::format("transform {} has no option '{}'", transform->name, option),
+                   rule.line);
       }
       WB_RETURN_IF_ERROR(Expression(value, rule.line));
     }
@@ -201,14 +208,16 @@ class Linter {
       if (!HasStack(stack)) return Bad(fmt::format("there is no stack '{}'", stack), rule.line);
     }
     if (rule.stacks.empty() == rule.place.empty()) {
-      return Bad(fmt::format("'{}' needs a stack or a place, and not both", rule.megatron), rule.line);
+      return Bad(fmt::format("'{}' needs a stack or a place, and not both", rule.megatron),
+                 rule.line);
     }
     if (!rule.place.empty() && rule.place != "first" && rule.place != "last") {
       return Bad("'place' is \"first\" or \"last\"", rule.line);
     }
     for (const std::string& layers : rule.layers) {
       const std::string kind = layers.starts_with("!") ? layers.substr(1) : layers;
-      if (!kinds_.contains(kind)) return Bad(fmt::format("no layer is of kind '{}'", kind), rule.line);
+      if (!kinds_.contains(kind))
+        return Bad(fmt::format("no layer is of kind '{}'", kind), rule.line);
     }
     if (rule.tp != "replicated" && rule.tp != "column" && rule.tp != "row") {
       return Bad(fmt::format("'tp' is replicated, column or row, not '{}'", rule.tp), rule.line);

@@ -1,5 +1,6 @@
-// Checks of a family that need the whole of it: names of transforms, rules, functions, stacks, kinds,
-// symbols. A family that passes can still disagree with a config; that is found at expansion.
+// Checks of a family that need the whole of it: names of transforms, rules, functions, stacks,
+// kinds, symbols. A family that passes can still disagree with a config; that is found at
+// expansion.
 #pragma once
 
 #include <string>

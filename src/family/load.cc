@@ -1,8 +1,8 @@
-// A family file's text -> FamilySpec. Every key is checked; what a name may be (a transform, a rule, a
-// function) is checked by lint.cc, which sees the whole family.
-#include <algorithm>
-
+// A family file's text -> FamilySpec. Every key is checked; what a name may be (a transform, a
+// rule, a function) is checked by lint.cc, which sees the whole family.
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "family/library.h"
 #include "family/toml_table.h"
@@ -84,8 +84,8 @@ Status ReadLayerKinds(TomlTable& top, FamilySpec& spec) {
   return t.Finish();
 }
 
-Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner, const std::string& field,
-                                  int depth) {
+Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
+                                  const std::string& field, int depth) {
   ConfigRule rule;
   if (const auto* key = node.as_string()) {
     rule.hf = {key->get()};
@@ -201,15 +201,16 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
 
 Result<StackRule> ReadStack(const toml::table& table, const std::string& origin) {
   TomlTable t(table, origin);
-  StackRule stack{t.String("name"), t.String("megatron"), t.String("hf"), t.Expression("count"),
-                  t.TextMap("kinds"), t.String("params_of"), t.String("missing")};
+  StackRule stack{t.String("name"),      t.String("megatron"), t.String("hf"),
+                  t.Expression("count"), t.TextMap("kinds"),   t.String("params_of"),
+                  t.String("missing")};
   WB_RETURN_IF_ERROR(t.Finish());
   return stack;
 }
 
 Result<CopyRule> ReadCopy(const toml::table& table, const std::string& origin) {
   TomlTable t(table, origin);
-  CopyRule rule{t.Strings("stack"),    t.String("hf"),  t.String("same_as"),
+  CopyRule rule{t.Strings("stack"),   t.String("hf"),  t.String("same_as"),
                 t.Expression("when"), t.String("why"), t.String("megatron")};
   WB_RETURN_IF_ERROR(t.Finish());
   return rule;
@@ -218,7 +219,8 @@ Result<CopyRule> ReadCopy(const toml::table& table, const std::string& origin) {
 // Replaces the parent's rule for the same parameter, else adds.
 void Override(FamilySpec& spec, ParamRule rule) {
   for (ParamRule& existing : spec.params) {
-    if (existing.inherited && existing.megatron == rule.megatron && existing.stacks == rule.stacks) {
+    if (existing.inherited && existing.megatron == rule.megatron &&
+        existing.stacks == rule.stacks) {
       existing = std::move(rule);
       return;
     }
@@ -277,9 +279,9 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
   }
   for (const toml::table* table : top.Tables("megatron_ignore")) {
     TomlTable t(*table, top.origin());
-    spec.megatron_ignores.push_back({t.Strings("stack"), t.Strings("layers"), t.String("megatron"),
-                                     t.String("local"), t.Expressions("shape"), t.Expression("when"),
-                                     t.Expression("unless"), t.String("why")});
+    spec.megatron_ignores.push_back(
+        {t.Strings("stack"), t.Strings("layers"), t.String("megatron"), t.String("local"),
+         t.Expressions("shape"), t.Expression("when"), t.Expression("unless"), t.String("why")});
     WB_RETURN_IF_ERROR(t.Finish());
   }
   return {};

@@ -1,10 +1,10 @@
 #include "family/model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
 #include <tuple>
-
-#include <fmt/format.h>
 
 #include "family/config.h"
 #include "family/expression.h"
@@ -23,17 +23,19 @@ constexpr int64_t kMaxElements = int64_t{1} << 59;
 Result<int64_t> ToInteger(const nlohmann::json& value, const std::string& key) {
   if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
   if (value.is_number_integer()) {
-    if (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX) return value.get<int64_t>();
+    if (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX)
+      return value.get<int64_t>();
   }
-  return Fail(ErrorKind::kInvalid, "config-value",
-              fmt::format("'{}' is {}, an integer or truth value is expected", key, Describe(value)),
-              "config.json");
+  return Fail(
+      ErrorKind::kInvalid, "config-value",
+      fmt::format("'{}' is {}, an integer or truth value is expected", key, Describe(value)),
+      "config.json");
 }
 
 }  // namespace
 
-// Fills a Model. Symbols are resolved on demand, so that one without a value in this config is an error
-// only for what uses it.
+// Fills a Model. Symbols are resolved on demand, so that one without a value in this config is an
+// error only for what uses it.
 class Model::Builder {
  public:
   Builder(Model& model, const nlohmann::json& config, const ExpandOptions& options)
@@ -71,19 +73,20 @@ class Model::Builder {
     }
     const auto& symbol = dim != spec().dims.end() ? dim->second : flag->second;
     if (depth > 32) {
-      return Fail(ErrorKind::kInvalid, "family-file", fmt::format("'{}' is defined by itself", name),
-                  spec().origin);
+      return Fail(ErrorKind::kInvalid, "family-file",
+                  fmt::format("'{}' is defined by itself", name), spec().origin);
     }
     WB_TRY(const int64_t value, SymbolValue(key, symbol, depth));
     if (dim != spec().dims.end() && value < 0) {
-      return Fail(ErrorKind::kInvalid, "config-value", fmt::format("'{}' is negative: {}", name, value),
-                  "config.json");
+      return Fail(ErrorKind::kInvalid, "config-value",
+                  fmt::format("'{}' is negative: {}", name, value), "config.json");
     }
     m_.dims_[key] = value;
     return value;
   }
 
-  Result<int64_t> SymbolValue(const std::string& name, const weighbridge::Symbol& symbol, int depth) {
+  Result<int64_t> SymbolValue(const std::string& name, const weighbridge::Symbol& symbol,
+                              int depth) {
     for (const std::string& key : symbol.keys) {
       if (const nlohmann::json* value = FindKey(config_, key)) return ToInteger(*value, key);
     }
@@ -150,15 +153,16 @@ class Model::Builder {
       }
     }
     if (m_.layers_ > kMaxLayers) {
-      return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} layers", m_.layers_), "config.json");
+      return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} layers", m_.layers_),
+                  "config.json");
     }
     return {};
   }
 
   Status Kinds() {
     for (const auto& [group, rule] : spec().layer_kinds) {
-      WB_TRY(m_.layer_kinds_[group],
-             LayerKinds(rule, m_.layers_, config_, [&](std::string_view n) { return Symbol(n, 0); }));
+      WB_TRY(m_.layer_kinds_[group], LayerKinds(rule, m_.layers_, config_,
+                                                [&](std::string_view n) { return Symbol(n, 0); }));
     }
     return {};
   }
@@ -178,7 +182,8 @@ class Model::Builder {
 
   bool LayerFits(const ParamRule& rule, const StackRule& stack, int64_t layer) const {
     return std::all_of(rule.layers.begin(), rule.layers.end(), [&](const std::string& kind) {
-      return kind.starts_with("!") ? !HasKind(stack, layer, kind.substr(1)) : HasKind(stack, layer, kind);
+      return kind.starts_with("!") ? !HasKind(stack, layer, kind.substr(1))
+                                   : HasKind(stack, layer, kind);
     });
   }
 
@@ -225,12 +230,16 @@ class Model::Builder {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));
       if (!holds) continue;
       if (rule.stacks.empty()) by_name[{nullptr, rule.megatron}].push_back(&rule);
-      for (const StackRule* stack : StacksOf(rule.stacks)) by_name[{stack, rule.megatron}].push_back(&rule);
+      for (const StackRule* stack : StacksOf(rule.stacks))
+        by_name[{stack, rule.megatron}].push_back(&rule);
     }
     for (const auto& [key, rules] : by_name) {
       const auto& [stack, name] = key;
-      for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? counts_[stack->name] : 1); ++layer) {
-        const auto fits = [&](const ParamRule* rule) { return !stack || LayerFits(*rule, *stack, layer); };
+      for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? counts_[stack->name] : 1);
+           ++layer) {
+        const auto fits = [&](const ParamRule* rule) {
+          return !stack || LayerFits(*rule, *stack, layer);
+        };
         if (std::count_if(rules.begin(), rules.end(), fits) < 2) continue;
         return Fail(ErrorKind::kInvalid, "family-file",
                     fmt::format("two rules describe '{}' of layer {}", name, layer),
@@ -269,7 +278,8 @@ class Model::Builder {
     if (!rule.experts.empty()) {
       WB_TRY(experts, Value(rule.experts, layer));
       if (experts > kMaxExperts) {
-        return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} experts", experts), "config.json");
+        return Fail(ErrorKind::kInvalid, "config-value", fmt::format("{} experts", experts),
+                    "config.json");
       }
     }
     Parameter p;
@@ -280,7 +290,8 @@ class Model::Builder {
     p.op = *ParseOp(rule.op);
     p.place = PlaceOf(rule, stack);
     WB_RETURN_IF_ERROR(Geometry(p));
-    for (int64_t expert = 0; expert < std::max<int64_t>(experts, rule.experts.empty() ? 1 : 0); ++expert) {
+    for (int64_t expert = 0; expert < std::max<int64_t>(experts, rule.experts.empty() ? 1 : 0);
+         ++expert) {
       p.expert = expert;
       WB_RETURN_IF_ERROR(ChooseStorage(p));
       m_.parameters_.push_back(p);
@@ -304,7 +315,8 @@ class Model::Builder {
       WB_TRY(const int64_t value, Value(extent, p.layer));
       if (value <= 0 || value > kMaxExtent) {
         return Fail(ErrorKind::kInvalid, "config-value",
-                    fmt::format("'{}' of {} is {}", extent, p.rule->megatron, value), "config.json");
+                    fmt::format("'{}' of {} is {}", extent, p.rule->megatron, value),
+                    "config.json");
       }
       p.shape.push_back(value);
       if (__builtin_mul_overflow(elements, value, &elements) || elements > kMaxElements) {
@@ -317,7 +329,8 @@ class Model::Builder {
       WB_TRY(const int64_t value, Value(component, p.layer));
       if (value < 0) {
         return Fail(ErrorKind::kInvalid, "config-value",
-                    fmt::format("'{}' of {} is {}", component, p.rule->megatron, value), "config.json");
+                    fmt::format("'{}' of {} is {}", component, p.rule->megatron, value),
+                    "config.json");
       }
       p.cut.components.push_back(value);
     }
@@ -328,9 +341,8 @@ class Model::Builder {
     std::vector<std::string> names;
     for (const std::string& name : storage.names) {
       const std::string text = p.stack != nullptr ? p.stack->hf + name : name;
-      WB_TRY(std::string full, Substitute(text, [&](std::string_view n) {
-               return m_.Lookup(n, p.layer, p.expert);
-             }));
+      WB_TRY(std::string full,
+             Substitute(text, [&](std::string_view n) { return m_.Lookup(n, p.layer, p.expert); }));
       names.push_back(std::move(full));
     }
     return names;
@@ -341,8 +353,7 @@ class Model::Builder {
     for (const HfStorage& storage : p.rule->storage) {
       WB_TRY(std::vector<std::string> names, Names(p, storage));
       const bool primary = &storage == &p.rule->storage[0];
-      const bool complete =
-          !options_.has || std::all_of(names.begin(), names.end(), options_.has);
+      const bool complete = !options_.has || std::all_of(names.begin(), names.end(), options_.has);
       if (primary || complete) {
         p.storage = &storage;
         p.hf = std::move(names);
@@ -391,7 +402,8 @@ class Model::Builder {
         }
       }
     }
-    // The output layer of a model that is not tied is a parameter; MTP left out by request is not needed.
+    // The output layer of a model that is not tied is a parameter; MTP left out by request is not
+    // needed.
     return options_.without_mtp ? IgnoreMtp() : Status{};
   }
 
@@ -465,7 +477,8 @@ class Model::Builder {
     const nlohmann::json empty = nlohmann::json::object();
     if (table == nullptr || !table->is_object()) table = &empty;
     const nlohmann::json* type = FirstKey(*table, {"rope_type", "type"});
-    const std::string kind = type != nullptr && type->is_string() ? type->get<std::string>() : "default";
+    const std::string kind =
+        type != nullptr && type->is_string() ? type->get<std::string>() : "default";
     const size_t dot = text.find('.');
     if (dot == std::string::npos) return kind == text;
     if (kind != text.substr(0, dot)) return nullptr;
@@ -490,7 +503,8 @@ class Model::Builder {
 Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config,
                             const ExpandOptions& options) {
   if (!config.is_object()) {
-    return Fail(ErrorKind::kInvalid, "config-value", "the config is not a JSON object", "config.json");
+    return Fail(ErrorKind::kInvalid, "config-value", "the config is not a JSON object",
+                "config.json");
   }
   Model model;
   model.spec_ = &spec;
@@ -515,8 +529,8 @@ std::string Model::MegatronName(const Parameter& p, Dialect dialect) const {
 std::string Model::MegatronName(const Parameter& p, Dialect dialect, int64_t layer,
                                 int64_t expert) const {
   const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
-  const std::string text = (p.stack != nullptr ? p.stack->megatron : "") +
-                           (local ? p.rule->local : p.rule->megatron);
+  const std::string text =
+      (p.stack != nullptr ? p.stack->megatron : "") + (local ? p.rule->local : p.rule->megatron);
   // Names were checked when the family was read; dims that they use were resolved for the HF names.
   return Substitute(text, [&](std::string_view n) { return Lookup(n, layer, expert); })
       .value_or(text);
@@ -524,8 +538,8 @@ std::string Model::MegatronName(const Parameter& p, Dialect dialect, int64_t lay
 
 std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {
   const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
-  std::string text = (p.stack != nullptr ? p.stack->megatron : "") +
-                     (local ? p.rule->local : p.rule->megatron);
+  std::string text =
+      (p.stack != nullptr ? p.stack->megatron : "") + (local ? p.rule->local : p.rule->megatron);
   for (size_t open; (open = text.find('{')) != std::string::npos;) {
     text.replace(open, text.find('}', open) - open + 1, "*");
   }
@@ -541,7 +555,8 @@ Result<TransformPlan> Model::Plan(const Parameter& p) const {
   request.vocab = vocab_;
   request.dim = [&](std::string_view name) -> Result<int64_t> {
     const auto option = storage.options.find(std::string(name));
-    const std::string expression = option == storage.options.end() ? std::string(name) : option->second;
+    const std::string expression =
+        option == storage.options.end() ? std::string(name) : option->second;
     return Evaluate(expression, [&](std::string_view n) { return Lookup(n, p.layer, p.expert); });
   };
   request.flag = [&](std::string_view name) {

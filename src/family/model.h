@@ -1,16 +1,15 @@
-// A family applied to one config: every parameter that the model must have, on both sides. No I/O; the
-// HF names that exist come in through an inventory.
+// A family applied to one config: every parameter that the model must have, on both sides. No I/O;
+// the HF names that exist come in through an inventory.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/result.h"
 #include "family/spec.h"
@@ -58,14 +57,15 @@ using HasTensor = std::function<bool(const std::string&)>;
 struct ExpandOptions {
   // Which HF storage is there; absent: each parameter's primary storage.
   HasTensor has;
-  int tp = 1;            // the vocabulary is padded for this size
-  int64_t pad_vocab = 0; // --pad-vocab: at least this many rows; 0: as the grid needs
+  int tp = 1;             // the vocabulary is padded for this size
+  int64_t pad_vocab = 0;  // --pad-vocab: at least this many rows; 0: as the grid needs
   bool without_mtp = false;
 };
 
 class Model {
  public:
-  // `spec` must outlive the Model. Errors: kInvalid (the config lacks a key or contradicts the family).
+  // `spec` must outlive the Model. Errors: kInvalid (the config lacks a key or contradicts the
+  // family).
   static Result<Model> Expand(const FamilySpec& spec, const nlohmann::json& config,
                               const ExpandOptions& options);
 
@@ -73,7 +73,9 @@ class Model {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<TensorCopy>& copies() const { return copies_; }
   const std::map<std::string, int64_t>& dims() const { return dims_; }
-  const std::map<std::string, std::vector<std::string>>& layer_kinds() const { return layer_kinds_; }
+  const std::map<std::string, std::vector<std::string>>& layer_kinds() const {
+    return layer_kinds_;
+  }
   // Megatron config fields, sorted by name.
   const std::vector<Field>& config() const { return config_; }
   int64_t layers() const { return layers_; }
@@ -84,10 +86,11 @@ class Model {
   // The name of the output layer's copy of the tied embedding on the last of several stages.
   const std::string& tied_megatron() const { return spec_->tied->megatron; }
 
-  // "decoder.layers.3.mlp.experts.linear_fc1.weight7" with global numbers, or with the given ones (a
-  // rank's module names).
+  // "decoder.layers.3.mlp.experts.linear_fc1.weight7" with global numbers, or with the given ones
+  // (a rank's module names).
   std::string MegatronName(const Parameter& p, Dialect dialect) const;
-  std::string MegatronName(const Parameter& p, Dialect dialect, int64_t layer, int64_t expert) const;
+  std::string MegatronName(const Parameter& p, Dialect dialect, int64_t layer,
+                           int64_t expert) const;
   // "{layer}" and "{expert}" as *: one name for all layers.
   std::string MegatronPattern(const Parameter& p, Dialect dialect) const;
 

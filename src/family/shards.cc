@@ -1,8 +1,8 @@
 #include "family/shards.h"
 
-#include <numeric>
-
 #include <fmt/format.h>
+
+#include <numeric>
 
 namespace weighbridge {
 namespace {
@@ -24,7 +24,7 @@ std::vector<LayerHome> Homes(const std::vector<Stage>& stages, bool mtp, int64_t
   return homes;
 }
 
-size_t StageWhere(const std::vector<Stage>& stages, bool Stage::* holds) {
+size_t StageWhere(const std::vector<Stage>& stages, bool Stage::*holds) {
   for (size_t s = 0; s < stages.size(); ++s) {
     if (stages[s].*holds) return s;
   }
@@ -50,12 +50,19 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
     placed.parameter = &p;
     size_t stage = 0;
     switch (p.place) {
-      case Place::kFirst: stage = first; break;
-      case Place::kFinalNorm: stage = norm; break;
-      case Place::kOutput: stage = output; break;
+      case Place::kFirst:
+        stage = first;
+        break;
+      case Place::kFinalNorm:
+        stage = norm;
+        break;
+      case Place::kOutput:
+        stage = output;
+        break;
       case Place::kDecoder:
       case Place::kMtp: {
-        const LayerHome& home = (p.place == Place::kMtp ? mtp : decoder)[static_cast<size_t>(p.layer)];
+        const LayerHome& home =
+            (p.place == Place::kMtp ? mtp : decoder)[static_cast<size_t>(p.layer)];
         stage = home.stage;
         placed.local_layer = home.local;
         break;
@@ -66,8 +73,8 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
     if (p.is_expert()) {
       if (p.experts % grid.ep != 0) {
         return Fail(ErrorKind::kUsage, "grid",
-                    fmt::format("{} experts cannot be divided over {} expert-parallel ranks", p.experts,
-                                grid.ep),
+                    fmt::format("{} experts cannot be divided over {} expert-parallel ranks",
+                                p.experts, grid.ep),
                     "", "choose an --ep that divides the number of experts");
       }
       const int64_t each = p.experts / grid.ep;
@@ -88,7 +95,8 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
   };
   if (model.tied()) add_copy(output, model.tied_megatron());
   for (size_t s = 0; s < out.stages_.size() && embedding != nullptr; ++s) {
-    if (!out.stages_[s].mtp_layers.empty()) add_copy(s, model.MegatronName(*embedding, Dialect::kTe));
+    if (!out.stages_[s].mtp_layers.empty())
+      add_copy(s, model.MegatronName(*embedding, Dialect::kTe));
   }
   return out;
 }

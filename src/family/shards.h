@@ -1,5 +1,5 @@
-// Which rank holds what: the tensors of every rank of a parallel grid, with the names that they have
-// in the ranks' modules.
+// Which rank holds what: the tensors of every rank of a parallel grid, with the names that they
+// have in the ranks' modules.
 #pragma once
 
 #include <string>
@@ -10,14 +10,14 @@
 
 namespace weighbridge {
 
-// A parameter on the ranks of one pipeline stage. The ranks of its tensor-parallel group (TP, or ETP
-// for experts) hold one shard each.
+// A parameter on the ranks of one pipeline stage. The ranks of its tensor-parallel group (TP, or
+// ETP for experts) hold one shard each.
 struct PlacedParameter {
   const Parameter* parameter = nullptr;
   int pp = 0, vpp = 0, ep = 0;
   int64_t local_layer = 0, local_expert = 0;
-  // Not empty: a copy that Megatron keeps on another stage, under this name in its modules: the tied
-  // embedding as the last stage's output layer, the embedding beside MTP layers.
+  // Not empty: a copy that Megatron keeps on another stage, under this name in its modules: the
+  // tied embedding as the last stage's output layer, the embedding beside MTP layers.
   std::string copy_as;
 
   bool is_copy() const { return !copy_as.empty(); }

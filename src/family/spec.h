@@ -2,11 +2,10 @@
 #pragma once
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/result.h"
 #include "tensor/dtype.h"
@@ -38,7 +37,7 @@ struct ConfigRule {
   std::string rope;             // "KIND" or "KIND.FIELD" of the RoPE table
   std::string layer_kind, equals;
   std::vector<ConfigRule> list;
-  std::string when;             // where false, the value is none
+  std::string when;  // where false, the value is none
 };
 
 struct StackRule {

@@ -2,15 +2,15 @@
 // with its line and column. Collects the first error, so that callers read straight through.
 #pragma once
 
+#include <toml++/toml.h>
+
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json.hpp>
-#include <toml++/toml.h>
 
 #include "base/result.h"
 
@@ -18,7 +18,8 @@ namespace weighbridge {
 
 class TomlTable {
  public:
-  TomlTable(const toml::table& table, std::string origin) : table_(table), origin_(std::move(origin)) {}
+  TomlTable(const toml::table& table, std::string origin)
+      : table_(table), origin_(std::move(origin)) {}
 
   bool Has(std::string_view key) const { return table_.contains(key); }
   // Absent keys give the empty value; a wrong type is an error.

@@ -1,12 +1,12 @@
 // A layout says which element of which source tensor is which element of the target tensor. It is
 // written once per transform, as an expression over sources:
 //
-//   // q [H*D, K], k [G*D, K], v [G*D, K]  ->  [(H + 2G) * D, K]; per query group: its q, its k, its v.
-//   Concat(1, {Source(0, {G, H / G * D, K}), Source(1, {G, D, K}), Source(2, {G, D, K})})
+//   // q [H*D, K], k [G*D, K], v [G*D, K]  ->  [(H + 2G) * D, K]; per query group: its q, its k,
+//   its v. Concat(1, {Source(0, {G, H / G * D, K}), Source(1, {G, D, K}), Source(2, {G, D, K})})
 //
-// An expression has an index space (its shape). Its elements in row-major order are the target tensor's
-// elements in row-major order, so merging axes at the end needs no operation. All numbers are elements.
-// Values and functions only; no I/O; safe from any thread.
+// An expression has an index space (its shape). Its elements in row-major order are the target
+// tensor's elements in row-major order, so merging axes at the end needs no operation. All numbers
+// are elements. Values and functions only; no I/O; safe from any thread.
 #pragma once
 
 #include <cstdint>
@@ -21,14 +21,15 @@ namespace weighbridge {
 // A source index that stands for zeros (padding).
 inline constexpr int kZeroSource = -1;
 
-// One axis of a strided set of elements: index i in [0, extent) is at i * source_stride in the source
-// and at i * target_stride in the target.
+// One axis of a strided set of elements: index i in [0, extent) is at i * source_stride in the
+// source and at i * target_stride in the target.
 struct StridedAxis {
   int64_t extent = 1, source_stride = 0, target_stride = 0;
   bool operator==(const StridedAxis&) const = default;
 };
 
-// The elements {source_offset + sum i_k * source_stride_k} of one source, and where they stand in the target.
+// The elements {source_offset + sum i_k * source_stride_k} of one source, and where they stand in
+// the target.
 struct StridedPiece {
   int source = 0;
   int64_t source_offset = 0, target_offset = 0;
@@ -74,13 +75,13 @@ class Layout {
 // Which side of a piece a question is about.
 enum class Side { kSource, kTarget };
 
-// Proves that the strided sets of `pieces` on `side` are pairwise disjoint and cover [0, numel) exactly,
-// without visiting elements. Error kInternal with what overlaps or is left out. For Side::kSource give
-// the pieces of one source, offsets relative to its first element.
+// Proves that the strided sets of `pieces` on `side` are pairwise disjoint and cover [0, numel)
+// exactly, without visiting elements. Error kInternal with what overlaps or is left out. For
+// Side::kSource give the pieces of one source, offsets relative to its first element.
 Status ProveTiling(const std::vector<StridedPiece>& pieces, Side side, int64_t numel);
 
-// Proves that `layout` is a bijection: each target element written exactly once, each element of each
-// source used exactly once (sources[i] elements, starting at source_begin[i]).
+// Proves that `layout` is a bijection: each target element written exactly once, each element of
+// each source used exactly once (sources[i] elements, starting at source_begin[i]).
 struct SourceExtent {
   int64_t begin = 0, numel = 0;
 };

@@ -1,9 +1,9 @@
 #include "mapping/ops.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "tensor/float_bits.h"
 
@@ -11,11 +11,12 @@ namespace weighbridge {
 namespace {
 
 bool Computes(DType dtype) {
-  return dtype == DType::kF64 || dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+  return dtype == DType::kF64 || dtype == DType::kF32 || dtype == DType::kF16 ||
+         dtype == DType::kBF16;
 }
 
-// x + y for a later rounding to `to`. Where the sum is not exact in double and will be rounded again, it is
-// rounded to odd here: then the second rounding is that of the exact sum.
+// x + y for a later rounding to `to`. Where the sum is not exact in double and will be rounded
+// again, it is rounded to odd here: then the second rounding is that of the exact sum.
 double Sum(double x, double y, DType to) {
   const double sum = x + y;
   if (to == DType::kF64 || !std::isfinite(sum)) return sum;
@@ -29,9 +30,12 @@ double Sum(double x, double y, DType to) {
 
 double Evaluate(Op op, double x, DType to) {
   switch (op) {
-    case Op::kNone: return x;
-    case Op::kAddOne: return Sum(x, 1.0, to);
-    case Op::kSubOne: return Sum(x, -1.0, to);
+    case Op::kNone:
+      return x;
+    case Op::kAddOne:
+      return Sum(x, 1.0, to);
+    case Op::kSubOne:
+      return Sum(x, -1.0, to);
   }
   return x;
 }
@@ -47,9 +51,12 @@ bool Widens(DType from, DType to) {
 
 std::string_view ToString(Op op) {
   switch (op) {
-    case Op::kNone: return "none";
-    case Op::kAddOne: return "add_one";
-    case Op::kSubOne: return "sub_one";
+    case Op::kNone:
+      return "none";
+    case Op::kAddOne:
+      return "add_one";
+    case Op::kSubOne:
+      return "sub_one";
   }
   return "";
 }

@@ -1,5 +1,5 @@
-// Operations that change values. Every transform moves bytes; an op is applied to the moved elements.
-// Only runs with Op::kNone are copied or compared as bytes.
+// Operations that change values. Every transform moves bytes; an op is applied to the moved
+// elements. Only runs with Op::kNone are copied or compared as bytes.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,9 @@ Op Inverse(Op op);
 // Whether HF -> Megatron -> HF restores every bit for `op` together with the cast from -> to.
 Invertibility InvertibilityOf(Op op, DType from, DType to);
 
-// to[i] = round(op(from[i])), correctly rounded (nearest, ties to even) into dtype `to_dtype`. Equal dtypes with
-// Op::kNone are copied bit for bit. kUnsupported for dtypes that are not f64, f32, f16 or bf16.
+// to[i] = round(op(from[i])), correctly rounded (nearest, ties to even) into dtype `to_dtype`.
+// Equal dtypes with Op::kNone are copied bit for bit. kUnsupported for dtypes that are not f64,
+// f32, f16 or bf16.
 Status Apply(Op op, DType from_dtype, std::span<const std::byte> from, DType to_dtype,
              std::span<std::byte> to);
 

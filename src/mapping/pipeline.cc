@@ -1,9 +1,9 @@
 // Which decoder layers a pipeline stage owns. All of Megatron's splits place layers in the order of
 // virtual stages, then pipeline ranks; they differ only in how many layers each chunk gets.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
-
-#include <fmt/format.h>
 
 #include "mapping/sharding.h"
 
@@ -39,7 +39,8 @@ Result<int64_t> Divide(int64_t layers, int64_t parts, const char* what) {
 
 Result<std::vector<Contents>> EvenStages(const ParallelGrid& grid, int64_t layers) {
   const int64_t chunks = int64_t{grid.pp} * grid.vpp;
-  const int64_t counted = layers + (grid.account_for_embedding ? 1 : 0) + (grid.account_for_loss ? 1 : 0);
+  const int64_t counted =
+      layers + (grid.account_for_embedding ? 1 : 0) + (grid.account_for_loss ? 1 : 0);
   WB_TRY(const int64_t each, Divide(counted, chunks, "pipeline stages"));
   std::vector<Contents> stages(static_cast<size_t>(chunks), Contents{each});
   stages.front().decoder -= grid.account_for_embedding ? 1 : 0;
@@ -71,11 +72,13 @@ Result<std::vector<Contents>> UnevenStages(const ParallelGrid& grid, int64_t lay
   } else if (grid.vpp > 1) {
     return BadGrid("without stages between the first and the last Megatron has no virtual stages");
   } else if (middle != 0) {
-    return BadGrid(fmt::format("the first and last stage hold {} of {} layers", layers - middle, layers));
+    return BadGrid(
+        fmt::format("the first and last stage hold {} of {} layers", layers - middle, layers));
   }
   int64_t per_first = per_middle, per_last = per_middle;
   if (first) {
-    WB_TRY(per_first, Divide(grid.first_stage_layers, grid.vpp, "virtual stages of the first stage"));
+    WB_TRY(per_first,
+           Divide(grid.first_stage_layers, grid.vpp, "virtual stages of the first stage"));
   }
   if (last) {
     WB_TRY(per_last, Divide(grid.last_stage_layers, grid.vpp, "virtual stages of the last stage"));
@@ -111,14 +114,17 @@ Result<std::vector<Contents>> LayoutStages(const ParallelGrid& grid) {
 // What Megatron's validate_layer_layout demands.
 Status CheckLayoutOrder(const std::string& all, int64_t layers, int64_t mtp_layers) {
   const auto count = [&](char c) { return std::count(all.begin(), all.end(), c); };
-  if (all.empty() || all.front() != 'E' || all.back() != 'L' || count('E') != 1 || count('L') != 1) {
+  if (all.empty() || all.front() != 'E' || all.back() != 'L' || count('E') != 1 ||
+      count('L') != 1) {
     return BadGrid("a layout begins with its only E (embedding) and ends with its only L (loss)");
   }
   if (count('t') != layers) {
-    return BadGrid(fmt::format("the layout places {} decoder layers, the model has {}", count('t'), layers));
+    return BadGrid(
+        fmt::format("the layout places {} decoder layers, the model has {}", count('t'), layers));
   }
   if (count('m') != mtp_layers) {
-    return BadGrid(fmt::format("the layout places {} MTP layers, the model has {}", count('m'), mtp_layers));
+    return BadGrid(
+        fmt::format("the layout places {} MTP layers, the model has {}", count('m'), mtp_layers));
   }
   if (all.find('m') != std::string::npos && all.find('t', all.find('m')) != std::string::npos) {
     return BadGrid("decoder layers must stand before MTP layers in the layout");
@@ -126,10 +132,12 @@ Status CheckLayoutOrder(const std::string& all, int64_t layers, int64_t mtp_laye
   return {};
 }
 
-Status CheckMtpStage(const std::vector<Contents>& stages, const ParallelGrid& grid, int64_t mtp_layers) {
+Status CheckMtpStage(const std::vector<Contents>& stages, const ParallelGrid& grid,
+                     int64_t mtp_layers) {
   for (size_t i = 0; i < stages.size(); ++i) {
     if (stages[i].mtp == 0) continue;
-    if (stages[i].mtp != mtp_layers) return BadGrid("all MTP layers stand in one stage of the layout");
+    if (stages[i].mtp != mtp_layers)
+      return BadGrid("all MTP layers stand in one stage of the layout");
     if (i < static_cast<size_t>(grid.pp) * static_cast<size_t>(grid.vpp - 1)) {
       return BadGrid("MTP layers stand in the last virtual stage of their pipeline rank");
     }
@@ -162,7 +170,8 @@ Result<std::string> UnrollGroups(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const size_t close = text[i] == '(' ? text.find(')', i) : std::string_view::npos;
-    if (close != std::string_view::npos && close > i + 1 && text.substr(close + 1).starts_with('*')) {
+    if (close != std::string_view::npos && close > i + 1 &&
+        text.substr(close + 1).starts_with('*')) {
       size_t end = close + 2;
       if (const std::optional<size_t> n = TakeNumber(text, end)) {
         WB_RETURN_IF_ERROR(Repeat(text.substr(i + 1, close - i - 1), *n, out));
@@ -207,15 +216,17 @@ Result<std::vector<std::string>> ParsePipelineLayout(std::string_view text) {
     } else if (c == 'E' || c == 't' || c == 'm' || c == 'L') {
       stages.back() += c;
     } else {
-      return BadGrid(fmt::format("'{}' is not part of a pipeline layout", Printable(c)),
-                     "use E (embedding), t (decoder layer), m (MTP layer), L (loss), |, x*n and (...)*n "
-                     "without nesting and without blanks");
+      return BadGrid(
+          fmt::format("'{}' is not part of a pipeline layout", Printable(c)),
+          "use E (embedding), t (decoder layer), m (MTP layer), L (loss), |, x*n and (...)*n "
+          "without nesting and without blanks");
     }
   }
   return stages;
 }
 
-Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers, int64_t mtp_layers) {
+Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
+                                       int64_t mtp_layers) {
   if (grid.tp < 1 || grid.pp < 1 || grid.vpp < 1 || grid.ep < 1 || grid.etp < 1) {
     return BadGrid("every parallel size is at least 1");
   }
@@ -247,7 +258,8 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
     }
     contents.back().mtp = mtp_layers;
   }
-  // Also with a layout whose E or L stands beside an empty stage: Megatron asks for the rank, not the letter.
+  // Also with a layout whose E or L stands beside an empty stage: Megatron asks for the rank, not
+  // the letter.
   contents.front().embedding = true;
   contents.back().output = true;
   std::vector<Stage> stages;
@@ -261,8 +273,8 @@ Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
     stage.has_embedding = contents[i].embedding;
     stage.has_output = contents[i].output;
     // With MTP layers Megatron builds the final norm where the last decoder layer is.
-    stage.has_final_norm = mtp_layers == 0 ? contents[i].output
-                                           : contents[i].decoder > 0 && layer == layers;
+    stage.has_final_norm =
+        mtp_layers == 0 ? contents[i].output : contents[i].decoder > 0 && layer == layers;
     stages.push_back(std::move(stage));
   }
   return stages;

@@ -1,8 +1,8 @@
 #include "mapping/plan.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 namespace weighbridge {
 namespace {
@@ -118,7 +118,8 @@ void RunCollector::Add(const Run& run) {
     return;
   }
   if (last.length == run.length) {
-    const int64_t stride = last.count > 1 ? last.other_stride : run.other_offset - last.other_offset;
+    const int64_t stride =
+        last.count > 1 ? last.other_stride : run.other_offset - last.other_offset;
     if (stride > 0 && run.other_offset == last.other_offset + last.count * stride &&
         (run.count == 1 || run.other_stride == stride)) {
       last.count += run.count;

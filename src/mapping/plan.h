@@ -2,9 +2,9 @@
 // runs serve import (copy), verify (compare in place), and locating a wrong byte. DESIGN §4.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -13,8 +13,8 @@
 
 namespace weighbridge {
 
-// `count` chunks of `length` bytes. Chunk i is at offset + i * length on the walked side (so a run is
-// contiguous there) and at other_offset + i * other_stride in tensor `other` of the other side.
+// `count` chunks of `length` bytes. Chunk i is at offset + i * length on the walked side (so a run
+// is contiguous there) and at other_offset + i * other_stride in tensor `other` of the other side.
 struct Run {
   int other = 0;  // kZeroSource: padding, there are no bytes on the other side
   int64_t offset = 0;
@@ -46,7 +46,8 @@ class Plan {
   std::vector<Run> runs_;
 };
 
-// The parts of `run` inside of [begin, end): at most a partial chunk, whole chunks, a partial chunk.
+// The parts of `run` inside of [begin, end): at most a partial chunk, whole chunks, a partial
+// chunk.
 template <typename Visitor>
 void VisitClipped(const Run& run, int64_t begin, int64_t end, Visitor&& visit);
 
@@ -64,13 +65,14 @@ class RunCollector {
 // Error kInternal when the layout does not tile its target in this order.
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
 
-// Walks source `source` of `source_numel` elements: run.offset is in that source, run.other is 0 (the
-// target). Error kUnsupported when the source's elements alternate between pieces (interleaved).
+// Walks source `source` of `source_numel` elements: run.offset is in that source, run.other is 0
+// (the target). Error kUnsupported when the source's elements alternate between pieces
+// (interleaved).
 Result<Plan> CompileBySource(const Layout& layout, int source, int64_t source_numel,
                              int64_t element_bytes);
 
-// `outer` walks A and names bytes of B; `inner` walks B and names bytes of C. The composition walks A
-// and names bytes of C.
+// `outer` walks A and names bytes of B; `inner` walks B and names bytes of C. The composition walks
+// A and names bytes of C.
 Plan Compose(const Plan& outer, const Plan& inner);
 
 // -- implementation of the templates --

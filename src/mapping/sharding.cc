@@ -1,8 +1,8 @@
 #include "mapping/sharding.h"
 
-#include <numeric>
-
 #include <fmt/format.h>
+
+#include <numeric>
 
 namespace weighbridge {
 namespace {
@@ -76,7 +76,8 @@ Layout JoinLayout(const Shape& shape, const TensorCut& cut, int size) {
     return Layout::Concat(cut.axis, std::move(side_by_side));
   }
   // Each rank's tensor is split into its parts; equal parts of all ranks are gathered together.
-  const int64_t row = std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
+  const int64_t row =
+      std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
   std::vector<Layout> gathered;
   int64_t local_row = 0;
   for (int64_t part : ComponentsOf(shape, cut)) {

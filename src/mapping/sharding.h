@@ -1,6 +1,7 @@
-// How ranks hold a tensor: the parallel grid, which layers a pipeline stage owns, how a global tensor is
-// cut, and, written apart, how Megatron's gathers join the pieces again. Formulas: megatron-core 0.19
-// (get_transformer_layer_offset, PipelineParallelLayerLayout, gated and packed column-parallel layers).
+// How ranks hold a tensor: the parallel grid, which layers a pipeline stage owns, how a global
+// tensor is cut, and, written apart, how Megatron's gathers join the pieces again. Formulas:
+// megatron-core 0.19 (get_transformer_layer_offset, PipelineParallelLayerLayout, gated and packed
+// column-parallel layers).
 #pragma once
 
 #include <cstdint>
@@ -30,17 +31,18 @@ std::string ToString(const ParallelGrid& grid);
 struct Stage {
   int pp = 0, vpp = 0;
   std::vector<int64_t> decoder_layers, mtp_layers;  // global indexes, ascending
-  bool has_embedding = false;   // the input embedding
-  bool has_final_norm = false;  // decoder.final_layernorm
-  bool has_output = false;      // the output layer and the loss
+  bool has_embedding = false;                       // the input embedding
+  bool has_final_norm = false;                      // decoder.final_layernorm
+  bool has_output = false;                          // the output layer and the loss
 };
 
 // The stages in layer order: vpp outer, pp inner. Error kUsage "grid" when the layers cannot be
 // placed (not divisible, a layout string that does not parse or has other counts).
-Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers, int64_t mtp_layers);
+Result<std::vector<Stage>> PlaceLayers(const ParallelGrid& grid, int64_t layers,
+                                       int64_t mtp_layers);
 
-// Expands a layout string into stages of 'E', 't', 'm', 'L' ("Et|tt|L" -> {"Et", "tt", "L"}): commas are
-// ignored, x*3 repeats a letter, (...)*3 a group without nesting, | ends a stage.
+// Expands a layout string into stages of 'E', 't', 'm', 'L' ("Et|tt|L" -> {"Et", "tt", "L"}):
+// commas are ignored, x*3 repeats a letter, (...)*3 a group without nesting, | ends a stage.
 Result<std::vector<std::string>> ParsePipelineLayout(std::string_view text);
 
 // How one parameter is cut over the ranks of its tensor-parallel group.

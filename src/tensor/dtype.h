@@ -1,5 +1,6 @@
-// The one table of element types. Names are those of the safetensors format and the short names that
-// users write ("bf16"); sizes are in bits because FP4 and FP6 pack several elements into a byte.
+// The one table of element types. Names are those of the safetensors format and the short names
+// that users write ("bf16"); sizes are in bits because FP4 and FP6 pack several elements into a
+// byte.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,28 @@
 namespace weighbridge {
 
 enum class DType : uint8_t {
-  kBool, kF4, kF6E2M3, kF6E3M2, kU8, kI8, kF8E5M2, kF8E4M3, kF8E8M0, kF8E4M3Fnuz, kF8E5M2Fnuz,
-  kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kC64, kF64, kI64, kU64,
+  kBool,
+  kF4,
+  kF6E2M3,
+  kF6E3M2,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E8M0,
+  kF8E4M3Fnuz,
+  kF8E5M2Fnuz,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kC64,
+  kF64,
+  kI64,
+  kU64,
 };
 
 enum class DTypeClass : uint8_t { kBool, kUnsigned, kSigned, kFloat, kComplex };

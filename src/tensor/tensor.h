@@ -1,4 +1,5 @@
-// Shapes and views. A TensorView never owns its bytes; the file or buffer behind it must outlive it.
+// Shapes and views. A TensorView never owns its bytes; the file or buffer behind it must outlive
+// it.
 #pragma once
 
 #include <cstddef>

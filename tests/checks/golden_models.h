@@ -1,12 +1,12 @@
 // The small Hugging Face models of tests/testdata/hf, opened with their families.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "base/json.h"
 #include "weighbridge/roundtrip.h"
@@ -54,8 +54,9 @@ inline std::unique_ptr<OpenedModel> OpenGolden(const std::filesystem::path& fold
 }
 
 inline std::vector<std::string> GoldenNames() {
-  return {"llama_tied", "llama_untied", "qwen2",      "qwen3",      "qwen3_lora",       "qwen3_moe",
-          "olmoe",      "gemma2",       "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp"};
+  return {"llama_tied",       "llama_untied", "qwen2",  "qwen3",      "qwen3_lora",
+          "qwen3_moe",        "olmoe",        "gemma2", "gpt_oss_ns", "deepseek_v3",
+          "deepseek_v3_nomtp"};
 }
 
 }  // namespace weighbridge

@@ -55,7 +55,8 @@ ParallelGrid GridOf(const json& g) {
 class KnownAnswers : public testing::TestWithParam<KnownCase> {};
 
 TEST_P(KnownAnswers, EveryRankHoldsWhatMegatronCoreHolds) {
-  const auto known = ReadJsonFile(TestData() / "known" / GetParam().model / (GetParam().grid + ".json"));
+  const auto known =
+      ReadJsonFile(TestData() / "known" / GetParam().model / (GetParam().grid + ".json"));
   ASSERT_TRUE(known) << known.error().what;
   const ParallelGrid grid = GridOf((*known)["grid"]);
   const bool without_mtp = GetParam().model == "deepseek_v3";  // its HF folder has no MTP weights
@@ -73,8 +74,8 @@ TEST_P(KnownAnswers, EveryRankHoldsWhatMegatronCoreHolds) {
   ASSERT_TRUE(placement) << placement.error().what;
   const Dialect dialect = (*known)["spec"] == "local" ? Dialect::kLocal : Dialect::kTe;
 
-  // With MTP weights absent the tree cannot be imported: names and places are compared, and the bytes of
-  // everything else through a model without MTP.
+  // With MTP weights absent the tree cannot be imported: names and places are compared, and the
+  // bytes of everything else through a model without MTP.
   std::map<std::tuple<RankId, std::string>, const MegatronTensor*> ours;
   ExpandOptions bare = options;
   bare.without_mtp = without_mtp;

@@ -76,7 +76,8 @@ TEST(RoundTrip, GivesTheSameReportForAnyNumberOfThreadsAndBlockSizes) {
   ASSERT_NE(opened, nullptr);
   for (int threads : {1, 3}) {
     for (int64_t memory : {int64_t{1}, int64_t{64} << 20}) {
-      RoundTripOptions options{.grid = {.tp = 2, .ep = 2}, .threads = threads, .memory_bytes = memory};
+      RoundTripOptions options{
+          .grid = {.tp = 2, .ep = 2}, .threads = threads, .memory_bytes = memory};
       auto report = RoundTrip(*opened->model, *opened->hf, options);
       ASSERT_TRUE(report) << report.error().what;
       Conclude(*report);
@@ -119,7 +120,8 @@ TEST(VerifyTree, NamesTensorRankAndBothCoordinatesOfOneChangedByte) {
   // qwen2: hidden 64, 4 heads of 16 in 2 groups. At TP 2 rank 1 holds group 1: query rows 32-63 of
   // HF as rows 0-31, its key as 32-47, its value as 48-63.
   for (MegatronTensor& t : tree->tensors) {
-    if (t.name == "decoder.layers.0.self_attention.linear_qkv.weight" && t.rank.tp == 1 && t.rank.pp == 1) {
+    if (t.name == "decoder.layers.0.self_attention.linear_qkv.weight" && t.rank.tp == 1 &&
+        t.rank.pp == 1) {
       t.bytes[static_cast<size_t>((32 + 3) * 64 + 5) * 2] ^= std::byte{1};
     }
   }

@@ -22,9 +22,9 @@ Slice SliceOf(const TransformRequest& request, const Shape& one) {
 Status RequireRank(const TransformRequest& request, const char* name) {
   const size_t rank = request.megatron_shape.size();
   if (rank == 2 || (rank == 1 && !request.flag("transposed"))) return {};
-  return Fail(ErrorKind::kInvalid, "shape",
-              fmt::format("{}: {} is neither a matrix nor a bias", name,
-                          ToString(request.megatron_shape)));
+  return Fail(
+      ErrorKind::kInvalid, "shape",
+      fmt::format("{}: {} is neither a matrix nor a bias", name, ToString(request.megatron_shape)));
 }
 
 }  // namespace
@@ -42,8 +42,8 @@ Result<TransformPlan> PlanExpert(const TransformRequest& request) {
   return TransformPlan{{slice.source}, Layout::SourcePart(0, slice.begin, one).Permute({1, 0})};
 }
 
-// [E, 2F, K] or, transposed, [E, K, 2F] -> [2F, K] with gate first. interleaved: HF alternates gate and
-// up along its 2F axis (gpt-oss) instead of putting them in halves.
+// [E, 2F, K] or, transposed, [E, K, 2F] -> [2F, K] with gate first. interleaved: HF alternates gate
+// and up along its 2F axis (gpt-oss) instead of putting them in halves.
 Result<TransformPlan> PlanExpertGatedMlp(const TransformRequest& request) {
   WB_RETURN_IF_ERROR(RequireRank(request, "expert_gated_mlp"));
   const Shape& target = request.megatron_shape;

@@ -8,8 +8,9 @@ namespace weighbridge {
 Result<TransformPlan> PlanPadVocab(const TransformRequest& request) {
   const Shape& shape = request.megatron_shape;
   if (shape.empty() || request.vocab > shape[0]) {
-    return Fail(ErrorKind::kInvalid, "shape",
-                fmt::format("pad_vocab: {} rows do not fit into {}", request.vocab, ToString(shape)));
+    return Fail(
+        ErrorKind::kInvalid, "shape",
+        fmt::format("pad_vocab: {} rows do not fit into {}", request.vocab, ToString(shape)));
   }
   Shape hf = shape;
   hf[0] = request.vocab;

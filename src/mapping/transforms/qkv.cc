@@ -1,5 +1,5 @@
-// linear_qkv: H query heads in G groups, head_dim D, K columns (a bias has none). Megatron stores, for
-// each query group, its H/G query heads, then its key head, then its value head.
+// linear_qkv: H query heads in G groups, head_dim D, K columns (a bias has none). Megatron stores,
+// for each query group, its H/G query heads, then its key head, then its value head.
 #include <fmt/format.h>
 
 #include "mapping/transforms/transform.h"
@@ -69,9 +69,9 @@ Result<TransformPlan> PlanQkvConcat(const TransformRequest& request) {
   const Shape kv = With({h.groups, d}, h.tail);
   const int64_t q_end = h.heads * d * columns;
   const int64_t k_end = q_end + h.groups * d * columns;
-  Layout layout = Layout::Concat(
-      1, {Layout::SourcePart(0, 0, With({h.groups, h.per_group() * d}, h.tail)),
-          Layout::SourcePart(0, q_end, kv), Layout::SourcePart(0, k_end, kv)});
+  Layout layout =
+      Layout::Concat(1, {Layout::SourcePart(0, 0, With({h.groups, h.per_group() * d}, h.tail)),
+                         Layout::SourcePart(0, q_end, kv), Layout::SourcePart(0, k_end, kv)});
   return TransformPlan{{Whole(request.megatron_shape)}, std::move(layout)};
 }
 

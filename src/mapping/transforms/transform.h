@@ -1,5 +1,5 @@
-// A transform: how the elements of one or more HF tensors stand in one Megatron tensor. Each lives in
-// a file of its own in this folder and has one row in all.cc.
+// A transform: how the elements of one or more HF tensors stand in one Megatron tensor. Each lives
+// in a file of its own in this folder and has one row in all.cc.
 #pragma once
 
 #include <functional>
@@ -30,14 +30,15 @@ struct TransformRequest {
 
 // One HF tensor that the transform reads, in the order of the family's `hf` list.
 struct TransformSource {
-  Shape shape;         // of the whole HF tensor
-  int64_t begin = 0;   // first element that this parameter uses
-  int64_t numel = 0;   // how many, contiguous from `begin`
+  Shape shape;        // of the whole HF tensor
+  int64_t begin = 0;  // first element that this parameter uses
+  int64_t numel = 0;  // how many, contiguous from `begin`
 };
 
 struct TransformPlan {
   std::vector<TransformSource> sources;
-  Layout layout;  // numel() == Numel(megatron_shape); source i is sources[i], offsets in the whole tensor
+  Layout layout;  // numel() == Numel(megatron_shape); source i is sources[i], offsets in the whole
+                  // tensor
 };
 
 struct Transform {
