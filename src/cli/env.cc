@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 #include <sys/utsname.h>
-#include <toml++/toml.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -19,6 +18,7 @@
 #include "cli/command.h"
 #include "cli/version.h"
 #include "cli/version_text.h"
+#include "family/toml_table.h"
 
 namespace weighbridge::cli {
 namespace {

@@ -34,7 +34,7 @@ TEST(Lint, NamesNearOnesForUnknownSymbolsAndTransforms) {
 }
 
 TEST(Lint, ErrorsOfParametersHaveTheLineOfTheRule) {
-  EXPECT_EQ(ErrorOf(With(kSampleFamily, "\"2 * half\"", "\"2 * hlf\"")).at, "tiny.toml:48");
+  EXPECT_EQ(ErrorOf(With(kSampleFamily, "\"2 * half\"", "\"2 * hlf\"")).at, "tiny.toml:46");
 }
 
 TEST(Lint, NamesInsideOfBracesAreChecked) {

@@ -297,9 +297,9 @@ TEST(Model, SampleHasItsParameters) {
   for (const Parameter& p : model->parameters())
     names.push_back(model->MegatronName(p, Dialect::kLocal));
   std::vector<std::string> expected = {"embedding.word_embeddings.weight",
-                                       "decoder.layers.0.mlp.local_fc1.weight",
-                                       "decoder.layers.2.mlp.local_fc1.weight"};
+                                       "decoder.layers.0.mlp.local_fc1.weight"};
   for (int layer : {1, 3}) {
+    if (layer == 3) expected.push_back("decoder.layers.2.mlp.local_fc1.weight");
     for (int e = 0; e < 4; ++e)
       expected.push_back(
           fmt::format("decoder.layers.{}.mlp.experts.linear_fc2.weight{}", layer, e));
