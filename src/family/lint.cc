@@ -138,7 +138,7 @@ class Linter {
       }
     }
     for (const auto& [name, value] : rule.arguments) {
-      const auto known = [&](const std::vector<std::string_view>& list) {
+      const auto known = [&name = name](const std::vector<std::string_view>& list) {
         return std::find(list.begin(), list.end(), name) != list.end();
       };
       if (!known(it->required) && !known(it->optional)) {

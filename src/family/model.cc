@@ -234,7 +234,7 @@ class Model::Builder {
         by_name[{stack, rule.megatron}].push_back(&rule);
     }
     for (const auto& [key, rules] : by_name) {
-      const auto& [stack, name] = key;
+      const StackRule* stack = key.first;
       for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? counts_[stack->name] : 1);
            ++layer) {
         const auto fits = [&](const ParamRule* rule) {
@@ -242,7 +242,7 @@ class Model::Builder {
         };
         if (std::count_if(rules.begin(), rules.end(), fits) < 2) continue;
         return Fail(ErrorKind::kInvalid, "family-file",
-                    fmt::format("two rules describe '{}' of layer {}", name, layer),
+                    fmt::format("two rules describe '{}' of layer {}", key.second, layer),
                     fmt::format("{}:{}", spec().origin, rules.back()->line));
       }
     }
