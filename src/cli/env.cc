@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "base/toml.h"
 #include "cli/command.h"
 #include "cli/version.h"
 #include "cli/version_text.h"
-#include "family/toml_table.h"
 
 namespace weighbridge::cli {
 namespace {

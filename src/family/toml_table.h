@@ -2,10 +2,6 @@
 // with its line and column. Collects the first error, so that callers read straight through.
 #pragma once
 
-// toml++ 3.3 asserts on malformed text ("[!") that its own checks refuse a few lines further on.
-#define TOML_ASSERT(expression) static_cast<void>(0)
-#include <toml++/toml.h>
-
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/toml.h"
 
 namespace weighbridge {
 
