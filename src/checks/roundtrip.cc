@@ -111,7 +111,7 @@ class RoundTripper {
 
   void Stop(Error error) {
     const std::lock_guard lock(mutex_);
-    // The error that a single thread would have met first wins.
+    // The first error to arrive is kept; the others only follow it.
     if (!error_) error_ = std::move(error);
     stopped_ = true;
   }
