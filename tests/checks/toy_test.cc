@@ -104,7 +104,7 @@ std::vector<std::string> FamilyNames() {
 
 class EveryFamily : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Toy, EveryFamily, ::testing::ValuesIn(FamilyNames()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& param_info) { return param_info.param; });
 
 TEST_P(EveryFamily, ToyMakesTheRoundTripOnOneRankAndOnFour) {
   TempDir dir;
@@ -142,7 +142,9 @@ TEST_P(EveryFamily, FirstTwoLayersOfAToyAreByteIdenticalAndMakeTheRoundTrip) {
     const bool later = name.starts_with("model.layers.2.") || name.starts_with("model.layers.3.");
     dropped += later;
     EXPECT_EQ(small.contains(name), !later) << name;
-    if (!later && small.contains(name)) EXPECT_TRUE(small.at(name) == content) << name;
+    if (!later && small.contains(name)) {
+      EXPECT_TRUE(small.at(name) == content) << name;
+    }
   }
   EXPECT_EQ(small.size(), whole.size() - dropped);
   EXPECT_EQ(RoundTripOf(dir / "small", {}).verdict, Verdict::kPass);
