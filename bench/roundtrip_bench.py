@@ -3,8 +3,8 @@
 
 usage: roundtrip_bench.py [--repeat N] [--program FILE] [--folder FOLDER] [--skip-sparse]
 
-  time    whole process, page cache warm, median of N, beside one thread's memcpy of the same bytes
-          (bench/memcpy_baseline.cc) in the same run: at most 1.0 times its time
+  time    whole process, page cache warm (the file was read, not just written), median of N, beside one
+          thread's memcpy of the same bytes (bench/memcpy_baseline.cc) in the same run: at most 1.0 times its time
   memory  peak anonymous memory from the program's own report and, independently, as the system counts it:
           at most 128 MiB + 1 KiB per tensor; also for a 40 GB model whose files are holes
   start   whole process of `--version` and of a round trip of a tiny model: under 20 ms
@@ -121,12 +121,20 @@ def demo_model():
     return folder if shape.exists() and shape.read_text().strip() == wanted else None
 
 
+def read_into_cache(file):
+    """As the file of a user is there: by reading it. What was just written may lie in smaller pages, which
+    cost any reader that maps it, the memcpy's preparation included, up to twice the time."""
+    with file.open("rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while f.read(8 * MIB):
+            pass
+
+
 def measure_time(table, program, baseline, model, repeat):
     files = sorted(model.glob("*.safetensors"))
-    for file in files:  # into the page cache
-        with file.open("rb") as f:
-            while f.read(8 * MIB):
-                pass
+    for file in files:
+        read_into_cache(file)
     commands = {"TP 1": [program, "roundtrip", model, "--tp", "1"],
                 "TP 2 x PP 2": [program, "roundtrip", model, "--tp", "2", "--pp", "2"]}
     copies, trips = [], {name: [] for name in commands}

@@ -36,7 +36,8 @@ Result<std::string> List(const FamiliesArguments& a) {
   json rows = json::array();
   std::string text =
       fmt::format("{:<14} {:<16} {:<8} {}\n", "family", "kind", "levels", "architectures");
-  for (const auto& [name, spec] : library.families()) {
+  WB_TRY(const auto* all, library.All());
+  for (const auto& [name, spec] : *all) {
     rows.push_back({{"family", name},
                     {"kind", spec.kind},
                     {"levels", {"L0", "L1"}},
@@ -188,7 +189,8 @@ Result<std::string> Expand(const FamiliesArguments& a) {
 Result<std::string> Lint(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   if (a.files.empty()) {
-    return fmt::format("{} families, no fault found\n", library.families().size());
+    WB_TRY(const auto* all, library.All());
+    return fmt::format("{} families, no fault found\n", all->size());
   }
   return fmt::format("{}: no fault found\n", fmt::join(a.files, ", "));
 }

@@ -31,7 +31,7 @@ Result<std::map<std::string, std::string>> ReadFamilyFolder(const fs::path& fold
 }  // namespace
 
 Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files) {
-  WB_TRY(FamilyLibrary library, FamilyLibrary::BuiltIn());
+  FamilyLibrary library = FamilyLibrary::BuiltIn();
   if (const char* folder = std::getenv("WEIGHBRIDGE_FAMILIES");
       folder != nullptr && *folder != '\0') {
     WB_TRY(const auto texts, ReadFamilyFolder(folder));

@@ -34,7 +34,8 @@ bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
 // The family that --family means: the last one named, or the one that the last file defines.
 Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& text) {
   if (!IsFamilyFile(text)) return library.Find(text);
-  for (const auto& [name, spec] : library.families()) {
+  WB_TRY(const auto* all, library.All());
+  for (const auto& [name, spec] : *all) {
     if (fs::path(spec.origin) == fs::path(text)) return &spec;
   }
   return Fail(ErrorKind::kUsage, "usage", "the file is abstract: it describes no family of its own",

@@ -11,82 +11,124 @@
 #include "family/lint.h"
 
 namespace weighbridge {
-namespace {
-constexpr char kBuiltInPrefix[] = "families/";
-}  // namespace
 
-Result<FamilyLibrary> FamilyLibrary::BuiltIn() {
-  std::map<std::string, std::string> texts;
-  for (const EmbeddedFile& file : EmbeddedFamilies()) {
-    texts.emplace(std::string(file.name), std::string(file.text));
-  }
+FamilyLibrary FamilyLibrary::BuiltIn() {
   FamilyLibrary library;
-  WB_RETURN_IF_ERROR(library.Add(texts, kBuiltInPrefix));
+  for (const EmbeddedFile& file : EmbeddedFamilies()) {
+    std::string stem(file.name.substr(0, file.name.rfind(".toml")));
+    std::string origin = fmt::format("families/{}.toml", stem);
+    library.texts_.emplace(std::move(stem), Text{std::string(file.text), std::move(origin)});
+  }
   return library;
 }
 
 Status FamilyLibrary::Add(const std::map<std::string, std::string>& texts,
                           const std::string& origin_prefix) {
-  const auto before = texts_;
-  Status added = AddAll(texts, origin_prefix);
-  if (!added) texts_ = before;
-  return added;
-}
-
-Status FamilyLibrary::AddAll(const std::map<std::string, std::string>& texts,
-                             const std::string& origin_prefix) {
+  const auto texts_before = texts_;
+  const auto added_before = added_;
+  std::map<std::string, std::string> by_stem;
+  bool replaces = false;
   for (const auto& [name, text] : texts) {
-    const bool has_ending = name.ends_with(".toml");
-    const std::string stem = has_ending ? name.substr(0, name.size() - 5) : name;
+    const std::string stem = name.ends_with(".toml") ? name.substr(0, name.size() - 5) : name;
+    by_stem[stem] = text;
+    replaces |= texts_.contains(stem);
     texts_[stem] = {text, fmt::format("{}{}.toml", origin_prefix, stem)};
   }
-  // Children of a replaced parent change with it, so everything is read again; it is small.
-  std::map<std::string, FamilySpec> families;
-  for (const auto& [name, entry] : texts_) {
-    WB_TRY(FamilySpec spec, Read(name));
-    if (spec.name != name && origin_prefix == kBuiltInPrefix) {
-      return Fail(ErrorKind::kInvalid, "family-file",
-                  fmt::format("the file is named '{}', its family '{}'", name, spec.name),
-                  entry.second);
-    }
-    if (spec.abstract) continue;
-    WB_RETURN_IF_ERROR(LintFamily(spec));
-    families[spec.name] = std::move(spec);
+  cache_ = std::make_unique<Cache>();
+  Status read = ReadAdded(by_stem, replaces);
+  if (!read) {
+    texts_ = texts_before;
+    added_ = added_before;
+    cache_ = std::make_unique<Cache>();
   }
-  families_ = std::move(families);
+  return read;
+}
+
+// A user's file is judged at once. Where it replaces one, its children change with it, so all are.
+Status FamilyLibrary::ReadAdded(const std::map<std::string, std::string>& texts, bool replaces) {
+  for (const auto& [stem, text] : texts) {
+    WB_TRY(const FamilySpec* spec, Get(stem));
+    if (!spec->abstract) added_[spec->name] = stem;
+  }
+  if (replaces) {
+    for (const auto& [stem, text] : texts_) WB_RETURN_IF_ERROR(Get(stem));
+  }
   return {};
 }
 
-Result<FamilySpec> FamilyLibrary::Read(const std::string& name) const {
-  const auto& [text, origin] = texts_.at(name);
-  WB_TRY(const std::vector<std::string> extends, ParentsOf(text, origin));
-  std::optional<FamilySpec> sum;
+Result<const FamilySpec*> FamilyLibrary::Get(const std::string& stem) const {
+  const std::lock_guard lock(cache_->mutex);
+  if (const auto it = cache_->by_stem.find(stem); it != cache_->by_stem.end()) return &it->second;
+  WB_TRY(FamilySpec spec, Read(stem));
+  if (!spec.abstract) WB_RETURN_IF_ERROR(LintFamily(spec));
+  return &cache_->by_stem.emplace(stem, std::move(spec)).first->second;
+}
+
+Result<FamilySpec> FamilyLibrary::Read(const std::string& stem) const {
+  const Text& text = texts_.at(stem);
+  return ParseFamily(text.text, text.origin, [&](const std::vector<std::string>& extends) {
+    return ReadParents(extends, text.origin);
+  });
+}
+
+// In order, each on top of what the ones before it add up to.
+Result<FamilySpec> FamilyLibrary::ReadParents(const std::vector<std::string>& extends,
+                                              const std::string& origin) const {
+  FamilySpec sum;
   for (const std::string& parent : extends) {
     const auto it = texts_.find(parent);
     if (it == texts_.end()) {
       return Fail(ErrorKind::kInvalid, "family-file",
                   fmt::format("extends '{}', which is not a family", parent), origin);
     }
-    WB_TRY(const std::vector<std::string> grandparents,
-           ParentsOf(it->second.first, it->second.second));
-    if (!grandparents.empty()) {
-      return Fail(ErrorKind::kInvalid, "family-file",
-                  fmt::format("extends '{}', which itself extends '{}': one level only", parent,
-                              grandparents[0]),
-                  origin);
-    }
-    WB_TRY(FamilySpec next,
-           ParseFamily(it->second.first, it->second.second, sum ? &*sum : nullptr));
-    sum = std::move(next);
+    const auto refuse = [&](const std::vector<std::string>& more) -> Result<FamilySpec> {
+      return Fail(
+          ErrorKind::kInvalid, "family-file",
+          fmt::format("extends '{}', which itself extends '{}': one level only", parent, more[0]),
+          origin);
+    };
+    WB_TRY(sum, ParseFamily(it->second.text, it->second.origin, refuse, std::move(sum)));
   }
-  return ParseFamily(text, origin, sum ? &*sum : nullptr);
+  return sum;
+}
+
+Result<const std::map<std::string, FamilySpec>*> FamilyLibrary::All() const {
+  const std::lock_guard lock(cache_->mutex);
+  if (cache_->all) return &cache_->by_name;
+  for (const auto& [stem, text] : texts_) {
+    WB_TRY(const FamilySpec* spec, Get(stem));
+    const auto added = added_.find(spec->name);
+    const bool hidden = added != added_.end() && added->second != stem;
+    if (!spec->abstract && !hidden) cache_->by_name[spec->name] = *spec;
+  }
+  cache_->all = true;
+  return &cache_->by_name;
+}
+
+Result<const FamilySpec*> FamilyLibrary::FirstWith(
+    const std::string& word, const std::function<bool(const FamilySpec&)>& accepts) const {
+  for (const auto& [name, stem] : added_) {
+    WB_TRY(const FamilySpec* spec, Get(stem));
+    if (accepts(*spec)) return spec;
+  }
+  for (const auto& [stem, text] : texts_) {
+    if (text.text.find(word) == std::string::npos) continue;
+    WB_TRY(const FamilySpec* spec, Get(stem));
+    if (!spec->abstract && !added_.contains(spec->name) && accepts(*spec)) return spec;
+  }
+  return nullptr;
 }
 
 Result<const FamilySpec*> FamilyLibrary::Find(std::string_view name) const {
-  const auto it = families_.find(std::string(name));
-  if (it != families_.end()) return &it->second;
+  const auto added = added_.find(std::string(name));
+  const std::string stem = added == added_.end() ? std::string(name) : added->second;
+  if (texts_.contains(stem)) {
+    WB_TRY(const FamilySpec* spec, Get(stem));
+    if (!spec->abstract && spec->name == name) return spec;
+  }
+  WB_TRY(const auto* all, All());
   std::vector<std::string> names;
-  for (const auto& [known, spec] : families_) names.push_back(known);
+  for (const auto& [known, spec] : *all) names.push_back(known);
   const std::string near = NearestName(name, names);
   return Fail(ErrorKind::kNotFound, "unknown-family", fmt::format("there is no family '{}'", name),
               "",
@@ -102,10 +144,14 @@ Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config)
       if (a.is_string()) architectures.insert(a.get<std::string>());
     }
   }
-  for (const auto& [name, spec] : families_) {
-    for (const std::string& a : spec.hf_architectures) {
-      if (architectures.contains(a)) return &spec;
-    }
+  const auto contains = [](const std::vector<std::string>& list, const std::string& name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+  };
+  for (const std::string& a : architectures) {
+    WB_TRY(const FamilySpec* found, FirstWith(a, [&](const FamilySpec& spec) {
+             return contains(spec.hf_architectures, a);
+           }));
+    if (found != nullptr) return found;
   }
   std::string model_type;
   if (config.is_object() && config.contains("model_type") && config["model_type"].is_string()) {
@@ -113,10 +159,10 @@ Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config)
   }
   // The architecture decides; the model type only where none is named.
   if (architectures.empty() && !model_type.empty()) {
-    for (const auto& [name, spec] : families_) {
-      const auto& types = spec.hf_model_types;
-      if (std::find(types.begin(), types.end(), model_type) != types.end()) return &spec;
-    }
+    WB_TRY(const FamilySpec* found, FirstWith(model_type, [&](const FamilySpec& spec) {
+             return contains(spec.hf_model_types, model_type);
+           }));
+    if (found != nullptr) return found;
   }
   return Fail(ErrorKind::kUnsupported, "unknown-family",
               fmt::format("no family for architectures [{}], model_type '{}'",

@@ -1,7 +1,10 @@
 // Finding and reading family files. No I/O: callers hand in the text of user files.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,35 +14,57 @@
 
 namespace weighbridge {
 
-// Reads one family file. `origin` is shown in errors ("llama.toml:12:3"). `parent` is what the
-// files that `extends` names add up to, or nullptr. Errors: kInvalid with line and column.
+// What the files that `extends` names add up to. Called once, when a file extends any.
+using ParentReader = std::function<Result<FamilySpec>(const std::vector<std::string>& extends)>;
+
+// Reads one family file on top of `base`, or where it extends others, of what `parents` gives.
+// `origin` is shown in errors ("llama.toml:12:3"). Errors: kInvalid with line and column; those of
+// `parents`.
 Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
-                               const FamilySpec* parent);
+                               const ParentReader& parents, FamilySpec base = {});
 
-// The `extends` of a family file, empty when there is none.
-Result<std::vector<std::string>> ParentsOf(std::string_view text, const std::string& origin);
-
+// Families are read when they are asked for first: a command needs one of them. Safe to be read by
+// several threads at once; Add is not.
 class FamilyLibrary {
  public:
   // The families that were built in.
-  static Result<FamilyLibrary> BuiltIn();
+  static FamilyLibrary BuiltIn();
   // Adds or replaces families: file name without ending -> text. `extends` may name any family. On
   // an error the library stays as it was.
   Status Add(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
 
-  // Without the abstract ones.
-  const std::map<std::string, FamilySpec>& families() const { return families_; }
-  // kNotFound with near names.
+  // Every family by name, without the abstract ones. The map lives as long as nothing is added.
+  Result<const std::map<std::string, FamilySpec>*> All() const;
+  // kNotFound with near names. The pointer is good until something is added.
   Result<const FamilySpec*> Find(std::string_view name) const;
   // By `architectures`, then `model_type` of an HF config. kUnsupported "unknown-family".
   Result<const FamilySpec*> ForConfig(const nlohmann::json& config) const;
 
  private:
-  Status AddAll(const std::map<std::string, std::string>& texts, const std::string& origin_prefix);
-  Result<FamilySpec> Read(const std::string& name) const;
+  struct Text {
+    std::string text, origin;
+  };
+  // What was read so far; map nodes do not move, so pointers stay good.
+  struct Cache {
+    std::recursive_mutex mutex;  // All() and ForConfig() read through Get()
+    std::map<std::string, FamilySpec> by_stem;
+    std::map<std::string, FamilySpec> by_name;  // filled by All()
+    bool all = false;
+  };
 
-  std::map<std::string, FamilySpec> families_;
-  std::map<std::string, std::pair<std::string, std::string>> texts_;  // name -> {text, origin}
+  Status ReadAdded(const std::map<std::string, std::string>& texts, bool replaces);
+  Result<const FamilySpec*> Get(const std::string& stem) const;
+  Result<FamilySpec> Read(const std::string& stem) const;
+  Result<FamilySpec> ReadParents(const std::vector<std::string>& extends,
+                                 const std::string& origin) const;
+  // The first concrete family that `accepts`, added ones before built-in ones; of those only the
+  // ones with `word` in their text are read. nullptr when there is none.
+  Result<const FamilySpec*> FirstWith(const std::string& word,
+                                      const std::function<bool(const FamilySpec&)>& accepts) const;
+
+  std::map<std::string, Text> texts_;         // by stem: the file's name without its ending
+  std::map<std::string, std::string> added_;  // families that Add brought: name -> stem
+  std::unique_ptr<Cache> cache_ = std::make_unique<Cache>();
 };
 
 }  // namespace weighbridge

@@ -289,18 +289,16 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
 
 }  // namespace
 
-Result<std::vector<std::string>> ParentsOf(std::string_view text, const std::string& origin) {
-  WB_TRY(const toml::table table, ParseToml(text, origin));
-  TomlTable t(table, origin);
-  return t.Strings("extends");
-}
-
 Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
-                               const FamilySpec* parent) {
+                               const ParentReader& parents, FamilySpec base) {
   WB_TRY(const toml::table table, ParseToml(text, origin));
   TomlTable top(table, origin);
-  FamilySpec spec;
-  if (parent != nullptr) spec = *parent;
+  FamilySpec spec = std::move(base);
+  const std::vector<std::string> extends = top.Strings("extends");
+  if (!extends.empty()) {
+    WB_TRY(spec, parents(extends));
+  }
+  spec.extends = extends;
   spec.origin = origin;
   const toml::node* schema = top.Node("schema");
   if (schema == nullptr || schema->value_or<int64_t>(0) != 1) {
@@ -308,7 +306,6 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   }
   spec.name = top.String("family");
   spec.kind = top.String("kind");
-  spec.extends = top.Strings("extends");
   spec.abstract = top.Bool("abstract", false);
   spec.hf_architectures = top.Strings("hf_architectures");
   spec.hf_model_types = top.Strings("hf_model_types");

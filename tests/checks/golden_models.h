@@ -19,7 +19,7 @@ inline std::filesystem::path TestData() {
 
 // A model and what it refers to.
 struct OpenedModel {
-  FamilyLibrary library;
+  FamilyLibrary library = FamilyLibrary::BuiltIn();
   nlohmann::json config;
   std::unique_ptr<Checkpoint> hf;
   std::unique_ptr<Model> model;
@@ -28,14 +28,12 @@ struct OpenedModel {
 inline std::unique_ptr<OpenedModel> OpenGolden(const std::filesystem::path& folder,
                                                ExpandOptions options) {
   auto out = std::make_unique<OpenedModel>();
-  auto library = FamilyLibrary::BuiltIn();
   auto config = ReadJsonFile(folder / "config.json");
   auto hf = OpenCheckpoint(folder);
-  if (!library || !config || !hf) {
+  if (!config || !hf) {
     ADD_FAILURE() << "cannot open " << folder;
     return nullptr;
   }
-  out->library = std::move(*library);
   out->config = std::move(*config);
   out->hf = std::move(*hf);
   auto family = out->library.ForConfig(out->config);

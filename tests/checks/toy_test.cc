@@ -24,7 +24,7 @@ using testing::WriteBytes;
 namespace fs = std::filesystem;
 
 const FamilyLibrary& Families() {
-  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn().value();
+  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
   return kLibrary;
 }
 
@@ -98,7 +98,7 @@ Result<Toy> Truncate(const fs::path& source, const fs::path& out, int64_t layers
 
 std::vector<std::string> FamilyNames() {
   std::vector<std::string> names;
-  for (const auto& [name, spec] : Families().families()) names.push_back(name);
+  for (const auto& [name, spec] : **Families().All()) names.push_back(name);
   return names;
 }
 

@@ -22,7 +22,7 @@ auto FileFault(const std::string& what, const std::string& at) {
 TEST(FamilyFile, SampleIsGood) {
   const auto library = LibraryOf({{"tiny", kSampleFamily}});
   ASSERT_TRUE(library) << library.error().what << " " << library.error().at;
-  EXPECT_EQ(library->families().size(), 1u);
+  EXPECT_EQ((*library->All())->size(), 1u);
 }
 
 TEST(FamilyFile, UnknownKeysHaveLineAndColumn) {
@@ -132,8 +132,8 @@ TEST(Extends, ChildHasWhatTheParentHasAndAbstractOnesAreNotListed) {
   for (const char* extends : {"\"tiny\"", "[\"tiny\"]"}) {
     const auto library = WithChild(extends);
     ASSERT_TRUE(library) << library.error().what;
-    ASSERT_EQ(library->families().size(), 1u);
-    const FamilySpec& child = library->families().at("child");
+    ASSERT_EQ((*library->All())->size(), 1u);
+    const FamilySpec& child = **library->Find("child");
     EXPECT_EQ(child.params.size(), 5u);
     EXPECT_EQ(child.hf_architectures, std::vector<std::string>{"ChildForCausalLM"});
     EXPECT_TRUE(child.hf_model_types.empty());
@@ -144,13 +144,13 @@ TEST(Extends, ChildHasWhatTheParentHasAndAbstractOnesAreNotListed) {
 TEST(Extends, ListIsAppliedInOrderThenTheFileItself) {
   const auto second = WithChild("[\"tiny\", \"part\"]");
   ASSERT_TRUE(second) << second.error().what;
-  EXPECT_EQ(second->families().at("child").dims.at("half").expression, "3");
+  EXPECT_EQ((*second->Find("child"))->dims.at("half").expression, "3");
   const auto first = WithChild("[\"part\", \"tiny\"]");
   ASSERT_TRUE(first);
-  EXPECT_EQ(first->families().at("child").dims.at("half").expression, "hidden / 2");
+  EXPECT_EQ((*first->Find("child"))->dims.at("half").expression, "hidden / 2");
   const auto own = WithChild("[\"tiny\", \"part\"]", "[dims]\nhalf = { value = \"5\" }\n");
   ASSERT_TRUE(own);
-  EXPECT_EQ(own->families().at("child").dims.at("half").expression, "5");
+  EXPECT_EQ((*own->Find("child"))->dims.at("half").expression, "5");
 }
 
 TEST(Extends, IsOneLevelOfFilesThatExist) {
@@ -179,7 +179,7 @@ hf = "fc1.weight"
 shape = ["half", "hidden"]
 )");
   ASSERT_TRUE(library) << library.error().what;
-  const FamilySpec& child = library->families().at("child");
+  const FamilySpec& child = **library->Find("child");
   ASSERT_EQ(child.params.size(), 5u);
   EXPECT_EQ(child.params[1].storage[0].names, std::vector<std::string>{"fc1.weight"});
   EXPECT_TRUE(child.params[1].components.empty());
@@ -192,7 +192,7 @@ hf = "fc1.weight"
 shape = ["half", "hidden"]
 )");
   ASSERT_TRUE(other) << other.error().what;
-  EXPECT_EQ(other->families().at("child").params.size(), 6u);
+  EXPECT_EQ((*other->Find("child"))->params.size(), 6u);
 }
 
 TEST(Extends, RemoveDropsByNameAndOnlyWhatIsThere) {
@@ -200,7 +200,7 @@ TEST(Extends, RemoveDropsByNameAndOnlyWhatIsThere) {
                                  "[remove]\nparams = [\"mlp.linear_fc1.weight\"]\nignores = "
                                  "[\"inv_freq\"]\nconfig = [\"share\"]\n");
   ASSERT_TRUE(library) << library.error().what;
-  const FamilySpec& child = library->families().at("child");
+  const FamilySpec& child = **library->Find("child");
   EXPECT_EQ(child.params.size(), 4u);
   EXPECT_TRUE(child.ignores.empty());
   EXPECT_FALSE(child.config.contains("share"));
@@ -221,25 +221,41 @@ TEST(FamilyLibrary, KeepsWhatItHadWhenAnAdditionFails) {
   EXPECT_TRUE(library->Find("tiny"));
   EXPECT_TRUE(
       library->Add({{"second.toml", With(kSampleFamily, "\"tiny\"", "\"second\"")}}, "dir/"));
-  EXPECT_EQ(library->families().size(), 2u);
+  EXPECT_EQ((*library->All())->size(), 2u);
+}
+
+TEST(FamilyLibrary, AddedFamilyComesBeforeABuiltInOneOfItsNameOrArchitecture) {
+  FamilyLibrary library = FamilyLibrary::BuiltIn();
+  const std::string mine =
+      With(With(kSampleFamily, "\"tiny\"", "\"llama\""), "TinyForCausalLM", "LlamaForCausalLM");
+  ASSERT_TRUE(library.Add({{"zz_mine.toml", mine}}, "dir/"));
+  EXPECT_EQ((*library.Find("llama"))->origin, "dir/zz_mine.toml");
+  EXPECT_EQ((*library.All())->at("llama").origin, "dir/zz_mine.toml");
+  const auto config = nlohmann::json::parse(R"({"architectures": ["LlamaForCausalLM"]})");
+  EXPECT_EQ((*library.ForConfig(config))->origin, "dir/zz_mine.toml");
+  // The built-in one is still there to be extended, by its file's name.
+  ASSERT_TRUE(
+      library.Add({{"child",
+                    "schema = 1\nfamily = \"child\"\nextends = [\"base_gpt\", \"base_gqa\"]\n"
+                    "hf_architectures = [\"C\"]\n"}},
+                  ""));
+  EXPECT_TRUE(library.Find("child"));
 }
 
 TEST(FamilyLibrary, NamesNearOnesWhenAFamilyIsUnknown) {
-  const auto library = FamilyLibrary::BuiltIn();
-  ASSERT_TRUE(library);
-  const auto near = library->Find("lama");
+  const FamilyLibrary library = FamilyLibrary::BuiltIn();
+  const auto near = library.Find("lama");
   ASSERT_FALSE(near);
   EXPECT_EQ(near.error().kind, ErrorKind::kNotFound);
   EXPECT_EQ(near.error().hint, "did you mean 'llama'?");
-  EXPECT_FALSE(library->Find(""));
-  EXPECT_FALSE(library->Find("base_gpt"));
+  EXPECT_FALSE(library.Find(""));
+  EXPECT_FALSE(library.Find("base_gpt"));
 }
 
 TEST(FamilyLibrary, ArchitectureDecidesAndModelTypeOnlyWithoutOne) {
-  const auto library = FamilyLibrary::BuiltIn();
-  ASSERT_TRUE(library);
+  const FamilyLibrary library = FamilyLibrary::BuiltIn();
   const auto found = [&](const char* json) {
-    const auto spec = library->ForConfig(nlohmann::json::parse(json));
+    const auto spec = library.ForConfig(nlohmann::json::parse(json));
     return spec ? (*spec)->name : spec.error().id;
   };
   EXPECT_EQ(found(R"({"architectures": ["LlamaForCausalLM"], "model_type": "qwen2"})"), "llama");

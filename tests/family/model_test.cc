@@ -22,8 +22,8 @@ using testing::HasSubstr;
 namespace fs = std::filesystem;
 
 const FamilyLibrary& Library() {
-  static const Result<FamilyLibrary> kLibrary = FamilyLibrary::BuiltIn();
-  return *kLibrary;
+  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
+  return kLibrary;
 }
 
 // Expands, and plans every parameter of what can be expanded: neither may crash.

@@ -19,8 +19,8 @@ namespace {
 using nlohmann::json;
 
 const FamilyLibrary& Library() {
-  static const Result<FamilyLibrary> kLibrary = FamilyLibrary::BuiltIn();
-  return *kLibrary;
+  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
+  return kLibrary;
 }
 
 // The model of tests/testdata/family_configs/known_NAME.json with changes; it is never freed, as
@@ -282,7 +282,7 @@ TEST(Placement, RanksHoldTheNamesAndShapesOfTheRealLibrary) {
 // Every known model on every small grid: each parameter is placed once, or the grid is refused.
 TEST(Placement, EveryParameterStandsSomewhereOnEveryGridThatFits) {
   int placed = 0, refused = 0;
-  for (const auto& [name, spec] : Library().families()) {
+  for (const auto& [name, spec] : **Library().All()) {
     const Model& model = Known(name);
     for (int pp : {1, 2, 3, 4}) {
       for (int vpp : {1, 2}) {

@@ -125,7 +125,9 @@ inline Error ErrorOf(const std::string& text) {
 }
 
 inline Result<FamilySpec> SpecOf(const std::string& text) {
-  auto spec = ParseFamily(text, "tiny.toml", nullptr);
+  auto spec = ParseFamily(text, "tiny.toml", [](const std::vector<std::string>&) {
+    return Result<FamilySpec>(Fail(ErrorKind::kInternal, "test", "it extends nothing"));
+  });
   if (!spec) return spec;
   if (auto lint = LintFamily(*spec); !lint) return Fail(lint.error());
   return spec;
