@@ -18,13 +18,7 @@ Metrics ToMetrics(const ElementStats& stats) {
 }
 
 std::vector<int64_t> ComponentIndex(DType dtype, const Shape& shape, int64_t component) {
-  int64_t flat = component / ComponentsOf(dtype);
-  std::vector<int64_t> index(shape.size());
-  for (size_t i = shape.size(); i-- > 0;) {
-    index[i] = flat % shape[i];
-    flat /= shape[i];
-  }
-  return index;
+  return MultiIndex(shape, component / ComponentsOf(dtype));
 }
 
 FirstDifference DescribePair(const std::string& expected_name, const TensorView& expected,

@@ -5,82 +5,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/moves.h"
+#include "checks/parameter_plan.h"
+
 namespace weighbridge {
 namespace {
 
 int64_t ElementBytes(DType dtype) { return BitsOf(dtype) / 8; }
-
-// Copies fixed-size elements with a stride; the compiler turns each size into plain moves.
-template <size_t N>
-void GatherStrided(const std::byte* from, int64_t stride, int64_t count, std::byte* to) {
-  for (int64_t i = 0; i < count; ++i)
-    std::memcpy(to + i * static_cast<int64_t>(N), from + i * stride, N);
-}
-
-void GatherRun(const Run& run, const std::byte* source, std::byte* to) {
-  const std::byte* from = source + run.other_offset;
-  if (run.count == 1) {
-    std::memcpy(to, from, static_cast<size_t>(run.length));
-    return;
-  }
-  switch (run.length) {
-    case 1:
-      return GatherStrided<1>(from, run.other_stride, run.count, to);
-    case 2:
-      return GatherStrided<2>(from, run.other_stride, run.count, to);
-    case 4:
-      return GatherStrided<4>(from, run.other_stride, run.count, to);
-    case 8:
-      return GatherStrided<8>(from, run.other_stride, run.count, to);
-    default:
-      for (int64_t i = 0; i < run.count; ++i) {
-        std::memcpy(to + i * run.length, from + i * run.other_stride,
-                    static_cast<size_t>(run.length));
-      }
-  }
-}
-
-template <size_t N>
-bool EqualStrided(const std::byte* a, int64_t stride, int64_t count, const std::byte* b) {
-  unsigned different = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    different |=
-        static_cast<unsigned>(std::memcmp(a + i * stride, b + i * static_cast<int64_t>(N), N) != 0);
-  }
-  return different == 0;
-}
-
-bool EqualRun(const Run& run, const std::byte* source, const std::byte* block) {
-  const std::byte* from = source + run.other_offset;
-  if (run.count == 1) return std::memcmp(from, block, static_cast<size_t>(run.length)) == 0;
-  switch (run.length) {
-    case 1:
-      return EqualStrided<1>(from, run.other_stride, run.count, block);
-    case 2:
-      return EqualStrided<2>(from, run.other_stride, run.count, block);
-    case 4:
-      return EqualStrided<4>(from, run.other_stride, run.count, block);
-    case 8:
-      return EqualStrided<8>(from, run.other_stride, run.count, block);
-    default:
-      for (int64_t i = 0; i < run.count; ++i) {
-        if (std::memcmp(from + i * run.other_stride, block + i * run.length,
-                        static_cast<size_t>(run.length)) != 0) {
-          return false;
-        }
-      }
-      return true;
-  }
-}
-
-std::vector<int64_t> MultiIndex(const Shape& shape, int64_t flat) {
-  std::vector<int64_t> index(shape.size());
-  for (size_t i = shape.size(); i-- > 0;) {
-    index[i] = flat % shape[i];
-    flat /= shape[i];
-  }
-  return index;
-}
 
 }  // namespace
 
@@ -88,31 +19,11 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
                                     const Parameter& p, const Checkpoint& hf) {
   ShardPlan out;
   out.parameter_ = &p;
-  WB_TRY(out.transform_, model.Plan(p));
-  std::vector<SourceExtent> extents;
-  for (size_t i = 0; i < p.hf.size(); ++i) {
-    const TensorInfo* info = hf.Find(p.hf[i]);
-    if (info == nullptr) {
-      return Fail(ErrorKind::kInternal, "inventory", fmt::format("'{}' is not there", p.hf[i]));
-    }
-    if (i > 0 && info->dtype != out.sources_[0]->dtype) {
-      return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
-                  fmt::format("{} is {}, {} is {}: one Megatron tensor cannot hold both",
-                              out.sources_[0]->name, ShortName(out.sources_[0]->dtype), info->name,
-                              ShortName(info->dtype)),
-                  p.hf[i]);
-    }
-    out.sources_.push_back(info);
-    extents.push_back({out.transform_.sources[i].begin, out.transform_.sources[i].numel});
-  }
-  out.hf_dtype_ = out.sources_[0]->dtype;
+  WB_TRY(ParameterPlan whole, ParameterPlan::Create(model, p, hf));
+  out.sources_ = whole.sources().tensors;
+  out.hf_dtype_ = whole.sources().dtype;
+  out.transform_ = whole.transform();
   out.megatron_dtype_ = p.rule->dtype.value_or(out.hf_dtype_);
-  if (BitsOf(out.hf_dtype_) % 8 != 0) {
-    return Fail(ErrorKind::kUnsupported, "dtype",
-                fmt::format("{} packs several elements into a byte", ShortName(out.hf_dtype_)),
-                p.hf[0]);
-  }
-  WB_RETURN_IF_ERROR(ProveBijection(out.transform_.layout, extents));
   out.ranks_ = p.cut.replicated() ? 1 : placement.GroupSize(p);
   if (auto cut = CheckCut(p.shape, p.cut, out.ranks_); !cut) {
     Error error = cut.error();
@@ -125,36 +36,19 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
   const Layout join = JoinLayout(p.shape, p.cut, out.ranks_);
   WB_RETURN_IF_ERROR(ProveBijection(
       join, std::vector<SourceExtent>(static_cast<size_t>(out.ranks_), {0, out.local_numel_})));
-  WB_TRY(const Plan global, CompileByTarget(out.transform_.layout, element));
   for (int r = 0; r < out.ranks_; ++r) {
     WB_TRY(const Plan cut, CompileByTarget(CutLayout(p.shape, p.cut, out.ranks_, r), element));
     WB_TRY(const Plan back, CompileBySource(join, r, out.local_numel_, element));
-    out.forward_.push_back(Compose(cut, global));
-    out.backward_.push_back(Compose(back, global));
+    out.forward_.push_back(Compose(cut, whole.plan()));
+    out.backward_.push_back(Compose(back, whole.plan()));
   }
   return out;
 }
 
 Status ShardPlan::Gather(const Checkpoint& hf, int rank, int64_t begin, std::span<std::byte> out,
                          std::vector<std::byte>& scratch) const {
-  const int64_t hf_size = ElementBytes(hf_dtype_);
-  const int64_t elements = static_cast<int64_t>(out.size()) / ElementBytes(megatron_dtype_);
-  std::span<std::byte> moved = out;
-  if (changes_values()) {
-    scratch.resize(static_cast<size_t>(elements * hf_size));
-    moved = scratch;
-  }
-  const int64_t from = begin * hf_size;
-  forward_[static_cast<size_t>(rank)].Visit(from, from + elements * hf_size, [&](const Run& run) {
-    std::byte* to = moved.data() + (run.offset - from);
-    if (run.other == kZeroSource) {
-      std::memset(to, 0, static_cast<size_t>(run.bytes()));
-    } else {
-      GatherRun(run, hf.Data(*sources_[static_cast<size_t>(run.other)]).data(), to);
-    }
-  });
-  if (!changes_values()) return {};
-  return Apply(parameter_->op, hf_dtype_, moved, megatron_dtype_, out);
+  return GatherElements(forward_[static_cast<size_t>(rank)], {&hf, sources_, hf_dtype_},
+                        parameter_->op, megatron_dtype_, begin, out, scratch);
 }
 
 Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank, int64_t begin,

@@ -19,13 +19,17 @@ std::vector<int64_t> RowMajorStrides(const Shape& shape) {
   return strides;
 }
 
-std::string IndexToString(const Shape& shape, int64_t flat) {
+std::vector<int64_t> MultiIndex(const Shape& shape, int64_t flat) {
   std::vector<int64_t> index(shape.size());
   for (size_t i = shape.size(); i-- > 0;) {
     index[i] = flat % shape[i];
     flat /= shape[i];
   }
-  return fmt::format("[{}]", fmt::join(index, ", "));
+  return index;
+}
+
+std::string IndexToString(const Shape& shape, int64_t flat) {
+  return ToString(MultiIndex(shape, flat));
 }
 
 }  // namespace weighbridge

@@ -24,6 +24,9 @@ int64_t Numel(const Shape& shape);
 // Row-major (C order) strides in elements.
 std::vector<int64_t> RowMajorStrides(const Shape& shape);
 
+// The index along each axis of flat element `flat`.
+std::vector<int64_t> MultiIndex(const Shape& shape, int64_t flat);
+
 // The multi-index of flat element `flat`, for messages: "[3, 17]".
 std::string IndexToString(const Shape& shape, int64_t flat);
 

@@ -1,0 +1,268 @@
+#include "checks/megatron_binding.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string_view>
+
+namespace weighbridge {
+namespace {
+
+// What a checkpoint holds beside weights: counted, never a row.
+struct Passed {
+  std::string_view prefix, infix, what;
+};
+constexpr Passed kPassedOver[] = {
+    {"", "_extra_state", "extra state of modules"}, {"optimizer.", "", "optimizer state"},
+    {"rng_state", "", "random number state"},       {"common_state/", "", "common state"},
+    {"train_state", "", "training state"},          {"rerun_state_machine_state", "", "rerun state"},
+    {"opt_param_scheduler", "", "scheduler state"},
+};
+
+const Passed* PassedOver(const std::string& key) {
+  for (const Passed& p : kPassedOver) {
+    if (key.starts_with(p.prefix) && key.find(p.infix) != std::string::npos) return &p;
+  }
+  return nullptr;
+}
+
+// Which chunks hold tensor[index...], for every index of the leading axes.
+class LeadingAxes {
+ public:
+  LeadingAxes(const DistTensor& tensor, size_t axes) : tensor_(tensor), axes_(axes) {
+    for (const DistChunk& chunk : tensor.chunks) {
+      if (Numel(chunk.sizes) == 0) continue;
+      std::vector<int64_t> index(chunk.offsets.begin(),
+                                 chunk.offsets.begin() + static_cast<std::ptrdiff_t>(axes));
+      Enter(chunk, index, 0);
+    }
+  }
+
+  std::vector<BoundChunk> At(const std::vector<int64_t>& index) const {
+    const auto it = chunks_.find(index);
+    if (it == chunks_.end()) return {};
+    std::vector<BoundChunk> out;
+    for (const DistChunk* chunk : it->second) out.push_back(Part(*chunk, index));
+    return out;
+  }
+
+ private:
+  void Enter(const DistChunk& chunk, std::vector<int64_t>& index, size_t axis) {
+    if (axis == axes_) {
+      chunks_[index].push_back(&chunk);
+      return;
+    }
+    for (int64_t i = 0; i < chunk.sizes[axis]; ++i) {
+      index[axis] = chunk.offsets[axis] + i;
+      Enter(chunk, index, axis + 1);
+    }
+  }
+
+  BoundChunk Part(const DistChunk& chunk, const std::vector<int64_t>& index) const {
+    BoundChunk part;
+    part.chunk = &chunk;
+    const auto axes = static_cast<std::ptrdiff_t>(axes_);
+    part.offsets.assign(chunk.offsets.begin() + axes, chunk.offsets.end());
+    part.sizes.assign(chunk.sizes.begin() + axes, chunk.sizes.end());
+    int64_t block = 0;
+    for (size_t axis = 0; axis < axes_; ++axis) {
+      block = block * chunk.sizes[axis] + (index[axis] - chunk.offsets[axis]);
+    }
+    part.first_element = block * Numel(part.sizes);
+    return part;
+  }
+
+  const DistTensor& tensor_;
+  const size_t axes_;
+  std::map<std::vector<int64_t>, std::vector<const DistChunk*>> chunks_;
+};
+
+class Binder {
+ public:
+  Binder(const Model& model, const DistMetadata& metadata, bool without_mtp)
+      : model_(model), metadata_(metadata), without_mtp_(without_mtp) {}
+
+  MegatronBinding Run() {
+    for (const Parameter& p : model_.parameters()) Bind(p);
+    FindTiedCopy();
+    Leftovers();
+    Summarize();
+    return std::move(out_);
+  }
+
+ private:
+  void Bind(const Parameter& p) {
+    for (const DiskName& name : DiskNames(model_, p)) {
+      const DistTensor* tensor = metadata_.Find(name.key);
+      if (tensor == nullptr) continue;
+      used_.insert(tensor);
+      if (InRange(*tensor, name)) return BindTo(p, *tensor, name);
+    }
+    Missing(p);
+  }
+
+  // The layer or expert is there at all; a shorter axis means that it is missing.
+  static bool InRange(const DistTensor& tensor, const DiskName& name) {
+    if (tensor.shape.size() < name.index.size()) return true;  // another shape: said by BindTo
+    for (size_t i = 0; i < name.index.size(); ++i) {
+      if (name.index[i] >= tensor.shape[i]) return false;
+    }
+    return true;
+  }
+
+  void BindTo(const Parameter& p, const DistTensor& tensor, const DiskName& name) {
+    Shape expected = name.extents;
+    expected.insert(expected.end(), p.shape.begin(), p.shape.end());
+    // Axes of layers and experts that are longer are extra layers, told below.
+    Shape found = tensor.shape;
+    for (size_t i = 0; i < std::min(name.extents.size(), found.size()); ++i) {
+      if (found[i] > name.extents[i]) {
+        longer_[tensor.key] = fmt::format("{}, expected {}", ToString(tensor.shape),
+                                          ToString(expected));
+        found[i] = name.extents[i];
+      } else if (found[i] < name.extents[i]) {
+        found[i] = name.extents[i];  // the missing ones are rows of their own
+      }
+    }
+    if (found != expected) return WrongShape(p, tensor, expected);
+    auto [it, added] = leading_.try_emplace(&tensor, tensor, name.index.size());
+    out_.bound.push_back({&p, &tensor, name.index, it->second.At(name.index)});
+  }
+
+  ResultRow Row(const Parameter& p, RowStatus status) const {
+    ResultRow row;
+    for (const std::string& name : p.hf) row.hf.push_back({name, {}, std::nullopt});
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.status = status;
+    row.transform = p.storage->transform;
+    row.metrics.cosine = 0;
+    return row;
+  }
+
+  void Missing(const Parameter& p) {
+    ResultRow row = Row(p, RowStatus::kMissing);
+    const std::string id = CauseOfAbsence(p);
+    row.why = fmt::format("{}: the config asks for it, the Megatron checkpoint does not have it", id);
+    where_[id].push_back(row.megatron.name);
+    out_.rows.push_back(std::move(row));
+  }
+
+  std::string CauseOfAbsence(const Parameter& p) const {
+    if (p.stack != nullptr && !p.stack->missing.empty()) return p.stack->missing;
+    if (!p.rule->missing.empty()) return p.rule->missing;
+    if (p.place == Place::kOutput) return "tie-mismatch";
+    return p.rule->megatron.ends_with("bias") ? "bias-missing" : "tensor-missing";
+  }
+
+  void WrongShape(const Parameter& p, const DistTensor& tensor, const Shape& expected) {
+    ResultRow row = Row(p, RowStatus::kMismatch);
+    row.megatron.dtype = tensor.dtype;
+    row.why = fmt::format("'{}' has shape {}, the config asks for {}", tensor.key,
+                          ToString(tensor.shape), ToString(expected));
+    where_["shape-mismatch"].push_back(row.megatron.name);
+    out_.rows.push_back(std::move(row));
+  }
+
+  void FindTiedCopy() {
+    if (!model_.tied()) return;
+    out_.tied_copy = metadata_.Find(model_.tied_megatron());
+    if (out_.tied_copy != nullptr) used_.insert(out_.tied_copy);
+  }
+
+  void Leftovers() {
+    std::map<std::string_view, int64_t> passed;
+    for (const DistObject& object : metadata_.objects) {
+      const Passed* rule = PassedOver(object.key);
+      ++passed[rule != nullptr ? rule->what : "objects that hold no tensor"];
+    }
+    int64_t mtp = 0;
+    for (const DistTensor& tensor : metadata_.tensors) {
+      if (used_.contains(&tensor)) continue;
+      if (const Passed* rule = PassedOver(tensor.key)) {
+        ++passed[rule->what];
+      } else if (without_mtp_ && tensor.key.starts_with("mtp.")) {
+        ++mtp;
+      } else {
+        Extra(tensor);
+      }
+    }
+    for (const auto& [what, count] : passed) {
+      out_.notes.push_back({"not-weights", fmt::format("{} entries are {}", count, what)});
+    }
+    if (mtp > 0) {
+      out_.notes.push_back({"not-needed", fmt::format("{} MTP tensor(s) of the Megatron checkpoint "
+                                                      "are left out (--without-mtp)",
+                                                      mtp)});
+    }
+    for (const auto& [key, text] : longer_) {
+      ResultRow row;
+      row.megatron = {key, metadata_.Find(key)->shape, metadata_.Find(key)->dtype};
+      row.status = RowStatus::kExtra;
+      row.why = fmt::format("it holds more layers or experts than the config has: {}", text);
+      row.metrics.cosine = 0;
+      where_["layer-missing"].push_back(key);
+      out_.rows.push_back(std::move(row));
+    }
+  }
+
+  void Extra(const DistTensor& tensor) {
+    ResultRow row;
+    row.megatron = {tensor.key, tensor.shape, tensor.dtype};
+    row.status = RowStatus::kExtra;
+    row.metrics.cosine = 0;
+    const std::string id = tensor.key == "output_layer.weight" ? "tie-mismatch"
+                           : tensor.key.starts_with("mtp.")    ? "mtp-missing"
+                                                               : "tensor-extra";
+    row.why = fmt::format("{}: no rule of family {} explains it", id, model_.spec().name);
+    where_[id].push_back(tensor.key);
+    out_.rows.push_back(std::move(row));
+  }
+
+  void Summarize() {
+    constexpr size_t kShown = 8;
+    for (auto& [id, names] : where_) {
+      const size_t count = names.size();
+      if (count > kShown) {
+        names.resize(kShown);
+        names.push_back(fmt::format("... {} more", count - kShown));
+      }
+      out_.causes.push_back(
+          {id, Proof::kStructural, Origin::kCheckpoint, names,
+           fmt::format("{} tensor(s) of the Megatron checkpoint are not what the config asks for",
+                       count),
+           names.front(), ""});
+    }
+  }
+
+  const Model& model_;
+  const DistMetadata& metadata_;
+  const bool without_mtp_;
+  MegatronBinding out_;
+  std::set<const DistTensor*> used_;
+  std::map<const DistTensor*, LeadingAxes> leading_;
+  std::map<std::string, std::string> longer_;  // key -> shapes
+  std::map<std::string, std::vector<std::string>> where_;
+};
+
+}  // namespace
+
+MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, bool without_mtp) {
+  return Binder(model, metadata, without_mtp).Run();
+}
+
+int64_t StoredVocab(const Model& model, const DistMetadata& metadata) {
+  for (const Parameter& p : model.parameters()) {
+    if (p.place != Place::kFirst || p.shape.size() != 2 || p.shape[0] != model.padded_vocab()) {
+      continue;
+    }
+    for (const DiskName& name : DiskNames(model, p)) {
+      const DistTensor* tensor = metadata.Find(name.key);
+      if (tensor != nullptr && tensor->shape.size() == 2) return tensor->shape[0];
+    }
+  }
+  return 0;
+}
+
+}  // namespace weighbridge

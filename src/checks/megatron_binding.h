@@ -1,0 +1,48 @@
+// Finds every parameter of a model in the inventory of a distributed Megatron checkpoint. Reads no
+// tensor data.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "checks/result.h"
+#include "family/disk_names.h"
+#include "family/model.h"
+#include "formats/torch_dist/metadata.h"
+
+namespace weighbridge {
+
+// The part of a stored chunk that belongs to one parameter.
+struct BoundChunk {
+  const DistChunk* chunk = nullptr;
+  int64_t first_element = 0;  // of the part, in the chunk
+  Shape offsets, sizes;       // the box of the parameter that it is
+};
+
+// A parameter that is there in its shape.
+struct BoundParameter {
+  const Parameter* parameter = nullptr;
+  const DistTensor* tensor = nullptr;
+  std::vector<int64_t> index;      // tensor[index] is the parameter
+  std::vector<BoundChunk> chunks;  // they tile it
+};
+
+struct MegatronBinding {
+  std::vector<BoundParameter> bound;  // in the model's order
+  // Rows for what is missing, extra or of another shape; never matches.
+  std::vector<ResultRow> rows;
+  std::vector<Cause> causes;
+  std::vector<Note> notes;
+  // A tied model's output layer that is stored although it need not be; must equal the embedding.
+  const DistTensor* tied_copy = nullptr;
+};
+
+// `without_mtp`: MTP layers on disk are passed over.
+MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, bool without_mtp);
+
+// Rows of the word embedding on disk; 0 when there is none.
+int64_t StoredVocab(const Model& model, const DistMetadata& metadata);
+
+}  // namespace weighbridge

@@ -1,0 +1,110 @@
+#include "checks/moves.h"
+
+#include <cstring>
+
+namespace weighbridge {
+namespace {
+
+// Copies fixed-size elements with a stride; the compiler turns each size into plain moves.
+template <size_t N>
+void GatherStrided(const std::byte* from, int64_t stride, int64_t count, std::byte* to) {
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(to + i * static_cast<int64_t>(N), from + i * stride, N);
+}
+
+template <size_t N>
+bool EqualStrided(const std::byte* a, int64_t stride, int64_t count, const std::byte* b) {
+  unsigned different = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    different |=
+        static_cast<unsigned>(std::memcmp(a + i * stride, b + i * static_cast<int64_t>(N), N) != 0);
+  }
+  return different == 0;
+}
+
+}  // namespace
+
+void GatherRun(const Run& run, const std::byte* source, std::byte* to) {
+  const std::byte* from = source + run.other_offset;
+  if (run.count == 1) {
+    std::memcpy(to, from, static_cast<size_t>(run.length));
+    return;
+  }
+  switch (run.length) {
+    case 1:
+      return GatherStrided<1>(from, run.other_stride, run.count, to);
+    case 2:
+      return GatherStrided<2>(from, run.other_stride, run.count, to);
+    case 4:
+      return GatherStrided<4>(from, run.other_stride, run.count, to);
+    case 8:
+      return GatherStrided<8>(from, run.other_stride, run.count, to);
+    default:
+      for (int64_t i = 0; i < run.count; ++i) {
+        std::memcpy(to + i * run.length, from + i * run.other_stride,
+                    static_cast<size_t>(run.length));
+      }
+  }
+}
+
+bool EqualRun(const Run& run, const std::byte* source, const std::byte* block) {
+  const std::byte* from = source + run.other_offset;
+  if (run.count == 1) return std::memcmp(from, block, static_cast<size_t>(run.length)) == 0;
+  switch (run.length) {
+    case 1:
+      return EqualStrided<1>(from, run.other_stride, run.count, block);
+    case 2:
+      return EqualStrided<2>(from, run.other_stride, run.count, block);
+    case 4:
+      return EqualStrided<4>(from, run.other_stride, run.count, block);
+    case 8:
+      return EqualStrided<8>(from, run.other_stride, run.count, block);
+    default:
+      for (int64_t i = 0; i < run.count; ++i) {
+        if (std::memcmp(from + i * run.other_stride, block + i * run.length,
+                        static_cast<size_t>(run.length)) != 0) {
+          return false;
+        }
+      }
+      return true;
+  }
+}
+
+void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+                 std::span<std::byte> out) {
+  const auto end = begin + static_cast<int64_t>(out.size());
+  plan.Visit(begin, end, [&](const Run& run) {
+    std::byte* to = out.data() + (run.offset - begin);
+    if (run.other == kZeroSource) {
+      std::memset(to, 0, static_cast<size_t>(run.bytes()));
+    } else {
+      GatherRun(run, sources.Data(run.other), to);
+    }
+  });
+}
+
+bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+                std::span<const std::byte> block) {
+  const auto end = begin + static_cast<int64_t>(block.size());
+  bool equal = true;
+  plan.Visit(begin, end, [&](const Run& run) {
+    if (!equal || run.other == kZeroSource) return;
+    equal = EqualRun(run, sources.Data(run.other), block.data() + (run.offset - begin));
+  });
+  return equal;
+}
+
+Status GatherElements(const Plan& plan, const HfSources& sources, Op op, DType dtype, int64_t begin,
+                      std::span<std::byte> out, std::vector<std::byte>& scratch) {
+  const int64_t hf_size = BitsOf(sources.dtype) / 8;
+  const int64_t elements = static_cast<int64_t>(out.size()) * 8 / BitsOf(dtype);
+  if (op == Op::kNone && dtype == sources.dtype) {
+    GatherBytes(plan, sources, begin * hf_size, out);
+    return {};
+  }
+  scratch.resize(static_cast<size_t>(elements * hf_size));
+  GatherBytes(plan, sources, begin * hf_size, scratch);
+  return Apply(op, sources.dtype, scratch, dtype, out);
+}
+
+}  // namespace weighbridge

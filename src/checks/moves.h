@@ -1,0 +1,44 @@
+// Moving and comparing the bytes of a plan's runs: the inner loops of every check and conversion.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "formats/checkpoint.h"
+#include "mapping/ops.h"
+#include "mapping/plan.h"
+
+namespace weighbridge {
+
+// Copies a run's bytes from `source` (the start of tensor run.other) to `to`, contiguous.
+void GatherRun(const Run& run, const std::byte* source, std::byte* to);
+// Whether `block`, contiguous, holds a run's bytes.
+bool EqualRun(const Run& run, const std::byte* source, const std::byte* block);
+
+// What a plan's runs refer to on the other side: the HF tensors of one parameter.
+struct HfSources {
+  const Checkpoint* hf = nullptr;
+  std::vector<const TensorInfo*> tensors;
+  DType dtype = DType::kF32;  // of all of them
+
+  const std::byte* Data(int source) const {
+    return hf->Data(*tensors[static_cast<size_t>(source)]).data();
+  }
+};
+
+// Fills `out` with bytes [begin, begin + out.size()) of what the plan walks; padding is zero.
+void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+                 std::span<std::byte> out);
+// Whether `block` is what GatherBytes would give, without a copy; padding is not looked at. Stops at
+// the first difference.
+bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+                std::span<const std::byte> block);
+
+// Elements [begin, begin + out.size() / element size) of what the plan walks, after `op` and in
+// `dtype`. `scratch` is reused between calls.
+Status GatherElements(const Plan& plan, const HfSources& sources, Op op, DType dtype, int64_t begin,
+                      std::span<std::byte> out, std::vector<std::byte>& scratch);
+
+}  // namespace weighbridge

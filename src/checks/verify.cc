@@ -1,0 +1,415 @@
+#include "checks/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "base/threads.h"
+#include "checks/inventory.h"
+#include "checks/megatron_binding.h"
+#include "checks/parameter_plan.h"
+#include "tensor/compare.h"
+#include "tensor/float_bits.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr int64_t kBlockElements = 64 << 10;
+constexpr int64_t kPieceElements = 4 << 20;  // what a thread takes at a time
+
+// A parameter under comparison.
+struct Subject {
+  const BoundParameter* bound = nullptr;
+  std::optional<ParameterPlan> plan;
+  std::vector<Plan> boxes;                         // per chunk
+  std::vector<std::span<const std::byte>> data;    // per chunk: the parameter's part
+  std::atomic<bool> differs{false};
+  std::atomic<int64_t> padding_not_zero{0};
+};
+
+// Elements [begin, end) of one chunk's part.
+struct Piece {
+  Subject* subject = nullptr;
+  size_t chunk = 0;
+  int64_t begin = 0, end = 0;
+};
+
+std::span<const std::byte> Elements(std::span<const std::byte> bytes, DType dtype, int64_t begin,
+                                    int64_t count) {
+  const auto size = static_cast<size_t>(BitsOf(dtype) / 8);
+  return bytes.subspan(static_cast<size_t>(begin) * size, static_cast<size_t>(count) * size);
+}
+
+std::string BitsText(DType dtype, std::span<const std::byte> bytes, int64_t element) {
+  return FormatBits(dtype, RawBits(dtype, bytes.data(), static_cast<size_t>(element)));
+}
+
+class Verifier {
+ public:
+  Verifier(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
+           const VerifyOptions& options)
+      : model_(model), hf_(hf), megatron_(megatron), options_(options) {}
+
+  Result<Report> Run() {
+    WB_TRY(const Inventory inventory, TakeInventory(model_, hf_));
+    binding_ = BindMegatron(model_, megatron_.metadata(), options_.without_mtp);
+    Take(inventory);
+    const std::set<const Parameter*> usable(inventory.usable.begin(), inventory.usable.end());
+    for (const BoundParameter& b : binding_.bound) {
+      if (!usable.contains(b.parameter)) continue;  // the inventory has its row
+      subjects_.push_back(std::make_unique<Subject>());
+      subjects_.back()->bound = &b;
+    }
+    if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareAll());
+    for (const auto& subject : subjects_) {
+      WB_TRY(ResultRow row, RowOf(*subject));
+      report_.results.push_back(std::move(row));
+    }
+    WB_RETURN_IF_ERROR(CompareTiedCopy());
+    Finish();
+    return std::move(report_);
+  }
+
+ private:
+  void Take(const Inventory& inventory) {
+    report_.command = "verify";
+    report_.level = options_.headers_only ? "L0" : "L1";
+    report_.results = inventory.rows;
+    report_.causes = inventory.causes;
+    report_.notes = inventory.notes;
+    for (ResultRow& row : binding_.rows) report_.results.push_back(std::move(row));
+    for (Cause& cause : binding_.causes) AddCause(std::move(cause));
+    for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+  }
+
+  // One cause per id: what both sides miss is one mistake.
+  void AddCause(Cause cause) {
+    for (Cause& known : report_.causes) {
+      if (known.id != cause.id) continue;
+      known.where.insert(known.where.end(), cause.where.begin(), cause.where.end());
+      return;
+    }
+    report_.causes.push_back(std::move(cause));
+  }
+
+  int Threads() const { return options_.threads > 0 ? options_.threads : DefaultThreads(); }
+
+  Status CompareAll() {
+    ParallelFor(subjects_.size(), Threads(), [&](size_t i) { Keep(Prepare(*subjects_[i])); });
+    if (error_) return Fail(*error_);
+    std::vector<Piece> pieces;
+    for (const auto& subject : subjects_) Split(*subject, pieces);
+    ParallelFor(pieces.size(), Threads(), [&](size_t i) {
+      if (!failed_) Keep(Compare(pieces[i]));
+    });
+    if (error_) return Fail(*error_);
+    return {};
+  }
+
+  void Keep(Status status) {
+    if (status) return;
+    const std::lock_guard lock(mutex_);
+    if (!failed_.exchange(true)) error_ = status.error();
+  }
+
+  Status Prepare(Subject& subject) const {
+    const BoundParameter& b = *subject.bound;
+    WB_TRY(ParameterPlan plan, ParameterPlan::Create(model_, *b.parameter, hf_));
+    for (const BoundChunk& chunk : b.chunks) {
+      WB_TRY(Plan box, plan.Box(chunk.offsets, chunk.sizes));
+      subject.boxes.push_back(std::move(box));
+      WB_TRY(const auto data, megatron_.Data(*b.tensor, *chunk.chunk));
+      subject.data.push_back(
+          Elements(data, b.tensor->dtype, chunk.first_element, Numel(chunk.sizes)));
+    }
+    subject.plan = std::move(plan);
+    return {};
+  }
+
+  static void Split(Subject& subject, std::vector<Piece>& pieces) {
+    for (size_t c = 0; c < subject.bound->chunks.size(); ++c) {
+      const int64_t numel = Numel(subject.bound->chunks[c].sizes);
+      for (int64_t at = 0; at < numel; at += kPieceElements) {
+        pieces.push_back({&subject, c, at, std::min(at + kPieceElements, numel)});
+      }
+    }
+  }
+
+  Status Compare(const Piece& piece) {
+    Subject& subject = *piece.subject;
+    const DType dtype = subject.bound->tensor->dtype;
+    const HfSources& sources = subject.plan->sources();
+    const Op op = subject.bound->parameter->op;
+    const Plan& plan = subject.boxes[piece.chunk];
+    const auto found = Elements(subject.data[piece.chunk], dtype, piece.begin,
+                                piece.end - piece.begin);
+    subject.padding_not_zero += NonZeroPadding(plan, sources.dtype, dtype, piece.begin, found);
+    if (options_.progress) options_.progress(found.size());
+    if (subject.differs) return {};
+    if (op == Op::kNone && dtype == sources.dtype) {
+      const int64_t size = BitsOf(dtype) / 8;
+      if (!EqualBytes(plan, sources, piece.begin * size, found)) subject.differs = true;
+      return {};
+    }
+    thread_local std::vector<std::byte> expected, scratch;
+    for (int64_t at = piece.begin; at < piece.end; at += kBlockElements) {
+      const int64_t n = std::min(kBlockElements, piece.end - at);
+      const auto block = Elements(found, dtype, at - piece.begin, n);
+      WB_RETURN_IF_ERROR(Expected(subject, piece.chunk, at, block, expected, scratch));
+      if (std::memcmp(expected.data(), block.data(), block.size()) != 0) subject.differs = true;
+    }
+    return {};
+  }
+
+  // What elements [begin, ...) of the chunk's part must be; where padding is, what they are.
+  static Status Expected(const Subject& subject, size_t chunk, int64_t begin,
+                         std::span<const std::byte> found, std::vector<std::byte>& expected,
+                         std::vector<std::byte>& scratch) {
+    const DType dtype = subject.bound->tensor->dtype;
+    const HfSources& sources = subject.plan->sources();
+    expected.resize(found.size());
+    WB_RETURN_IF_ERROR(GatherElements(subject.boxes[chunk], sources, subject.bound->parameter->op,
+                                      dtype, begin, expected, scratch));
+    VisitPadding(subject.boxes[chunk], sources.dtype, dtype, begin, found.size(),
+                 [&](size_t at, size_t size) {
+                   std::memcpy(expected.data() + at, found.data() + at, size);
+                 });
+    return {};
+  }
+
+  // visit(byte, bytes) for each run of padding in `size` bytes of `dtype` from element `begin` on.
+  template <typename Visitor>
+  static void VisitPadding(const Plan& plan, DType hf_dtype, DType dtype, int64_t begin,
+                           size_t size, Visitor&& visit) {
+    const int64_t hf_size = BitsOf(hf_dtype) / 8, own_size = BitsOf(dtype) / 8;
+    const int64_t elements = static_cast<int64_t>(size) / own_size;
+    plan.Visit(begin * hf_size, (begin + elements) * hf_size, [&](const Run& run) {
+      if (run.other != kZeroSource) return;
+      const int64_t first = run.offset / hf_size - begin;
+      visit(static_cast<size_t>(first * own_size),
+            static_cast<size_t>(run.bytes() / hf_size * own_size));
+    });
+  }
+
+  static int64_t NonZeroPadding(const Plan& plan, DType hf_dtype, DType dtype, int64_t begin,
+                                std::span<const std::byte> found) {
+    int64_t count = 0;
+    VisitPadding(plan, hf_dtype, dtype, begin, found.size(), [&](size_t at, size_t size) {
+      const auto element = static_cast<size_t>(BitsOf(dtype) / 8);
+      for (size_t i = at; i < at + size; i += element) {
+        const auto one = found.subspan(i, element);
+        count += std::any_of(one.begin(), one.end(), [](std::byte b) { return b != std::byte{0}; });
+      }
+    });
+    return count;
+  }
+
+  Result<ResultRow> RowOf(const Subject& subject) {
+    const BoundParameter& b = *subject.bound;
+    const Parameter& p = *b.parameter;
+    ResultRow row;
+    for (const std::string& name : p.hf) {
+      const TensorInfo& t = *hf_.Find(name);
+      row.hf.push_back({t.name, t.shape, t.dtype});
+    }
+    const DType dtype = b.tensor->dtype;
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, dtype};
+    row.transform = p.storage->transform;
+    const DType hf_dtype = row.hf[0].dtype.value();
+    row.op = p.op == Op::kNone && dtype != hf_dtype
+                 ? fmt::format("cast {} -> {}", ShortName(hf_dtype), ShortName(dtype))
+                 : std::string(ToString(p.op));
+    row.bytes = static_cast<uint64_t>(Numel(p.shape) * BitsOf(dtype) / 8);
+    if (!options_.headers_only) report_.bytes += row.bytes;
+    if (subject.differs) {
+      WB_RETURN_IF_ERROR(Measure(subject, row));
+    } else if (dtype != hf_dtype) {
+      JudgeCast(p, hf_dtype, dtype, row);
+    }
+    if (subject.padding_not_zero > 0) NotePadding(subject.padding_not_zero, row);
+    return row;
+  }
+
+  void JudgeCast(const Parameter& p, DType hf_dtype, DType dtype, ResultRow& row) {
+    if (InvertibilityOf(Op::kNone, hf_dtype, dtype) == Invertibility::kExact) {
+      row.status = RowStatus::kMatchWidened;
+      return;
+    }
+    const bool expected = p.rule->dtype == dtype || options_.expect_dtype == dtype;
+    row.why = fmt::format("narrowed from {} to {}{}", ShortName(hf_dtype), ShortName(dtype),
+                          options_.headers_only ? "" : "; every value is correctly rounded");
+    if (expected) {
+      row.status = RowStatus::kMatchRounded;
+      return;
+    }
+    row.status = RowStatus::kMismatch;
+    AddCause({"dtype-rounded", options_.headers_only ? Proof::kStructural : Proof::kExact,
+              Origin::kCheckpoint, {row.megatron.name}, row.why, row.megatron.name,
+              fmt::format("pass --expect-dtype {} if that was meant", ShortName(dtype))});
+  }
+
+  void NotePadding(int64_t elements, ResultRow& row) {
+    const std::string text =
+        fmt::format("{}: {} element(s) of the padded vocabulary are not zero", row.megatron.name,
+                    elements);
+    if (!options_.strict_padding) {
+      report_.notes.push_back({"vocab-padding", text});
+      return;
+    }
+    row.status = RowStatus::kMismatch;
+    row.why = text;
+    AddCause({"vocab-padding", Proof::kExact, Origin::kCheckpoint, {row.megatron.name}, text,
+              row.megatron.name, "leave --strict-padding out if the rows are never used"});
+  }
+
+  // The figures and the first difference of a parameter that differs: a second pass over it.
+  Status Measure(const Subject& subject, ResultRow& row) {
+    const BoundParameter& b = *subject.bound;
+    const DType dtype = b.tensor->dtype;
+    ElementStats stats;
+    int64_t first = -1;
+    std::vector<std::byte> expected, scratch;
+    for (size_t c = 0; c < b.chunks.size(); ++c) {
+      const int64_t numel = Numel(b.chunks[c].sizes);
+      for (int64_t at = 0; at < numel; at += kBlockElements) {
+        const int64_t n = std::min(kBlockElements, numel - at);
+        const auto block = Elements(subject.data[c], dtype, at, n);
+        WB_RETURN_IF_ERROR(Expected(subject, c, at, block, expected, scratch));
+        const ElementStats part =
+            CompareElements({dtype, {n}, expected}, {dtype, {n}, block}, {}, 1, true);
+        if (part.first_mismatch >= 0) {
+          const int64_t element = GlobalElement(b, c, at + part.first_mismatch);
+          if (first < 0 || element < first) {
+            first = element;
+            row.first = FirstDifference{};
+            row.first->expected = BitsText(dtype, expected, part.first_mismatch);
+            row.first->actual = BitsText(dtype, block, part.first_mismatch);
+          }
+        }
+        stats.Append(part);
+      }
+    }
+    row.status = RowStatus::kMismatch;
+    row.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),   stats.max_relative(),
+                   stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
+    row.why = fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
+    if (row.first) Locate(subject, first, *row.first);
+    return {};
+  }
+
+  // An element of a chunk's part, counted in the parameter.
+  static int64_t GlobalElement(const BoundParameter& b, size_t chunk, int64_t element) {
+    const Shape& sizes = b.chunks[chunk].sizes;
+    const Shape& offsets = b.chunks[chunk].offsets;
+    const std::vector<int64_t> strides = RowMajorStrides(b.parameter->shape);
+    int64_t global = 0;
+    for (size_t axis = sizes.size(); axis-- > 0;) {
+      global += (element % sizes[axis] + offsets[axis]) * strides[axis];
+      element /= sizes[axis];
+    }
+    return global;
+  }
+
+  void Locate(const Subject& subject, int64_t element, FirstDifference& first) const {
+    const BoundParameter& b = *subject.bound;
+    first.megatron_tensor = b.tensor->key;
+    first.megatron_index = b.index;
+    const auto in_parameter = MultiIndex(b.parameter->shape, element);
+    first.megatron_index.insert(first.megatron_index.end(), in_parameter.begin(),
+                                in_parameter.end());
+    const ParameterPlan::Origin origin = subject.plan->OriginOf(element);
+    if (origin.source == kZeroSource) return;
+    const TensorInfo& t = *subject.plan->sources().tensors[static_cast<size_t>(origin.source)];
+    first.hf_tensor = t.name;
+    first.hf_index = MultiIndex(t.shape, origin.element);
+  }
+
+  // A tied model's output layer that is stored too: bit for bit the embedding, chunk by chunk.
+  Status CompareTiedCopy() {
+    if (binding_.tied_copy == nullptr) return {};
+    const auto it = std::find_if(
+        binding_.bound.begin(), binding_.bound.end(),
+        [](const BoundParameter& b) { return b.parameter->place == Place::kFirst; });
+    const DistTensor& copy = *binding_.tied_copy;
+    ResultRow row;
+    row.megatron = {copy.key, copy.shape, copy.dtype};
+    row.transform = "tied";
+    row.why = "the output layer is tied to the embedding";
+    bool equal = it != binding_.bound.end() && it->tensor->shape == copy.shape &&
+                 it->tensor->dtype == copy.dtype &&
+                 it->tensor->chunks.size() == copy.chunks.size();
+    for (size_t c = 0; equal && !options_.headers_only && c < copy.chunks.size(); ++c) {
+      const DistChunk& original = it->tensor->chunks[c];
+      equal = original.offsets == copy.chunks[c].offsets && original.sizes == copy.chunks[c].sizes;
+      if (!equal) break;
+      WB_TRY(const auto a, megatron_.Data(*it->tensor, original));
+      WB_TRY(const auto b, megatron_.Data(copy, copy.chunks[c]));
+      equal = BytesEqual(a, b, Threads());
+    }
+    if (!equal) {
+      row.status = RowStatus::kMismatch;
+      row.why = "it must equal the embedding bit for bit and does not";
+      AddCause({"tie-mismatch", Proof::kExact, Origin::kCheckpoint, {copy.key}, row.why, copy.key,
+                "set tie_word_embeddings to what the weights are"});
+    }
+    report_.results.push_back(std::move(row));
+    return {};
+  }
+
+  void Finish() {
+    std::stable_sort(report_.results.begin(), report_.results.end(),
+                     [](const ResultRow& a, const ResultRow& b) {
+                       return a.megatron.name < b.megatron.name;
+                     });
+    report_.details.emplace_back("family", model_.spec().name);
+    report_.details.emplace_back("format", "torch_dist");
+    report_.details.emplace_back("megatron tensors",
+                                 fmt::format("{}", megatron_.metadata().tensors.size()));
+    if (model_.padded_vocab() != model_.vocab()) {
+      report_.notes.push_back(
+          {"vocab-padded", fmt::format("the Megatron checkpoint's vocabulary of {} rows is padded "
+                                       "to {}",
+                                       model_.vocab(), model_.padded_vocab())});
+    }
+    if (options_.headers_only) {
+      report_.unproven.push_back("no tensor data was read: --level L1 compares every byte");
+    }
+    report_.unproven.push_back(
+        "equal weights are not an equal model: the two configs were not compared by effect");
+    for (const FileInfo& file : hf_.files()) {
+      report_.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
+    }
+    report_.inputs.push_back({(megatron_.path() / ".metadata").string(), megatron_.metadata_bytes(),
+                              megatron_.metadata_xxh3(), std::nullopt});
+  }
+
+  const Model& model_;
+  const Checkpoint& hf_;
+  const TorchDistCheckpoint& megatron_;
+  const VerifyOptions& options_;
+  MegatronBinding binding_;
+  std::vector<std::unique_ptr<Subject>> subjects_;
+  Report report_;
+  std::mutex mutex_;
+  std::optional<Error> error_;  // guarded by mutex_
+  std::atomic<bool> failed_{false};
+};
+
+}  // namespace
+
+Result<Report> Verify(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
+                      const VerifyOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  WB_TRY(Report report, Verifier(model, hf, megatron, options).Run());
+  report.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,26 @@
+// Under which keys, and where in the tensor, a parameter may stand in a distributed checkpoint of
+// Megatron-Core. Three things vary apart from each other: layers stacked along a leading axis or
+// numbered in the key, the module spec whose names the writer used, and the experts' axis.
+// Source: megatron-core 0.19 sharded_state_dict (reference: docs/megatron-names.md).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "family/model.h"
+
+namespace weighbridge {
+
+struct DiskName {
+  std::string key;
+  // The parameter is tensor[index...]: layer and expert, as far as they are axes. `extents` are
+  // those axes' sizes.
+  std::vector<int64_t> index, extents;
+
+  bool operator==(const DiskName&) const = default;
+};
+
+// Every name under which readers look, the most usual first. Never empty.
+std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
+
+}  // namespace weighbridge

@@ -1,0 +1,90 @@
+// Finding the iteration that a user means.
+#include <fmt/format.h>
+
+#include <cctype>
+#include <system_error>
+
+#include "base/file.h"
+#include "base/strings.h"
+#include "formats/torch_dist/reader.h"
+
+namespace weighbridge {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr char kTracker[] = "latest_checkpointed_iteration.txt";
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+bool HasRankFolders(const fs::path& folder) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename().string().starts_with("mp_rank_")) return true;
+  }
+  return false;
+}
+
+bool IsIteration(const fs::path& folder) {
+  return Exists(folder / ".metadata") || HasRankFolders(folder);
+}
+
+MegatronFolder Found(const fs::path& root, const fs::path& iteration) {
+  return {root, iteration, Exists(iteration / ".metadata")};
+}
+
+// "0" -> "iter_0000000"; "release" as it is; "" when the text is neither.
+std::string FolderOf(const std::string& text) {
+  if (text == "release") return text;
+  if (text.empty() || text.size() > 18) return "";
+  for (char c : text) {
+    if (!std::isdigit(static_cast<unsigned char>(c))) return "";
+  }
+  return fmt::format("iter_{:07}", std::stoll(text));
+}
+
+std::string Trimmed(std::string text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text[0]))) text.erase(0, 1);
+  return text;
+}
+
+}  // namespace
+
+Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
+  const fs::path path = given.has_filename() ? given : given.parent_path();  // "DIR/" is DIR
+  if (!Exists(path)) {
+    return Fail(ErrorKind::kNotFound, "not-found", "there is no such folder", path.string());
+  }
+  const fs::path tracker = path / kTracker;
+  if (!Exists(tracker)) {
+    if (IsIteration(path)) {
+      const fs::path parent = path.parent_path();
+      return Found(Exists(parent / kTracker) ? parent : path, path);
+    }
+    return Fail(ErrorKind::kNotFound, "no-weights",
+                "this is no Megatron checkpoint: it has neither a tracker file nor .metadata nor "
+                "mp_rank_* folders",
+                path.string(),
+                fmt::format("give the folder with {}, or one of its iter_N", kTracker));
+  }
+  WB_TRY(const std::string text, ReadTextFile(tracker, 4096));
+  const std::string name = FolderOf(Trimmed(text));
+  if (name.empty()) {
+    return Corrupt(
+        "tracker-stale",
+        fmt::format("the tracker says '{}', which is no iteration", Trimmed(text).substr(0, 40)),
+        tracker.string());
+  }
+  if (!IsIteration(path / name)) {
+    return Corrupt("tracker-stale",
+                   fmt::format("the tracker names {}, which {}", name,
+                               Exists(path / name) ? "is not complete" : "is not there"),
+                   tracker.string(), "give an iter_N folder to read another one");
+  }
+  return Found(path, path / name);
+}
+
+}  // namespace weighbridge

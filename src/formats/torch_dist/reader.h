@@ -1,0 +1,68 @@
+// A torch.distributed.checkpoint folder as Megatron-Core writes it. Bytes are mapped and read in
+// place.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/result.h"
+#include "formats/torch_dist/metadata.h"
+#include "formats/torch_file/torch_file.h"
+
+namespace weighbridge {
+
+// Immutable after Open; all methods may be called from any thread.
+class TorchDistCheckpoint {
+ public:
+  // `folder` holds .metadata. Every file that it names is there and long enough. Errors: those of
+  // ParseDistMetadata, kCorrupt "shard-missing", "file-truncated".
+  static Result<std::unique_ptr<TorchDistCheckpoint>> Open(const std::filesystem::path& folder);
+
+  const std::filesystem::path& path() const { return folder_; }
+  const DistMetadata& metadata() const { return metadata_; }
+  // XXH3-128 of .metadata, hex.
+  const std::string& metadata_xxh3() const { return metadata_xxh3_; }
+  uint64_t metadata_bytes() const { return metadata_bytes_; }
+  uint64_t FileBytes(uint32_t file) const { return files_[file]->size(); }
+  // Files in the folder that hold tensors and belong to no entry (another save's).
+  const std::vector<std::filesystem::path>& extra_files() const { return extra_files_; }
+
+  // The chunk's elements, row-major, as long as this lives. Errors: kCorrupt when the entry's ZIP
+  // is not valid or holds another dtype or shape than .metadata says.
+  Result<std::span<const std::byte>> Data(const DistTensor& tensor, const DistChunk& chunk) const;
+  // What torch.save stored under the key.
+  Result<TorchFile> Object(const DistObject& object) const;
+  // The pages of a chunk will not be read again soon.
+  void DropBehind(const DistChunk& chunk) const;
+
+ private:
+  TorchDistCheckpoint() = default;
+  Result<TorchFile> OpenEntry(const StoredBytes& stored, const std::string& key) const;
+
+  std::filesystem::path folder_;
+  DistMetadata metadata_;
+  std::string metadata_xxh3_;
+  uint64_t metadata_bytes_ = 0;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<std::filesystem::path> extra_files_;
+};
+
+// What a user calls a Megatron checkpoint: the folder with latest_checkpointed_iteration.txt, one
+// of its iter_N, or `release`.
+struct MegatronFolder {
+  std::filesystem::path root;       // with the tracker; the iteration itself when there is none
+  std::filesystem::path iteration;  // with .metadata or mp_rank_*
+  bool is_torch_dist = false;
+};
+
+// Errors: kNotFound; kCorrupt "tracker-stale" when the tracker names what is not there (never a
+// fall-back to another iteration).
+Result<MegatronFolder> FindMegatronFolder(const std::filesystem::path& path);
+
+}  // namespace weighbridge
