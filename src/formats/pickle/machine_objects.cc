@@ -16,7 +16,9 @@ std::string_view ModuleOfToday(std::string_view module) {
 // Names of files may be of any length and hold terminal escapes.
 std::string ForMessage(std::string_view name) {
   constexpr size_t kShown = 120;
-  return CutMiddle(ToPrintable(name.substr(0, 4 * kShown)), kShown);
+  if (name.size() <= 2 * kShown) return CutMiddle(ToPrintable(name), kShown);
+  return ToPrintable(name.substr(0, kShown / 2)) + "..." +
+         ToPrintable(name.substr(name.size() - kShown / 2));
 }
 
 constexpr char kRefusedHint[] =
