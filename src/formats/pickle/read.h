@@ -2,16 +2,21 @@
 // memory are bounded by the size of the input, whatever the input says.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "base/result.h"
 #include "formats/pickle/value.h"
 
 namespace weighbridge::pickle {
 
 struct ReadOptions {
-  // Whether "module.name" may occur at all; a pickle that names anything else is refused.
+  // Whether "module.name" may occur at all; a pickle that names anything else is refused. Python
+  // 2's
+  // __builtin__ and copy_reg are asked for as builtins and copyreg. Null: nothing is allowed.
   bool (*allowed)(std::string_view global) = nullptr;
   // Upper limits. A pickle that goes beyond is refused.
   size_t max_nodes = 64u << 20;
@@ -27,7 +32,8 @@ class Document {
  public:
   // `bytes` must outlive the Document: strings are not copied. `where` begins the place in errors
   // ("FILE:OFFSET"). Errors: kCorrupt "pickle-invalid" (truncated, malformed, unknown opcode),
-  // kCorrupt "pickle-refused" (a global that is not allowed, too large, too deep).
+  // kCorrupt "pickle-refused" (well-formed, but a global that is not allowed, a call of something
+  // that is no plain class or function, an integer beyond 64 bits, too large, too deep).
   static Result<Document> Read(std::span<const std::byte> bytes, const std::string& where,
                                const ReadOptions& options);
   Document(Document&&) noexcept;
@@ -37,10 +43,8 @@ class Document {
   Value root() const;
 
  private:
-  friend class Value;
-  struct Rep;
-  explicit Document(std::unique_ptr<Rep> rep);
-  std::unique_ptr<Rep> rep_;  // does not move, so Values stay good when the Document is moved
+  explicit Document(std::unique_ptr<const Graph> graph);
+  std::unique_ptr<const Graph> graph_;  // stays where it is when the Document is moved
 };
 
 }  // namespace weighbridge::pickle

@@ -15,8 +15,8 @@ enum class Kind : uint8_t {
   kBool,
   kInt,  // fits 64 bits; a larger one is an error of the reader
   kFloat,
-  kString,
-  kBytes,
+  kString,  // valid UTF-8, without surrogates
+  kBytes,   // bytearray too
   kList,
   kTuple,
   kSet,  // frozenset too
@@ -27,6 +27,7 @@ enum class Kind : uint8_t {
 };
 
 class Document;
+struct Graph;  // graph.h
 
 // A handle; good as long as the Document lives. Graphs may share and contain cycles: a walk over
 // them has to bound itself.
@@ -49,8 +50,8 @@ class Value {
   // The entry of a string key: of a dict or dict-like object; the last one set wins. Linear.
   std::optional<Value> Get(std::string_view key) const;
 
-  // kObject: "torch._utils._rebuild_tensor_v2", the tuple of arguments, and what BUILD set (None
-  // when there is none).
+  // kObject: "torch._utils._rebuild_tensor_v2", the tuple of arguments, and what BUILD set. None
+  // and an empty tuple where there is none, and for every other kind.
   std::string_view class_name() const;
   Value arguments() const;
   Value state() const;
@@ -62,8 +63,8 @@ class Value {
 
  private:
   friend class Document;
-  Value(const Document* document, uint32_t index) : document_(document), index_(index) {}
-  const Document* document_;
+  Value(const Graph* graph, uint32_t index) : graph_(graph), index_(index) {}
+  const Graph* graph_;
   uint32_t index_;
 };
 
