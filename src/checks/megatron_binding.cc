@@ -15,9 +15,12 @@ struct Passed {
   std::string_view prefix, infix, what;
 };
 constexpr Passed kPassedOver[] = {
-    {"", "_extra_state", "extra state of modules"}, {"optimizer.", "", "optimizer state"},
-    {"rng_state", "", "random number state"},       {"common_state/", "", "common state"},
-    {"train_state", "", "training state"},          {"rerun_state_machine_state", "", "rerun state"},
+    {"", "_extra_state", "extra state of modules"},
+    {"optimizer.", "", "optimizer state"},
+    {"rng_state", "", "random number state"},
+    {"common_state/", "", "common state"},
+    {"train_state", "", "training state"},
+    {"rerun_state_machine_state", "", "rerun state"},
     {"opt_param_scheduler", "", "scheduler state"},
 };
 
@@ -119,8 +122,8 @@ class Binder {
     Shape found = tensor.shape;
     for (size_t i = 0; i < std::min(name.extents.size(), found.size()); ++i) {
       if (found[i] > name.extents[i]) {
-        longer_[tensor.key] = fmt::format("{}, expected {}", ToString(tensor.shape),
-                                          ToString(expected));
+        longer_[tensor.key] =
+            fmt::format("{}, expected {}", ToString(tensor.shape), ToString(expected));
         found[i] = name.extents[i];
       } else if (found[i] < name.extents[i]) {
         found[i] = name.extents[i];  // the missing ones are rows of their own
@@ -144,7 +147,8 @@ class Binder {
   void Missing(const Parameter& p) {
     ResultRow row = Row(p, RowStatus::kMissing);
     const std::string id = CauseOfAbsence(p);
-    row.why = fmt::format("{}: the config asks for it, the Megatron checkpoint does not have it", id);
+    row.why =
+        fmt::format("{}: the config asks for it, the Megatron checkpoint does not have it", id);
     where_[id].push_back(row.megatron.name);
     out_.rows.push_back(std::move(row));
   }

@@ -28,8 +28,8 @@ constexpr int64_t kPieceElements = 4 << 20;  // what a thread takes at a time
 struct Subject {
   const BoundParameter* bound = nullptr;
   std::optional<ParameterPlan> plan;
-  std::vector<Plan> boxes;                         // per chunk
-  std::vector<std::span<const std::byte>> data;    // per chunk: the parameter's part
+  std::vector<Plan> boxes;                       // per chunk
+  std::vector<std::span<const std::byte>> data;  // per chunk: the parameter's part
   std::atomic<bool> differs{false};
   std::atomic<int64_t> padding_not_zero{0};
 };
@@ -57,7 +57,7 @@ class Verifier {
            const VerifyOptions& options)
       : model_(model), hf_(hf), megatron_(megatron), options_(options) {}
 
-  Result<Report> Run() {
+  Result<Report> Judge() {
     WB_TRY(const Inventory inventory, TakeInventory(model_, hf_));
     binding_ = BindMegatron(model_, megatron_.metadata(), options_.without_mtp);
     Take(inventory);
@@ -148,8 +148,8 @@ class Verifier {
     const HfSources& sources = subject.plan->sources();
     const Op op = subject.bound->parameter->op;
     const Plan& plan = subject.boxes[piece.chunk];
-    const auto found = Elements(subject.data[piece.chunk], dtype, piece.begin,
-                                piece.end - piece.begin);
+    const auto found =
+        Elements(subject.data[piece.chunk], dtype, piece.begin, piece.end - piece.begin);
     subject.padding_not_zero += NonZeroPadding(plan, sources.dtype, dtype, piece.begin, found);
     if (options_.progress) options_.progress(found.size());
     if (subject.differs) return {};
@@ -250,23 +250,31 @@ class Verifier {
       return;
     }
     row.status = RowStatus::kMismatch;
-    AddCause({"dtype-rounded", options_.headers_only ? Proof::kStructural : Proof::kExact,
-              Origin::kCheckpoint, {row.megatron.name}, row.why, row.megatron.name,
+    AddCause({"dtype-rounded",
+              options_.headers_only ? Proof::kStructural : Proof::kExact,
+              Origin::kCheckpoint,
+              {row.megatron.name},
+              row.why,
+              row.megatron.name,
               fmt::format("pass --expect-dtype {} if that was meant", ShortName(dtype))});
   }
 
   void NotePadding(int64_t elements, ResultRow& row) {
-    const std::string text =
-        fmt::format("{}: {} element(s) of the padded vocabulary are not zero", row.megatron.name,
-                    elements);
+    const std::string text = fmt::format("{}: {} element(s) of the padded vocabulary are not zero",
+                                         row.megatron.name, elements);
     if (!options_.strict_padding) {
       report_.notes.push_back({"vocab-padding", text});
       return;
     }
     row.status = RowStatus::kMismatch;
     row.why = text;
-    AddCause({"vocab-padding", Proof::kExact, Origin::kCheckpoint, {row.megatron.name}, text,
-              row.megatron.name, "leave --strict-padding out if the rows are never used"});
+    AddCause({"vocab-padding",
+              Proof::kExact,
+              Origin::kCheckpoint,
+              {row.megatron.name},
+              text,
+              row.megatron.name,
+              "leave --strict-padding out if the rows are never used"});
   }
 
   // The figures and the first difference of a parameter that differs: a second pass over it.
@@ -297,9 +305,10 @@ class Verifier {
       }
     }
     row.status = RowStatus::kMismatch;
-    row.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),   stats.max_relative(),
+    row.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),  stats.max_relative(),
                    stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
-    row.why = fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
+    row.why =
+        fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
     if (row.first) Locate(subject, first, *row.first);
     return {};
   }
@@ -334,17 +343,16 @@ class Verifier {
   // A tied model's output layer that is stored too: bit for bit the embedding, chunk by chunk.
   Status CompareTiedCopy() {
     if (binding_.tied_copy == nullptr) return {};
-    const auto it = std::find_if(
-        binding_.bound.begin(), binding_.bound.end(),
-        [](const BoundParameter& b) { return b.parameter->place == Place::kFirst; });
+    const auto it =
+        std::find_if(binding_.bound.begin(), binding_.bound.end(),
+                     [](const BoundParameter& b) { return b.parameter->place == Place::kFirst; });
     const DistTensor& copy = *binding_.tied_copy;
     ResultRow row;
     row.megatron = {copy.key, copy.shape, copy.dtype};
     row.transform = "tied";
     row.why = "the output layer is tied to the embedding";
     bool equal = it != binding_.bound.end() && it->tensor->shape == copy.shape &&
-                 it->tensor->dtype == copy.dtype &&
-                 it->tensor->chunks.size() == copy.chunks.size();
+                 it->tensor->dtype == copy.dtype && it->tensor->chunks.size() == copy.chunks.size();
     for (size_t c = 0; equal && !options_.headers_only && c < copy.chunks.size(); ++c) {
       const DistChunk& original = it->tensor->chunks[c];
       equal = original.offsets == copy.chunks[c].offsets && original.sizes == copy.chunks[c].sizes;
@@ -356,7 +364,12 @@ class Verifier {
     if (!equal) {
       row.status = RowStatus::kMismatch;
       row.why = "it must equal the embedding bit for bit and does not";
-      AddCause({"tie-mismatch", Proof::kExact, Origin::kCheckpoint, {copy.key}, row.why, copy.key,
+      AddCause({"tie-mismatch",
+                Proof::kExact,
+                Origin::kCheckpoint,
+                {copy.key},
+                row.why,
+                copy.key,
                 "set tie_word_embeddings to what the weights are"});
     }
     report_.results.push_back(std::move(row));
@@ -364,10 +377,9 @@ class Verifier {
   }
 
   void Finish() {
-    std::stable_sort(report_.results.begin(), report_.results.end(),
-                     [](const ResultRow& a, const ResultRow& b) {
-                       return a.megatron.name < b.megatron.name;
-                     });
+    std::stable_sort(
+        report_.results.begin(), report_.results.end(),
+        [](const ResultRow& a, const ResultRow& b) { return a.megatron.name < b.megatron.name; });
     report_.details.emplace_back("family", model_.spec().name);
     report_.details.emplace_back("format", "torch_dist");
     report_.details.emplace_back("megatron tensors",
@@ -407,7 +419,7 @@ class Verifier {
 Result<Report> Verify(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
                       const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  WB_TRY(Report report, Verifier(model, hf, megatron, options).Run());
+  WB_TRY(Report report, Verifier(model, hf, megatron, options).Judge());
   report.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

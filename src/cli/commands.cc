@@ -4,6 +4,7 @@
 namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
+void AddVerify(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
@@ -15,6 +16,7 @@ void AddCompletion(CLI::App& app, Context& context);
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
+      {"verify", AddVerify},
       {"diff", AddDiff},
       {"inspect", AddInspect},
       {"families", AddFamilies},

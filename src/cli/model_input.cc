@@ -94,6 +94,28 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
       ->group("Parallel grid");
 }
 
+Error JudgeConfigError(Error error) {
+  if (error.kind != ErrorKind::kInvalid) return error;
+  if (error.id == "layer-kinds") error.id = "layer-pattern";
+  if (error.id == "config-value") error.id = "size-mismatch";
+  if (error.id == "layer-pattern" || error.id == "size-mismatch" || error.id == "head-geometry") {
+    error.kind = ErrorKind::kCorrupt;
+    if (error.at.empty()) error.at = "config.json";
+  }
+  return error;
+}
+
+Result<std::unique_ptr<TorchDistCheckpoint>> OpenMegatron(const std::string& path) {
+  WB_TRY(const MegatronFolder folder, FindMegatronFolder(path));
+  if (!folder.is_torch_dist) {
+    return Fail(ErrorKind::kUnsupported, "unsupported-format",
+                "this is a checkpoint of the legacy `torch` format, which this version does not "
+                "read",
+                folder.iteration.string(), "save it with ckpt_format torch_dist");
+  }
+  return TorchDistCheckpoint::Open(folder.iteration);
+}
+
 Result<nlohmann::json> ReadConfig(const fs::path& path) { return ReadJsonFile(path); }
 
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,

@@ -11,6 +11,7 @@
 #include "family/library.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
+#include "formats/torch_dist/reader.h"
 #include "mapping/sharding.h"
 
 namespace weighbridge::cli {
@@ -38,6 +39,14 @@ struct ModelInput {
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file);
+
+// A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a
+// key cannot be judged.
+Error JudgeConfigError(Error error);
+
+// Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that is
+// not torch_dist.
+Result<std::unique_ptr<TorchDistCheckpoint>> OpenMegatron(const std::string& path);
 
 // Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.
 Result<nlohmann::json> ReadConfig(const std::filesystem::path& path);

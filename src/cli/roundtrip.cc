@@ -23,19 +23,6 @@ struct RoundTripArguments {
   RoundTripOptions options;
 };
 
-// A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a
-// key cannot be judged.
-Error JudgeConfigError(Error error) {
-  if (error.kind != ErrorKind::kInvalid) return error;
-  if (error.id == "layer-kinds") error.id = "layer-pattern";
-  if (error.id == "config-value") error.id = "size-mismatch";
-  if (error.id == "layer-pattern" || error.id == "size-mismatch" || error.id == "head-geometry") {
-    error.kind = ErrorKind::kCorrupt;
-    if (error.at.empty()) error.at = "config.json";
-  }
-  return error;
-}
-
 Result<Report> RunOn(RoundTripArguments& a) {
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));

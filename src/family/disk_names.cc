@@ -30,8 +30,7 @@ bool Replace(std::string& text, std::string_view from, std::string_view to) {
 std::vector<std::string> ModuleNames(const Parameter& p) {
   const std::string prefix = p.stack != nullptr ? p.stack->megatron : "";
   std::vector<std::string> names = {prefix + p.rule->megatron};
-  if (p.rule->local.empty()) return names;
-  const std::string local = prefix + p.rule->local;
+  const std::string local = prefix + (p.rule->local.empty() ? p.rule->megatron : p.rule->local);
   names.push_back(local);
   for (const auto& [from, to] : kLocalNorms) {
     std::string renamed = local;

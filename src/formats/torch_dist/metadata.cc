@@ -172,7 +172,7 @@ class Parser {
     } else if (const auto attribute = properties.Attribute("dtype")) {
       dtype = *attribute;
     }
-    return dtype.is(Kind::kGlobal) ? TorchDType(dtype.text()) : std::nullopt;
+    return dtype.is(Kind::kGlobal) ? DTypeOfTorchDType(dtype.text()) : std::nullopt;
   }
 
   Result<DistChunk> ReadChunk(const Value& value, const std::string& key) const {
