@@ -24,8 +24,11 @@ bool IsPlainFileName(std::string_view name) {
 class IndexParser {
  public:
   IndexParser(std::span<const std::byte> text, std::span<const std::byte> mapping,
-              const std::string& name)
-      : name_(name), input_(text, mapping), parser_(std::make_shared<od::parser>()) {}
+              const std::string& name, std::string_view suffix)
+      : name_(name),
+        suffix_(suffix),
+        input_(text, mapping),
+        parser_(std::make_shared<od::parser>()) {}
 
   Result<SafetensorsIndex> Parse() {
     od::document document;
@@ -82,10 +85,10 @@ class IndexParser {
       return FailIndex(fmt::format(
           "maps '{}' to '{}', which is not a plain file name inside of the folder", tensor, shard));
     }
-    if (!shard.ends_with(".safetensors")) {
+    if (!shard.ends_with(suffix_)) {
       return Fail(ErrorKind::kUnsupported, "unsupported-format",
-                  fmt::format("the index maps '{}' to '{}', which is not a .safetensors file",
-                              tensor, shard),
+                  fmt::format("the index maps '{}' to '{}', which is not a {} file", tensor, shard,
+                              suffix_),
                   At());
     }
     const auto number = static_cast<uint32_t>(index_.shards.size());
@@ -152,6 +155,7 @@ class IndexParser {
   }
 
   const std::string& name_;
+  std::string_view suffix_;
   JsonInput input_;
   std::shared_ptr<od::parser> parser_;  // owns the unescaped names
   od::document* document_ = nullptr;
@@ -164,11 +168,12 @@ class IndexParser {
 
 Result<SafetensorsIndex> ParseSafetensorsIndex(std::span<const std::byte> text,
                                                std::span<const std::byte> mapping,
-                                               const std::string& name) {
-  return IndexParser(text, mapping, name).Parse();
+                                               const std::string& name, std::string_view suffix) {
+  return IndexParser(text, mapping, name, suffix).Parse();
 }
 
-Result<SafetensorsIndex> ReadSafetensorsIndex(const std::filesystem::path& path) {
+Result<SafetensorsIndex> ReadSafetensorsIndex(const std::filesystem::path& path,
+                                              std::string_view suffix) {
   WB_TRY(const auto file, MappedFile::Open(path));
   const std::string name = path.string();
   if (file->bytes().empty()) {
@@ -178,7 +183,7 @@ Result<SafetensorsIndex> ReadSafetensorsIndex(const std::filesystem::path& path)
   if (foreign && file->bytes()[0] != std::byte{'{'}) {
     return Corrupt(foreign->id, foreign->what, name + ":0", foreign->hint);
   }
-  return ParseSafetensorsIndex(file->bytes(), file->bytes(), name);
+  return ParseSafetensorsIndex(file->bytes(), file->bytes(), name, suffix);
 }
 
 }  // namespace weighbridge

@@ -29,12 +29,14 @@ struct SafetensorsIndex {
 
 // Parses the text of an index. `mapping` is memory that contains `text` (see JsonInput); neither
 // need outlive the call. Errors, kCorrupt: header-corrupt (not JSON, no weight_map, a shard that is
-// not a plain file name inside of the folder, a tensor or key twice); kUnsupported for shards that
-// are not .safetensors files.
+// not a plain file name inside of the folder, a tensor or key twice); kUnsupported for shards whose
+// names do not end with `suffix` (".bin" in an index of torch files).
 Result<SafetensorsIndex> ParseSafetensorsIndex(std::span<const std::byte> text,
                                                std::span<const std::byte> mapping,
-                                               const std::string& name);
+                                               const std::string& name,
+                                               std::string_view suffix = ".safetensors");
 
-Result<SafetensorsIndex> ReadSafetensorsIndex(const std::filesystem::path& path);
+Result<SafetensorsIndex> ReadSafetensorsIndex(const std::filesystem::path& path,
+                                              std::string_view suffix = ".safetensors");
 
 }  // namespace weighbridge

@@ -1,19 +1,17 @@
 #include "formats/safetensors/reader.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <numeric>
 #include <system_error>
 #include <utility>
 
 #include "base/file.h"
 #include "base/hash.h"
-#include "formats/safetensors/foreign.h"
 #include "formats/safetensors/header.h"
 #include "formats/safetensors/index.h"
 #include "formats/safetensors/layout.h"
+#include "formats/shards.h"
 
 namespace weighbridge {
 namespace {
@@ -68,73 +66,22 @@ class SafetensorsCheckpoint final : public Checkpoint {
     std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
       return std::tie(a.name, a.file) < std::tie(b.name, b.file);
     });
-    const auto twice = std::adjacent_find(
-        tensors_.begin(), tensors_.end(),
-        [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; });
-    if (twice == tensors_.end()) return {};
-    const auto& other = *std::next(twice);
-    return Corrupt(
-        "duplicate-name",
-        fmt::format("tensor '{}' is in two shards, with {} bytes: {} and {}", twice->name,
-                    std::ranges::equal(Data(*twice), Data(other)) ? "equal" : "different",
-                    ShardName(twice->file), ShardName(other.file)),
-        fmt::format("{}:{}", files_[other.file].path.string(), other.offset));
+    return CheckNamesUnique(*this);
   }
 
-  // The inventory against the index, which lists the same files in the same order.
   Status CheckIndex(const SafetensorsIndex& index, const fs::path& index_path) {
-    auto tensor = tensors_.begin();
-    for (const auto& entry : index.entries) {
-      if (tensor != tensors_.end() && tensor->name < entry.tensor) return FailIncomplete(*tensor);
-      const bool present = tensor != tensors_.end() && tensor->name == entry.tensor;
-      if (!present || tensor->file != entry.shard) {
-        return Corrupt(
-            "index-ghost",
-            fmt::format("the index lists tensor '{}' in {}, which does not hold it{}", entry.tensor,
-                        index.shards[entry.shard],
-                        present ? " (it is in " + ShardName(tensor->file) + ")" : ""),
-            index_path.string(),
-            "the index belongs to other shards, or was edited: fetch or write both again");
-      }
-      ++tensor;
-    }
-    if (tensor != tensors_.end()) return FailIncomplete(*tensor);
-    NoteTotalSize(index, index_path);
+    WB_RETURN_IF_ERROR(CheckAgainstIndex(*this, index, index_path));
+    if (auto note = TotalSizeNote(*this, index, index_path)) AddNote(std::move(*note));
     return {};
   }
 
   void AddExtraFiles(std::vector<fs::path> extra) {
-    if (extra.empty()) return;
-    std::vector<std::string> names;
-    for (const fs::path& path : extra) names.push_back(path.filename().string());
-    notes_.push_back({"extra-files", fmt::format("not part of this checkpoint, not read: {}",
-                                                 fmt::join(names, ", "))});
+    if (auto note = ExtraFilesNote(extra)) AddNote(std::move(*note));
     extra_ = std::move(extra);
   }
   void AddNote(CheckpointNote note) { notes_.push_back(std::move(note)); }
 
  private:
-  std::string ShardName(uint32_t file) const { return files_[file].path.filename().string(); }
-
-  tl::unexpected<Error> FailIncomplete(const TensorInfo& tensor) const {
-    return Corrupt(
-        "index-incomplete",
-        fmt::format("{} holds tensor '{}', which the index does not list", ShardName(tensor.file),
-                    tensor.name),
-        fmt::format("{}:{}", files_[tensor.file].path.string(), tensor.offset),
-        "readers that follow the index miss this tensor: fetch or write the index again");
-  }
-
-  void NoteTotalSize(const SafetensorsIndex& index, const fs::path& index_path) {
-    if (!index.total_size) return;
-    uint64_t total = 0;
-    for (const TensorInfo& tensor : tensors_) total += tensor.nbytes;
-    if (total == *index.total_size) return;
-    notes_.push_back({"index-total-size",
-                      fmt::format("{} says metadata.total_size {}, the tensors have {} bytes",
-                                  index_path.filename().string(), *index.total_size, total)});
-  }
-
   fs::path path_;
   std::vector<FileInfo> files_;
   std::vector<std::shared_ptr<const MappedFile>> mappings_;
@@ -142,24 +89,6 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::vector<fs::path> extra_;
   std::vector<CheckpointNote> notes_;
 };
-
-Status CheckShardsPresent(const fs::path& folder, const std::vector<std::string>& shards,
-                          const std::string& named_by) {
-  std::vector<std::string> missing;
-  for (const std::string& shard : shards) {
-    std::error_code error;
-    if (fs::status(folder / shard, error).type() == fs::file_type::not_found) {
-      missing.push_back(shard);
-    }
-  }
-  if (missing.empty()) return {};
-  return Corrupt("shard-missing",
-                 missing.size() == 1
-                     ? fmt::format("{} names {}, which is not there", named_by, missing[0])
-                     : fmt::format("{} names {} files, {} of them are not there; the first is {}",
-                                   named_by, shards.size(), missing.size(), missing[0]),
-                 (folder / missing[0]).string(), DownloadHint(folder));
-}
 
 Result<std::unique_ptr<Checkpoint>> OpenFiles(const fs::path& path, const WeightFiles& files) {
   auto checkpoint = std::make_unique<SafetensorsCheckpoint>(path);
