@@ -10,7 +10,7 @@
 #include "checks/result.h"
 #include "family/disk_names.h"
 #include "family/model.h"
-#include "formats/torch_dist/metadata.h"
+#include "formats/torch_dist/read_metadata.h"
 
 namespace weighbridge {
 

@@ -12,7 +12,7 @@
 
 #include "base/file.h"
 #include "base/result.h"
-#include "formats/torch_dist/metadata.h"
+#include "formats/torch_dist/read_metadata.h"
 #include "formats/torch_file/torch_file.h"
 
 namespace weighbridge {

@@ -1,4 +1,4 @@
-#include "formats/torch_dist/metadata.h"
+#include "formats/torch_dist/read_metadata.h"
 
 #include <fmt/format.h>
 
