@@ -45,15 +45,16 @@ void StoredZip::Put64(uint64_t value) {
   Put32(value >> 32);
 }
 
-// The extra field with what does not fit 32 bits.
-void StoredZip::PutZip64(const Member& m) {
+// The extra field with what does not fit 32 bits. In a local header the compressed size is 0: it is
+// written before miniz has stored anything.
+void StoredZip::PutZip64(const Member& m, bool local) {
   const uint64_t bytes = Zip64Bytes(m.nbytes, m.header_offset);
   if (bytes == 0) return;
   Put16(1);
   Put16(bytes - kExtraHeader);
   if (m.nbytes >= kMax32) {
     Put64(m.nbytes);
-    Put64(m.nbytes);
+    Put64(local ? 0 : m.nbytes);
   }
   if (m.header_offset >= kMax32) Put64(m.header_offset);
 }
@@ -73,7 +74,7 @@ void StoredZip::BeginData(std::string_view name, uint64_t nbytes) {
   Put16(full.size());
   Put16(zip64 + kExtraHeader + padding);
   text_ += full;
-  PutZip64(m);
+  PutZip64(m, /*local=*/true);
   text_ += "FB";
   Put16(padding);
   text_.append(padding, 'Z');
@@ -141,7 +142,7 @@ void StoredZip::PutCentralHeader(const Member& m) {
   text_.append(10, '\0');  // comment, disk, attributes
   Put32(std::min(m.header_offset, kMax32));
   text_ += full;
-  PutZip64(m);
+  PutZip64(m, /*local=*/false);
 }
 
 std::string StoredZip::Finish() {

@@ -46,7 +46,7 @@ class StoredZip {
   void Put32(uint64_t value);
   void Put64(uint64_t value);
   void PutDescriptor(uint32_t crc);
-  void PutZip64(const Member& member);
+  void PutZip64(const Member& member, bool local);
   void PutCentralHeader(const Member& member);
   uint64_t position() const { return taken_ + text_.size(); }
 
