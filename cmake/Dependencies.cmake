@@ -23,6 +23,13 @@ add_library(weighbridge_xxhash INTERFACE)
 target_include_directories(weighbridge_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE_DIR})
 target_link_libraries(weighbridge_xxhash INTERFACE ${XXHASH_LIBRARY})
 
+# CRC-32 with the processor's carry-less multiplication; zlib's is several times slower.
+find_path(LIBDEFLATE_INCLUDE_DIR libdeflate.h REQUIRED)
+find_library(LIBDEFLATE_LIBRARY NAMES libdeflate.a REQUIRED)
+add_library(weighbridge_libdeflate INTERFACE)
+target_include_directories(weighbridge_libdeflate SYSTEM INTERFACE ${LIBDEFLATE_INCLUDE_DIR})
+target_link_libraries(weighbridge_libdeflate INTERFACE ${LIBDEFLATE_LIBRARY})
+
 find_library(YAML_CPP_STATIC NAMES libyaml-cpp.a REQUIRED)
 add_library(weighbridge_yaml INTERFACE)
 target_link_libraries(weighbridge_yaml INTERFACE ${YAML_CPP_STATIC})
