@@ -271,4 +271,11 @@ Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf) {
   return Taker(model, hf).Run();
 }
 
+Status RequireComplete(const Model& model, const Checkpoint& hf) {
+  WB_TRY(const Inventory inventory, TakeInventory(model, hf));
+  if (inventory.causes.empty()) return {};
+  const Cause& cause = inventory.causes.front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+}
+
 }  // namespace weighbridge

@@ -31,4 +31,8 @@ struct Inventory {
 // Errors: kUnsupported "quantized" for a checkpoint whose tensors are quantized.
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
+// For what converts: kCorrupt with the first cause's id when anything is missing or of another
+// shape.
+Status RequireComplete(const Model& model, const Checkpoint& hf);
+
 }  // namespace weighbridge

@@ -18,13 +18,6 @@ RankId RankOf(const PlacedParameter& placed, int group_rank) {
   return {expert ? 0 : group_rank, placed.pp, placed.vpp, placed.ep, expert ? group_rank : 0};
 }
 
-Status RequireComplete(const Model& model, const Checkpoint& hf) {
-  WB_TRY(const Inventory inventory, TakeInventory(model, hf));
-  if (inventory.causes.empty()) return {};
-  const Cause& cause = inventory.causes.front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
-}
-
 std::string BytesText(DType dtype, std::span<const std::byte> bytes, int64_t element) {
   return FormatBits(dtype, RawBits(dtype, bytes.data(), static_cast<size_t>(element)));
 }

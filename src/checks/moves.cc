@@ -13,6 +13,12 @@ void GatherStrided(const std::byte* from, int64_t stride, int64_t count, std::by
 }
 
 template <size_t N>
+void ScatterStrided(const std::byte* from, int64_t count, std::byte* to, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(to + i * stride, from + i * static_cast<int64_t>(N), N);
+}
+
+template <size_t N>
 bool EqualStrided(const std::byte* a, int64_t stride, int64_t count, const std::byte* b) {
   unsigned different = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -42,6 +48,25 @@ void GatherRun(const Run& run, const std::byte* source, std::byte* to) {
     default:
       for (int64_t i = 0; i < run.count; ++i) {
         std::memcpy(to + i * run.length, from + i * run.other_stride,
+                    static_cast<size_t>(run.length));
+      }
+  }
+}
+
+void ScatterRun(const Run& run, const std::byte* from, std::byte* target) {
+  std::byte* to = target + run.other_offset;
+  switch (run.count == 1 ? 0 : run.length) {
+    case 1:
+      return ScatterStrided<1>(from, run.count, to, run.other_stride);
+    case 2:
+      return ScatterStrided<2>(from, run.count, to, run.other_stride);
+    case 4:
+      return ScatterStrided<4>(from, run.count, to, run.other_stride);
+    case 8:
+      return ScatterStrided<8>(from, run.count, to, run.other_stride);
+    default:
+      for (int64_t i = 0; i < run.count; ++i) {
+        std::memcpy(to + i * run.other_stride, from + i * run.length,
                     static_cast<size_t>(run.length));
       }
   }

@@ -14,6 +14,9 @@ namespace weighbridge {
 
 // Copies a run's bytes from `source` (the start of tensor run.other) to `to`, contiguous.
 void GatherRun(const Run& run, const std::byte* source, std::byte* to);
+// Copies `from`, contiguous, to where a run's bytes are in `target` (the start of tensor
+// run.other).
+void ScatterRun(const Run& run, const std::byte* from, std::byte* target);
 // Whether `block`, contiguous, holds a run's bytes.
 bool EqualRun(const Run& run, const std::byte* source, const std::byte* block);
 
@@ -31,8 +34,8 @@ struct HfSources {
 // Fills `out` with bytes [begin, begin + out.size()) of what the plan walks; padding is zero.
 void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
                  std::span<std::byte> out);
-// Whether `block` is what GatherBytes would give, without a copy; padding is not looked at. Stops at
-// the first difference.
+// Whether `block` is what GatherBytes would give, without a copy; padding is not looked at. Stops
+// at the first difference.
 bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
                 std::span<const std::byte> block);
 

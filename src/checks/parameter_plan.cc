@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "mapping/boxes.h"
+
 namespace weighbridge {
 
 Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter& p,
@@ -42,11 +44,7 @@ Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter&
 
 Result<Plan> ParameterPlan::Box(const Shape& offsets, const Shape& sizes) const {
   if (sizes == parameter_->shape) return plan_;
-  Layout box = Layout::Source(0, parameter_->shape);
-  for (size_t axis = 0; axis < sizes.size(); ++axis) {
-    box = box.Slice(static_cast<int>(axis), offsets[axis], offsets[axis] + sizes[axis]);
-  }
-  WB_TRY(const Plan cut, CompileByTarget(box, BitsOf(sources_.dtype) / 8));
+  WB_TRY(const Plan cut, BoxPlan(parameter_->shape, {offsets, sizes}, BitsOf(sources_.dtype) / 8));
   return Compose(cut, plan_);
 }
 

@@ -38,7 +38,7 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
       join, std::vector<SourceExtent>(static_cast<size_t>(out.ranks_), {0, out.local_numel_})));
   for (int r = 0; r < out.ranks_; ++r) {
     WB_TRY(const Plan cut, CompileByTarget(CutLayout(p.shape, p.cut, out.ranks_, r), element));
-    WB_TRY(const Plan back, CompileBySource(join, r, out.local_numel_, element));
+    WB_TRY(const Plan back, CompileBySource(join, r, {0, out.local_numel_}, element));
     out.forward_.push_back(Compose(cut, whole.plan()));
     out.backward_.push_back(Compose(back, whole.plan()));
   }

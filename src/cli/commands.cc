@@ -5,6 +5,8 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddVerify(CLI::App& app, Context& context);
+void AddImport(CLI::App& app, Context& context);
+void AddExport(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
@@ -17,6 +19,8 @@ std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"verify", AddVerify},
+      {"import", AddImport},
+      {"export", AddExport},
       {"diff", AddDiff},
       {"inspect", AddInspect},
       {"families", AddFamilies},

@@ -44,8 +44,8 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
 // key cannot be judged.
 Error JudgeConfigError(Error error);
 
-// Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that is
-// not torch_dist.
+// Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that
+// is not torch_dist.
 Result<std::unique_ptr<TorchDistCheckpoint>> OpenMegatron(const std::string& path);
 
 // Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.

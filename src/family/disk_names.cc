@@ -48,33 +48,51 @@ std::string StackExperts(std::string name) {
   return name;
 }
 
-void AddUnique(std::vector<DiskName>& names, DiskName name) {
-  if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+// The key of a module's name, with the layers stacked or numbered.
+DiskName Placed(const Model& model, const Parameter& p, std::string name, bool stacked) {
+  if (p.is_expert()) name = StackExperts(std::move(name));
+  Replace(name, ".mtp_model_layer.", ".transformer_layer.");  // GPT models
+  DiskName disk;
+  if (stacked && p.place == Place::kDecoder && Replace(name, ".{layer}.", ".")) {
+    disk.index.push_back(p.layer);
+    disk.extents.push_back(model.layers());
+  }
+  Replace(name, "{layer}", fmt::format("{}", p.layer));
+  if (p.is_expert()) {
+    disk.index.push_back(p.expert);
+    disk.extents.push_back(p.experts);
+  }
+  disk.key = std::move(name);
+  return disk;
+}
+
+bool ListsLayerKinds(const Model& model) {
+  for (const Field& field : model.config()) {
+    if (field.name != "moe_layer_freq" && field.name != "linear_attention_freq") continue;
+    if (field.value.is_array()) return true;
+    if (field.value.is_number_integer() && field.value.get<int64_t>() > 1) return true;
+  }
+  return false;
 }
 
 }  // namespace
 
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
   std::vector<DiskName> out;
-  for (std::string name : ModuleNames(p)) {
-    DiskName disk;
-    if (p.is_expert()) name = StackExperts(std::move(name));
-    Replace(name, ".mtp_model_layer.", ".transformer_layer.");  // GPT models
-    std::string stacked = name;
-    if (p.place == Place::kDecoder && Replace(stacked, ".{layer}.", ".")) {
-      disk = {stacked, {p.layer}, {model.layers()}};
-      if (p.is_expert()) {
-        disk.index.push_back(p.expert);
-        disk.extents.push_back(p.experts);
-      }
-      AddUnique(out, disk);
+  for (const std::string& name : ModuleNames(p)) {
+    for (const bool stacked : {true, false}) {
+      DiskName disk = Placed(model, p, name, stacked);
+      if (std::find(out.begin(), out.end(), disk) == out.end()) out.push_back(std::move(disk));
     }
-    Replace(name, "{layer}", fmt::format("{}", p.layer));
-    disk = {name, {}, {}};
-    if (p.is_expert()) disk = {name, {p.expert}, {p.experts}};
-    AddUnique(out, std::move(disk));
   }
   return out;
+}
+
+DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect) {
+  const std::vector<std::string> names = ModuleNames(p);
+  // The last of the local names is the renamed one, where there is one.
+  return Placed(model, p, dialect == Dialect::kTe ? names.front() : names.back(),
+                !ListsLayerKinds(model));
 }
 
 }  // namespace weighbridge

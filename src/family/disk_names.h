@@ -23,4 +23,9 @@ struct DiskName {
 // Every name under which readers look, the most usual first. Never empty.
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
 
+// The name that Megatron-Core itself writes for a model of this config with modules of `dialect`:
+// layers are stacked unless the config lists kinds of layers (moe_layer_freq or
+// linear_attention_freq is a list or above 1).
+DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect);
+
 }  // namespace weighbridge

@@ -148,16 +148,27 @@ Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes) {
   return FromRuns(std::move(runs), layout.numel() * element_bytes);
 }
 
-Result<Plan> CompileBySource(const Layout& layout, int source, int64_t source_numel,
+Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent extent,
                              int64_t element_bytes) {
+  const auto interleaved = [] {
+    return Fail(ErrorKind::kUnsupported, "interleaved", "a source's elements alternate");
+  };
   std::vector<Run> runs;
+  int64_t total = 0;
   for (const StridedPiece& piece : layout.Pieces()) {
     if (piece.source != source) continue;
     WalkPiece walk = FromPiece(piece, Side::kSource, element_bytes);
+    walk.walked_offset -= extent.begin * element_bytes;
     const Run inner = InnermostRun(walk, element_bytes);
+    int64_t count = 1;
+    for (const WalkAxis& axis : walk.axes) count *= axis.extent;
+    if ((total += count) > kMaxSourceRuns) return interleaved();
     EmitRuns(walk, inner, 0, walk.walked_offset, walk.other_offset, runs);
   }
-  return FromRuns(std::move(runs), source_numel * element_bytes);
+  auto plan = FromRuns(std::move(runs), extent.numel * element_bytes);
+  // The layout is a bijection, so what does not follow one another alternates.
+  if (!plan && plan.error().id == "not-a-bijection") return interleaved();
+  return plan;
 }
 
 Plan Compose(const Plan& outer, const Plan& inner) {

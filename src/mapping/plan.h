@@ -65,10 +65,11 @@ class RunCollector {
 // Error kInternal when the layout does not tile its target in this order.
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
 
-// Walks source `source` of `source_numel` elements: run.offset is in that source, run.other is 0
-// (the target). Error kUnsupported when the source's elements alternate between pieces
-// (interleaved).
-Result<Plan> CompileBySource(const Layout& layout, int source, int64_t source_numel,
+// Walks the elements `extent` of source `source`: run.offset counts from extent.begin, run.other is
+// 0 (the target). Error kUnsupported "interleaved" when the source's elements alternate between
+// pieces or would take more than kMaxSourceRuns runs: walk the target then.
+inline constexpr int64_t kMaxSourceRuns = 1 << 20;
+Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent extent,
                              int64_t element_bytes);
 
 // `outer` walks A and names bytes of B; `inner` walks B and names bytes of C. The composition walks

@@ -112,7 +112,7 @@ RC_GTEST_PROP(Cut, CompositionOfCutAndJoinIsTheIdentity, ()) {
     }
     // Walking the join from the rank's side says the same as the cut.
     const auto back =
-        CompileBySource(join, rank, Numel(CutShape(s.shape, s.cut, s.ranks)), s.element);
+        CompileBySource(join, rank, {0, Numel(CutShape(s.shape, s.cut, s.ranks))}, s.element);
     RC_ASSERT(back.has_value());
     RC_ASSERT(BytesOf(*back) == BytesOf(*cut));
   }

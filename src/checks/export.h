@@ -1,0 +1,45 @@
+// `export`: a distributed Megatron checkpoint -> Hugging Face safetensors.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "family/model.h"
+#include "formats/checkpoint.h"
+#include "formats/safetensors/writer.h"
+#include "formats/torch_dist/reader.h"
+
+namespace weighbridge {
+
+// An HF tensor that the export will have.
+struct ExportTensor {
+  TensorInfo info;  // name, dtype, shape
+  // A copy of another (tied output layer): the tensor whose bytes it has; "" for most.
+  std::string same_as;
+};
+
+struct ExportOptions {
+  std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
+  bool without_mtp = false;
+  int threads = 0;                               // 0: as many as the process may use
+  std::function<void(uint64_t bytes)> progress;  // called from any thread
+};
+
+// Names, shapes and dtypes of what an export writes: every HF tensor that the model needs. With
+// `like`, an existing HF checkpoint of the same model, its dtypes, its order, and its copies of
+// tied tensors are kept. Errors: kCorrupt with a cause id when the Megatron checkpoint lacks a
+// parameter or has another shape; kInvalid when `like` is of another model.
+Result<std::vector<ExportTensor>> PlanExport(const Model& model,
+                                             const TorchDistCheckpoint& megatron,
+                                             const Checkpoint* like, const ExportOptions& options);
+
+// Writes the tensors. `writer` was planned from `tensors`, in their order.
+Status Export(const Model& model, const TorchDistCheckpoint& megatron,
+              const std::vector<ExportTensor>& tensors, const ExportOptions& options,
+              SafetensorsWriter& writer);
+
+}  // namespace weighbridge

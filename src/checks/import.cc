@@ -1,0 +1,222 @@
+#include "checks/import.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "base/threads.h"
+#include "checks/inventory.h"
+#include "checks/parameter_plan.h"
+#include "formats/torch_dist/run_files.h"
+#include "mapping/boxes.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr int64_t kPieceElements = 1 << 20;
+
+DType StoredDType(const Parameter& p, DType hf, const ImportOptions& options) {
+  return p.rule->dtype.value_or(options.dtype.value_or(hf));
+}
+
+class Planner {
+ public:
+  Planner(const Model& model, const Placement& placement, const Checkpoint& hf,
+          const ImportOptions& options)
+      : model_(model), placement_(placement), hf_(hf), options_(options) {}
+
+  Result<ImportPlan> Run() {
+    for (const PlacedParameter& placed : placement_.parameters()) {
+      if (!placed.is_copy()) WB_RETURN_IF_ERROR(Add(placed));
+    }
+    std::vector<TorchDistBytes> entries;
+    if (options_.extra_state) entries = ExtraStates();
+    entries.push_back(CommonStateEntry({}));
+    WB_TRY(plan_.disk, PlanTorchDist(std::move(tensors_), std::move(entries)));
+    return std::move(plan_);
+  }
+
+ private:
+  Status Add(const PlacedParameter& placed) {
+    const Parameter& p = *placed.parameter;
+    const DiskName name = WrittenName(model_, p, options_.dialect);
+    const TensorInfo& source = *hf_.Find(p.hf[0]);
+    const auto [it, added] = index_.emplace(name.key, tensors_.size());
+    if (added) {
+      TorchDistTensor tensor;
+      tensor.key = name.key;
+      tensor.dtype = StoredDType(p, source.dtype, options_);
+      tensor.shape = name.extents;
+      tensor.shape.insert(tensor.shape.end(), p.shape.begin(), p.shape.end());
+      tensors_.push_back(std::move(tensor));
+      plan_.sources.emplace_back();
+    }
+    TorchDistTensor& tensor = tensors_[it->second];
+    if (tensor.dtype != StoredDType(p, source.dtype, options_)) {
+      return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
+                  fmt::format("'{}' is stacked from layers of {} and {}", name.key,
+                              ShortName(tensor.dtype), ShortName(source.dtype)),
+                  source.name, "give one dtype with --dtype");
+    }
+    const int ranks = p.cut.replicated() ? 1 : placement_.GroupSize(p);
+    WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, ranks));
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (const TensorBox& box : RankBoxes(p.shape, p.cut, ranks, rank)) {
+        AddChunk(placed, name, rank, box, it->second);
+      }
+    }
+    AddExtraState(name);
+    return {};
+  }
+
+  void AddChunk(const PlacedParameter& placed, const DiskName& name, int rank, const TensorBox& box,
+                size_t tensor) {
+    TorchDistChunk chunk;
+    chunk.offsets = name.index;
+    chunk.sizes.assign(name.index.size(), 1);
+    chunk.offsets.insert(chunk.offsets.end(), box.offsets.begin(), box.offsets.end());
+    chunk.sizes.insert(chunk.sizes.end(), box.sizes.begin(), box.sizes.end());
+    chunk.writer = WriterOf(placed, rank);
+    tensors_[tensor].chunks.push_back(std::move(chunk));
+    plan_.sources[tensor].push_back({placed.parameter, box.offsets, box.sizes});
+  }
+
+  // The first process of Megatron's smallest launch that holds it: ranks of one stage, then stages.
+  uint32_t WriterOf(const PlacedParameter& placed, int rank) const {
+    const ParallelGrid& grid = placement_.grid();
+    const int stage = std::max(grid.tp, grid.ep * grid.etp);
+    const int in_stage = placed.parameter->is_expert() ? placed.ep * grid.etp + rank : rank;
+    return static_cast<uint32_t>(placed.pp * stage + in_stage);
+  }
+
+  // Linear layers of Transformer Engine keep one `_extra_state` per module.
+  void AddExtraState(const DiskName& name) {
+    if (!options_.extra_state || options_.dialect != Dialect::kTe) return;
+    const size_t dot = name.key.rfind('.');
+    if (dot == std::string::npos) return;
+    const std::string module = name.key.substr(0, dot);
+    const std::string last = module.substr(module.rfind('.') + 1);
+    if (!last.starts_with("linear_") && last != "eh_proj") return;
+    std::string index, extents;
+    for (size_t i = 0; i < name.index.size(); ++i) {
+      index += fmt::format("{}{}", i == 0 ? "" : ".", name.index[i]);
+      extents += fmt::format("{}{}", i == 0 ? "" : ".", name.extents[i]);
+    }
+    if (name.index.empty()) index = "0", extents = "1";
+    extra_states_.insert(fmt::format("{}._extra_state/shard_{}_{}", module, index, extents));
+  }
+
+  std::vector<TorchDistBytes> ExtraStates() const {
+    std::vector<TorchDistBytes> entries;
+    for (const std::string& key : extra_states_) entries.push_back(ExtraStateEntry(key));
+    return entries;
+  }
+
+  const Model& model_;
+  const Placement& placement_;
+  const Checkpoint& hf_;
+  const ImportOptions& options_;
+  ImportPlan plan_;
+  std::vector<TorchDistTensor> tensors_;
+  std::map<std::string, size_t> index_;
+  std::set<std::string> extra_states_;
+};
+
+// A part of one chunk, in elements.
+struct Piece {
+  size_t tensor = 0, chunk = 0;
+  int64_t begin = 0, end = 0;
+};
+
+class Importer {
+ public:
+  Importer(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
+           const ImportOptions& options, TorchDistWriter& writer)
+      : model_(model), hf_(hf), plan_(plan), options_(options), writer_(writer) {}
+
+  Status MoveAll() {
+    std::vector<std::pair<size_t, size_t>> chunks;
+    for (size_t t = 0; t < plan_.sources.size(); ++t) {
+      for (size_t c = 0; c < plan_.sources[t].size(); ++c) chunks.emplace_back(t, c);
+    }
+    ParallelFor(chunks.size(), options_.threads > 0 ? options_.threads : DefaultThreads(),
+                [&](size_t i) {
+                  if (!failed_) Keep(Move(chunks[i].first, chunks[i].second));
+                });
+    if (error_) return Fail(*error_);
+    return writer_.Finish();
+  }
+
+ private:
+  void Keep(Status status) {
+    if (status) return;
+    const std::lock_guard lock(mutex_);
+    if (!failed_.exchange(true)) error_ = status.error();
+  }
+
+  Status Move(size_t tensor, size_t chunk) {
+    const ImportPlan::Source& source = plan_.sources[tensor][chunk];
+    WB_TRY(const ParameterPlan whole, ParameterPlan::Create(model_, *source.parameter, hf_));
+    WB_TRY(const Plan plan, whole.Box(source.offsets, source.sizes));
+    const DType dtype = writer_.plan().tensors[tensor].dtype;
+    const auto size = static_cast<int64_t>(BitsOf(dtype) / 8);
+    const int64_t numel = Numel(source.sizes);
+    const Op op = source.parameter->op;
+    thread_local std::vector<std::byte> block, scratch;
+    for (int64_t at = 0; at < numel; at += kPieceElements) {
+      const int64_t n = std::min(kPieceElements, numel - at);
+      std::span<const std::byte> bytes;
+      if (op == Op::kNone && dtype == whole.sources().dtype) {
+        bytes = InPlace(plan, whole.sources(), at * size, n * size);
+      }
+      if (bytes.empty()) {
+        block.resize(static_cast<size_t>(n * size));
+        WB_RETURN_IF_ERROR(GatherElements(plan, whole.sources(), op, dtype, at, block, scratch));
+        bytes = block;
+      }
+      WB_RETURN_IF_ERROR(writer_.Write(tensor, chunk, static_cast<uint64_t>(at * size), bytes));
+      if (options_.progress) options_.progress(bytes.size());
+    }
+    return {};
+  }
+
+  // The source's own bytes where [begin, begin + size) of the plan is one stretch of them.
+  static std::span<const std::byte> InPlace(const Plan& plan, const HfSources& sources,
+                                            int64_t begin, int64_t size) {
+    std::span<const std::byte> bytes;
+    plan.Visit(begin, begin + size, [&](const Run& run) {
+      if (run.other != kZeroSource && run.count == 1 && run.length == size) {
+        bytes = {sources.Data(run.other) + run.other_offset, static_cast<size_t>(size)};
+      }
+    });
+    return bytes;
+  }
+
+  const Model& model_;
+  const Checkpoint& hf_;
+  const ImportPlan& plan_;
+  const ImportOptions& options_;
+  TorchDistWriter& writer_;
+  std::mutex mutex_;
+  std::optional<Error> error_;  // guarded by mutex_
+  std::atomic<bool> failed_{false};
+};
+
+}  // namespace
+
+Result<ImportPlan> PlanImport(const Model& model, const Placement& placement, const Checkpoint& hf,
+                              const ImportOptions& options) {
+  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
+  return Planner(model, placement, hf, options).Run();
+}
+
+Status Import(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
+              const ImportOptions& options, TorchDistWriter& writer) {
+  return Importer(model, hf, plan, options, writer).MoveAll();
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,47 @@
+// `import`: Hugging Face -> a distributed Megatron checkpoint (torch_dist).
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "family/disk_names.h"
+#include "family/model.h"
+#include "family/shards.h"
+#include "formats/checkpoint.h"
+#include "formats/torch_dist/plan.h"
+#include "formats/torch_dist/writer.h"
+
+namespace weighbridge {
+
+struct ImportOptions {
+  Dialect dialect = Dialect::kTe;
+  std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
+  bool extra_state = true;     // write the empty `_extra_state` entries that TE layers ask for
+  int threads = 0;             // 0: as many as the process may use
+  std::function<void(uint64_t bytes)> progress;  // called from any thread
+};
+
+// One tensor of the checkpoint and, per chunk, the parameter whose box it is.
+struct ImportPlan {
+  TorchDistPlan disk;
+  struct Source {
+    const Parameter* parameter = nullptr;
+    Shape offsets, sizes;  // the box of the parameter
+  };
+  std::vector<std::vector<Source>> sources;  // [tensor][chunk], as in `disk`
+};
+
+// Layers are stacked along a leading axis where Megatron-Core does so. The ranks of `placement`
+// decide the chunks and their files. Errors: kCorrupt with a cause id when `hf` is not complete;
+// those of PlanTorchDist.
+Result<ImportPlan> PlanImport(const Model& model, const Placement& placement, const Checkpoint& hf,
+                              const ImportOptions& options);
+
+// Moves the bytes. `writer` was made from plan.disk.
+Status Import(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
+              const ImportOptions& options, TorchDistWriter& writer);
+
+}  // namespace weighbridge
