@@ -1,6 +1,7 @@
 // `weighbridge env`: what this build is, what it stands on and what it sees. The text to attach to
 // a report of a bug.
 #include <fmt/format.h>
+#include <libdeflate.h>
 #include <simdjson.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -63,6 +64,7 @@ Json Libraries() {
   return {{"CLI11", CLI11_VERSION},
           {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
                               FMT_VERSION % 100)},
+          {"libdeflate", LIBDEFLATE_VERSION_STRING},
           {"nlohmann-json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
                                         NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
           {"simdjson", SIMDJSON_VERSION},

@@ -8,7 +8,7 @@ namespace {
 
 constexpr size_t kBatch = 1000;  // items between MARK and APPENDS or SETITEMS
 constexpr size_t kFrameHeader = 9;
-constexpr size_t kFrameTarget = 64 * 1024;
+constexpr size_t kFrameTarget = 64 << 10;
 constexpr size_t kFrameMin = 4;  // a smaller frame is written without its header
 
 // Bytes of a LONG1: two's complement, as few as keep the sign.

@@ -25,7 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Small enough that the bytes are in the cache when the kernel copies what was just summed.
-constexpr uint64_t kBlock = 256 * 1024;
+constexpr uint64_t kBlock = 256 << 10;
 constexpr uint64_t kPart = 16 << 20;  // what one thread reads back at a time
 
 struct Part {
