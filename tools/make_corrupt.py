@@ -263,7 +263,9 @@ def folders():
     yield "empty_folder", {}, "no-weights", "holds no checkpoint", NO_JUDGEMENT
     yield "config_only", {"config.json": CONFIG}, "no-weights", "holds no checkpoint", NO_JUDGEMENT
     yield "pickle_folder", {"pytorch_model.bin": b"PK\x03\x04", "config.json": CONFIG}, \
-        "unsupported-format", "pickle", NO_JUDGEMENT
+        TRUNCATED, "does not end with its directory", CORRUPT
+    yield "torch_files_without_a_model", {"optimizer.pt": b"PK\x03\x04"}, \
+        "unsupported-format", "no pytorch_model.bin", NO_JUDGEMENT
     yield "megatron_folder", {"latest_checkpointed_iteration.txt": b"10"}, \
         "unsupported-format", "Megatron", NO_JUDGEMENT
 
