@@ -54,6 +54,11 @@ Result<Report> RunOn(RoundTripArguments& a) {
 }
 
 int Run(Context& context, RoundTripArguments& arguments) {
+  CommandInputs inputs{{arguments.model}, arguments.families};
+  inputs.files.push_back(arguments.config);
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
   PeakAnonymousBytes();
   Result<Report> report = RunOn(arguments);
   if (!report) {

@@ -208,6 +208,11 @@ int Print(const ToyArguments& a, const Toy& toy) {
 
 Result<Toy> Make(ToyArguments& a) {
   if (!a.json.empty() && a.json != "-") WB_RETURN_IF_ERROR(CheckOutputFile(a.json));
+  // OUT as well: it does not exist yet, or is replaced as a whole.
+  CommandInputs inputs{{a.like, a.out}, a.families};
+  inputs.files.push_back(a.config);
+  const std::vector<NamedOutput> outputs = {{"--json", a.json}};
+  WB_RETURN_IF_ERROR(CheckOutputsSpareInputs(outputs, inputs));
   std::vector<std::string> files;
   for (const std::string& family : a.families) {
     if (IsFamilyFile(family)) files.push_back(family);
