@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 
 namespace weighbridge {
 namespace {
@@ -232,8 +233,13 @@ Result<AtomicFile> AtomicFile::Create(const fs::path& target, const PublishOptio
   AtomicFile file;
   file.overwrite_ = options.overwrite;
   file.target_ = prepared.target;
+  RegisterUnfinished(prepared.partial);
   file.fd_ = ::open(prepared.partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (file.fd_ < 0) return Fail(ErrnoError(errno, "cannot create the output", prepared.partial));
+  if (file.fd_ < 0) {
+    const int error_number = errno;
+    ForgetUnfinished(prepared.partial);
+    return Fail(ErrnoError(error_number, "cannot create the output", prepared.partial));
+  }
   file.partial_ = prepared.partial;
   return file;
 }
@@ -247,7 +253,9 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
 
 AtomicFile::~AtomicFile() {
   if (fd_ >= 0) ::close(fd_);
-  if (!partial_.empty()) ::unlink(partial_.c_str());
+  if (partial_.empty()) return;
+  ::unlink(partial_.c_str());
+  ForgetUnfinished(partial_);
 }
 
 Status AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) const {
@@ -266,6 +274,7 @@ Result<Publication> AtomicFile::Commit() {
   if (::close(std::exchange(fd_, -1)) != 0)
     return Fail(ErrnoError(errno, "cannot close", partial_));
   WB_TRY(const Publication publication, Publish(partial_, target_, {.overwrite = overwrite_}));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;
@@ -277,8 +286,11 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
   AtomicDirectory directory;
   directory.options_ = options;
   directory.target_ = prepared.target;
+  RegisterUnfinished(prepared.partial);
   if (::mkdir(prepared.partial.c_str(), 0777) != 0) {
-    return Fail(ErrnoError(errno, "cannot create the output folder", prepared.partial));
+    const int error_number = errno;
+    ForgetUnfinished(prepared.partial);
+    return Fail(ErrnoError(error_number, "cannot create the output folder", prepared.partial));
   }
   directory.partial_ = prepared.partial;
   return directory;
@@ -290,8 +302,10 @@ AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
       options_(std::move(other.options_)) {}
 
 AtomicDirectory::~AtomicDirectory() {
+  if (partial_.empty()) return;
   std::error_code error;
-  if (!partial_.empty()) fs::remove_all(partial_, error);
+  fs::remove_all(partial_, error);
+  ForgetUnfinished(partial_);
 }
 
 Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {
@@ -307,6 +321,7 @@ Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) c
 Result<Publication> AtomicDirectory::Commit() {
   WB_RETURN_IF_ERROR(SyncTree(partial_));
   WB_TRY(const Publication publication, Publish(partial_, target_, options_));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;

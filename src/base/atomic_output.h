@@ -1,7 +1,7 @@
 // Output that appears whole or not at all. Work goes to a sibling TARGET.partial-ID on the same
 // file system; Commit() syncs it and renames it to TARGET. An object that is destroyed before
-// Commit() succeeded removes its partial; a killed process leaves one behind, never a broken
-// TARGET.
+// Commit() succeeded removes its partial, and so does an interrupt (base/interrupt.h); a killed
+// process leaves one behind, never a broken TARGET.
 #pragma once
 
 #include <cstddef>

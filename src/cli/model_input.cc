@@ -103,9 +103,11 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
   WB_TRY(input->families, LoadFamilies(family_files));
   WB_TRY(const fs::path path, ResolveModelPath(model));
   WB_TRY(input->checkpoint, OpenCheckpoint(path));
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  std::error_code ec;
+  const fs::path folder = fs::is_directory(path, ec) ? path : path.parent_path();
   const fs::path config = config_file.empty() ? folder / "config.json" : fs::path(config_file);
-  if (!fs::exists(config)) {
+  // A path that cannot be looked at gets its message from being opened.
+  if (fs::status(config, ec).type() == fs::file_type::not_found) {
     return Fail(ErrorKind::kNotFound, "config-missing",
                 "there is no config.json beside the weights", config.string(),
                 "give one with --config FILE");

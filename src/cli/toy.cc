@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
 
 #include "base/file.h"
@@ -28,6 +29,16 @@ struct ToyArguments {
   bool quiet = false, has_seed = false;
   RandomToyOptions options;
 };
+
+// CLI11 wraps negative numbers and clamps large ones.
+const CLI::Validator kSeed(
+    [](std::string& text) -> std::string {
+      uint64_t seed = 0;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+      if (error == std::errc() && end == text.data() + text.size()) return "";
+      return fmt::format("'{}' is not a number from 0 to 2^64 - 1", text);
+    },
+    "");
 
 bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
 
@@ -100,9 +111,11 @@ Result<Toy> MakeTruncated(ToyArguments& a, const FamilyLibrary& library) {
   WB_RETURN_IF_ERROR(CheckTruncation(a));
   WB_TRY(const fs::path path, ResolveModelPath(a.like));
   WB_TRY(const auto checkpoint, OpenCheckpoint(path));
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  std::error_code ec;
+  const fs::path folder = fs::is_directory(path, ec) ? path : path.parent_path();
   const fs::path beside = a.config.empty() ? folder / "config.json" : fs::path(a.config);
-  if (!fs::exists(beside)) {
+  // A path that cannot be looked at gets its message from being opened.
+  if (fs::status(beside, ec).type() == fs::file_type::not_found) {
     return Fail(ErrorKind::kNotFound, "config-missing",
                 "there is no config.json beside the weights", beside.string(),
                 "give one with --config FILE");
@@ -267,6 +280,7 @@ void AddModelOptions(CLI::App& command, ToyArguments& a) {
       ->group("Random weights");
   command.add_option("--seed", a.options.seed, "equal seeds give equal bytes")
       ->type_name("N")
+      ->check(kSeed)
       ->capture_default_str()
       ->group("Random weights");
 }
