@@ -40,19 +40,6 @@ const CLI::Validator kSeed(
     },
     "");
 
-bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
-
-// The family that --family means: the last one named, or the one that the last file defines.
-Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& text) {
-  if (!IsFamilyFile(text)) return library.Find(text);
-  WB_TRY(const auto* all, library.All());
-  for (const auto& [name, spec] : *all) {
-    if (fs::path(spec.origin) == fs::path(text)) return &spec;
-  }
-  return Fail(ErrorKind::kUsage, "usage", "the file is abstract: it describes no family of its own",
-              text);
-}
-
 Result<nlohmann::ordered_json> ReadOrdered(const std::string& path) {
   if (path.empty()) return nlohmann::ordered_json();
   WB_TRY(const std::string text, ReadTextFile(path, kMaxJsonFileBytes));
@@ -226,11 +213,7 @@ Result<Toy> Make(ToyArguments& a) {
   inputs.files.push_back(a.config);
   const std::vector<NamedOutput> outputs = {{"--json", a.json}};
   WB_RETURN_IF_ERROR(CheckOutputsSpareInputs(outputs, inputs));
-  std::vector<std::string> files;
-  for (const std::string& family : a.families) {
-    if (IsFamilyFile(family)) files.push_back(family);
-  }
-  WB_TRY(const FamilyLibrary library, LoadFamilies(files));
+  WB_TRY(const FamilyLibrary library, LoadFamilyOptions(a.families));
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
   a.options.max_shard_bytes = static_cast<uint64_t>(shard_bytes);
   if (!a.dtype.empty()) a.options.dtype = *ParseShortName(a.dtype);

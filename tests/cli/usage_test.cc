@@ -151,7 +151,7 @@ TEST(Env, PrintsTheSameAsJson) {
 
 TEST(CommandLine, TakesPathsThatCannotBeLookedAtAsErrorsOfTheUser) {
   const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/llama_tied";
-  const std::string scene = "cd " + FreshFolder() + " && ln -s loop loop && cp -r " + model +
+  const std::string scene = "cd " + testing::FreshFolder() + " && ln -s loop loop && cp -r " + model +
                             " m && chmod -R u+w m && rm m/config.json && ln -s config.json "
                             "m/config.json; long=$(printf 'x%.0s' $(seq 300)); ";
   for (const char* command :
@@ -176,7 +176,7 @@ TEST(CommandLine, WorksWithFewerThreadsThanItWasAskedFor) {
 TEST(Toy, LeavesNothingWhenItIsInterrupted) {
   for (const char* signal : {"INT", "TERM"}) {
     const ProgramRun run = Shell(
-        "cd " + FreshFolder() +
+        "cd " + testing::FreshFolder() +
         " && { $W toy out --family llama --set hidden_size=4096 --set intermediate_size=16384 "
         "--set vocab_size=200000 --num-hidden-layers 40 --threads 2 & } ; p=$!; "
         "for i in $(seq 200); do ls | grep -q partial && break; sleep 0.02; done; ls | wc -l; "
@@ -189,13 +189,30 @@ TEST(Toy, LeavesNothingWhenItIsInterrupted) {
 
 TEST(Toy, RefusesSeedsThatAreNoNumbers) {
   for (const char* seed : {"-1", "99999999999999999999", "1.5", "x", "0x10"}) {
-    const ProgramRun run = Shell("cd " + FreshFolder() + " && $W toy out --family llama --seed=" +
+    const ProgramRun run = Shell("cd " + testing::FreshFolder() + " && $W toy out --family llama --seed=" +
                                  seed + "; s=$?; ls; exit $s");
     EXPECT_EQ(run.status, 2) << seed;
     EXPECT_EQ(run.out, "") << seed;
   }
-  EXPECT_EQ(Shell("cd " + FreshFolder() + " && $W toy out --family llama -q "
+  EXPECT_EQ(Shell("cd " + testing::FreshFolder() + " && $W toy out --family llama -q "
                   "--seed 18446744073709551615").status, 0);
+}
+
+TEST(Roundtrip, TakesTheFamilyThatItIsTold) {
+  const std::string source = WEIGHBRIDGE_SOURCE_DIR;
+  const std::string model = source + "/tests/testdata/hf/llama_tied";
+  const std::string scene = "cd " + testing::FreshFolder() + " && sed 's/LlamaForCausalLM/Mine/' " +
+                            source + "/families/llama.toml > mine.toml && sed -i "
+                            "'s/^family = .*/family = \"mine\"/' mine.toml; ";
+  EXPECT_EQ(Shell(scene + "$W roundtrip " + model + " --family llama -q").status, 0);
+  const ProgramRun file = Shell(scene + "$W roundtrip " + model + " --family mine.toml");
+  EXPECT_EQ(file.status, 0) << file.err;
+  EXPECT_NE(file.out.find("family mine is used"), std::string::npos) << file.out;
+  const ProgramRun other = Shell(scene + "$W roundtrip " + model + " --family qwen3");
+  EXPECT_EQ(other.status, 1) << other.err;
+  const ProgramRun unknown = Shell(scene + "$W roundtrip " + model + " --family lama");
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_NE(unknown.err.find("did you mean 'llama'?"), std::string::npos) << unknown.err;
 }
 
 }  // namespace
