@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 
 namespace weighbridge {
 namespace {
@@ -54,7 +55,14 @@ tl::unexpected<Error> FailExists(const fs::path& target) {
               "choose another name, or replace it with --overwrite");
 }
 
-Status CheckOccupant(const fs::path& target, bool want_folder, bool overwrite) {
+// The old folder may be removed.
+Status AskToReplace(const fs::path& target, const PublishOptions& options) {
+  if (options.may_replace) return options.may_replace(target);
+  return Fail(ErrorKind::kUsage, "output-exists", "the output is a folder that is not empty",
+              target.string(), "choose another name");
+}
+
+Status CheckOccupant(const fs::path& target, bool want_folder, const PublishOptions& options) {
   WB_TRY(const Occupant occupant, Look(target));
   const bool folder = occupant == Occupant::kFolder || occupant == Occupant::kEmptyFolder;
   if (occupant == Occupant::kNothing) return {};
@@ -64,8 +72,9 @@ Status CheckOccupant(const fs::path& target, bool want_folder, bool overwrite) {
                        : "the output is a file, a folder is to be written",
                 target.string(), "choose another name");
   }
-  if (overwrite || occupant == Occupant::kEmptyFolder) return {};
-  return FailExists(target);
+  if (occupant == Occupant::kEmptyFolder) return {};
+  if (!options.overwrite) return FailExists(target);
+  return folder ? AskToReplace(target, options) : Status{};
 }
 
 Status CheckFreeSpace(const fs::path& folder, const PublishOptions& options) {
@@ -103,7 +112,7 @@ Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
     return Fail(ErrorKind::kNotFound, "not-found", "the folder of the output is not there",
                 folder.string(), "create it first");
   }
-  WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options.overwrite));
+  WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options));
   WB_RETURN_IF_ERROR(CheckFreeSpace(folder, options));
   return Prepared{target, fs::path(target.string() + ".partial-" + NewId())};
 }
@@ -178,9 +187,10 @@ Result<Publication> ReplaceInTwoSteps(const fs::path& partial, const fs::path& t
   return publication;
 }
 
-Result<Publication> Publish(const fs::path& partial, const fs::path& target, bool overwrite) {
+Result<Publication> Publish(const fs::path& partial, const fs::path& target,
+                            const PublishOptions& options) {
   WB_TRY(const Occupant occupant, Look(target));
-  if (!overwrite || occupant == Occupant::kNothing) {
+  if (!options.overwrite || occupant == Occupant::kNothing) {
     WB_RETURN_IF_ERROR(RenameToFree(partial, target));
     return Publication{};
   }
@@ -190,6 +200,8 @@ Result<Publication> Publish(const fs::path& partial, const fs::path& target, boo
     }
     return Publication{PublishKind::kExchanged, std::nullopt};
   }
+  // It may have been filled since the start.
+  if (occupant == Occupant::kFolder) WB_RETURN_IF_ERROR(AskToReplace(target, options));
   const int error_number = Rename2(partial, target, RENAME_EXCHANGE);
   if (Unsupported(error_number)) return ReplaceInTwoSteps(partial, target);
   if (error_number != 0) {
@@ -221,8 +233,13 @@ Result<AtomicFile> AtomicFile::Create(const fs::path& target, const PublishOptio
   AtomicFile file;
   file.overwrite_ = options.overwrite;
   file.target_ = prepared.target;
+  RegisterUnfinished(prepared.partial);
   file.fd_ = ::open(prepared.partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (file.fd_ < 0) return Fail(ErrnoError(errno, "cannot create the output", prepared.partial));
+  if (file.fd_ < 0) {
+    const int error_number = errno;
+    ForgetUnfinished(prepared.partial);
+    return Fail(ErrnoError(error_number, "cannot create the output", prepared.partial));
+  }
   file.partial_ = prepared.partial;
   return file;
 }
@@ -236,7 +253,9 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
 
 AtomicFile::~AtomicFile() {
   if (fd_ >= 0) ::close(fd_);
-  if (!partial_.empty()) ::unlink(partial_.c_str());
+  if (partial_.empty()) return;
+  ::unlink(partial_.c_str());
+  ForgetUnfinished(partial_);
 }
 
 Status AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) const {
@@ -254,7 +273,8 @@ Result<Publication> AtomicFile::Commit() {
   // close() is where a network file system reports what it could not write.
   if (::close(std::exchange(fd_, -1)) != 0)
     return Fail(ErrnoError(errno, "cannot close", partial_));
-  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, {.overwrite = overwrite_}));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;
@@ -264,10 +284,13 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
                                                 const PublishOptions& options) {
   WB_TRY(const Prepared prepared, Prepare(target, true, options));
   AtomicDirectory directory;
-  directory.overwrite_ = options.overwrite;
+  directory.options_ = options;
   directory.target_ = prepared.target;
+  RegisterUnfinished(prepared.partial);
   if (::mkdir(prepared.partial.c_str(), 0777) != 0) {
-    return Fail(ErrnoError(errno, "cannot create the output folder", prepared.partial));
+    const int error_number = errno;
+    ForgetUnfinished(prepared.partial);
+    return Fail(ErrnoError(error_number, "cannot create the output folder", prepared.partial));
   }
   directory.partial_ = prepared.partial;
   return directory;
@@ -276,11 +299,13 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
 AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
     : target_(std::move(other.target_)),
       partial_(std::exchange(other.partial_, {})),
-      overwrite_(other.overwrite_) {}
+      options_(std::move(other.options_)) {}
 
 AtomicDirectory::~AtomicDirectory() {
+  if (partial_.empty()) return;
   std::error_code error;
-  if (!partial_.empty()) fs::remove_all(partial_, error);
+  fs::remove_all(partial_, error);
+  ForgetUnfinished(partial_);
 }
 
 Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {
@@ -295,7 +320,8 @@ Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) c
 
 Result<Publication> AtomicDirectory::Commit() {
   WB_RETURN_IF_ERROR(SyncTree(partial_));
-  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, options_));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;

@@ -1,5 +1,7 @@
 #include "checks/result.h"
 
+#include <limits>
+
 namespace weighbridge {
 
 std::string_view ToString(Verdict verdict) {
@@ -56,6 +58,11 @@ std::string_view ToString(Origin origin) {
       return "runtime";
   }
   return "";
+}
+
+Metrics NotCompared() {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  return {.max_diff = kNan, .mean_diff = kNan, .cosine = kNan, .max_relative = kNan};
 }
 
 bool Passed(RowStatus status) {

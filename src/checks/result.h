@@ -61,6 +61,9 @@ struct Metrics {
   int64_t mismatched = 0, nan_count = 0, inf_count = 0;
 };
 
+// Of values that were never looked at: not a number, which a report writes as null.
+Metrics NotCompared();
+
 struct ResultRow {
   std::vector<TensorRef> hf;
   TensorRef megatron;
@@ -106,6 +109,7 @@ struct Report {
   std::vector<Note> notes;
   std::vector<ResultRow> results;
   std::vector<std::string> unproven;
+  std::vector<std::pair<std::string, double>> tolerances;  // "atol", "rtol": what was accepted
   std::vector<std::pair<std::string, std::string>> details;  // grid, family, ...: shown, not judged
   double wall_s = 0;
   uint64_t bytes = 0;

@@ -11,7 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
-#include <thread>
+#include <tuple>
 
 #include "base/threads.h"
 #include "checks/inventory.h"
@@ -32,7 +32,8 @@ struct TensorState {
 };
 
 struct FirstFault {
-  int64_t hf_element = -1;
+  using Order = std::tuple<std::ptrdiff_t, int, int64_t>;  // parameter, rank, element of it
+  std::optional<Order> order;
   FirstDifference difference;
 };
 
@@ -64,13 +65,20 @@ class RoundTripper {
 
   // Moves and compares every byte. Stops at the first error.
   Status Run() {
-    const int threads = Threads();
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back([this] { Work(); });
-    Work();
-    for (std::thread& t : others) t.join();
+    const auto threads = static_cast<size_t>(Threads());
+    ParallelFor(threads, Threads(), [this](size_t) { Work(); });
     if (error_) return Fail(*error_);
     return {};
+  }
+
+  // HF bytes that were taken there and back; of tensors that no check read, none.
+  uint64_t BytesCompared() const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const auto bits = static_cast<uint64_t>(BitsOf(hf_.tensors()[i].dtype));
+      bytes += static_cast<uint64_t>(states_[i].covered.load()) * bits / 8;
+    }
+    return bytes;
   }
 
   std::vector<ResultRow> Rows() const {
@@ -178,21 +186,27 @@ class RoundTripper {
     return {};
   }
 
+  // The first fault of a tensor is the first of its first parameter and rank: which blocks a thread
+  // happened to take changes nothing.
   void Record(const ShardPlan& plan, int rank, const ShardPlan::Difference& difference) {
-    const TensorInfo& source = *plan.sources()[difference.source];
-    StateOf(source.name).mismatched += difference.mismatched;
-    const std::lock_guard lock(mutex_);
-    FirstFault& first = first_[source.name];
-    if (first.hf_element >= 0 && first.hf_element <= difference.hf_element) return;
-    first.hf_element = difference.hf_element;
-    FirstDifference& d = first.difference;
-    d.hf_tensor = source.name;
-    d.hf_index = plan.HfIndex(difference.source, difference.hf_element);
-    d.megatron_tensor = model_.MegatronName(plan.parameter(), Dialect::kTe);
-    d.megatron_index = plan.LocalIndex(difference.local_element);
-    const PlacedParameter& home = *homes_.at(&plan.parameter());
-    d.rank = RankId{plan.parameter().is_expert() ? 0 : rank, home.pp, home.vpp, home.ep,
-                    plan.parameter().is_expert() ? rank : 0};
+    for (const ShardPlan::Difference::OfSource& fault : difference.by_source) {
+      const TensorInfo& source = *plan.sources()[fault.source];
+      StateOf(source.name).mismatched += fault.mismatched;
+      const std::lock_guard lock(mutex_);
+      FirstFault& first = first_[source.name];
+      const FirstFault::Order order{&plan.parameter() - model_.parameters().data(), rank,
+                                    fault.local_element};
+      if (first.order && *first.order <= order) continue;
+      first.order = order;
+      FirstDifference& d = first.difference;
+      d.hf_tensor = source.name;
+      d.hf_index = plan.HfIndex(fault.source, fault.hf_element);
+      d.megatron_tensor = model_.MegatronName(plan.parameter(), Dialect::kTe);
+      d.megatron_index = plan.LocalIndex(fault.local_element);
+      const PlacedParameter& home = *homes_.at(&plan.parameter());
+      d.rank = RankId{plan.parameter().is_expert() ? 0 : rank, home.pp, home.vpp, home.ep,
+                      plan.parameter().is_expert() ? rank : 0};
+    }
   }
 
   ResultRow RowOf(size_t index) const {
@@ -210,6 +224,7 @@ class RoundTripper {
                  ? fmt::format("cast {} -> {}", ShortName(t.dtype), ShortName(megatron_dtype))
                  : std::string(ToString(p.op));
     row.bytes = t.nbytes;
+    if (options_.headers_only) row.metrics = NotCompared();
     row.metrics.mismatched = state.mismatched;
     if (state.mismatched > 0) {
       row.status = RowStatus::kMismatch;
@@ -253,6 +268,7 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
     ResultRow row;
     row.hf.push_back({copy.copy->name, copy.copy->shape, copy.copy->dtype});
     row.transform = copy.rule->tied ? "tied" : "copy";
+    if (headers_only) row.metrics = NotCompared();
     row.bytes = copy.copy->nbytes;
     if (copy.original == nullptr) {
       row.status = RowStatus::kMismatch;
@@ -284,6 +300,17 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
   }
 }
 
+// Copies whose bytes were compared with their originals.
+uint64_t BytesOfCopies(const Inventory& inventory) {
+  uint64_t bytes = 0;
+  for (const Inventory::Copy& copy : inventory.copies) {
+    const bool comparable = copy.original != nullptr && copy.original->shape == copy.copy->shape &&
+                            copy.original->dtype == copy.copy->dtype;
+    if (comparable) bytes += copy.copy->nbytes;
+  }
+  return bytes;
+}
+
 void Describe(const Model& model, const Placement& placement, const RoundTripOptions& options,
               Report& report) {
   report.command = "roundtrip";
@@ -294,12 +321,13 @@ void Describe(const Model& model, const Placement& placement, const RoundTripOpt
   report.details.emplace_back("rank tensors", fmt::format("{}", placement.ShardCount()));
   report.details.emplace_back("ranks", fmt::format("{}", placement.WorldSize()));
   if (model.padded_vocab() != model.vocab()) {
+    const bool needed = model.padded_vocab() == PaddedVocab(model.vocab(), placement.grid().tp);
     report.notes.push_back(
-        {"vocab-padded",
-         fmt::format("the vocabulary of {} rows is padded with zeros to {}, the grid "
-                     "needs it",
-                     model.vocab(), model.padded_vocab())});
+        {"vocab-padded", fmt::format("the vocabulary of {} rows is padded with zeros to {}, {}",
+                                     model.vocab(), model.padded_vocab(),
+                                     needed ? "the grid needs it" : "as --pad-vocab asks")});
   }
+  for (const GridNote& note : placement.notes()) report.notes.push_back({note.id, note.message});
   if (options.headers_only) {
     report.unproven.push_back("no tensor data was read: --level L1 compares every byte");
   }
@@ -327,13 +355,14 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
   if (!options.headers_only) WB_RETURN_IF_ERROR(tripper.Run());
   report.results = inventory.rows;
   report.causes = inventory.causes;
+  for (const CheckpointNote& note : hf.notes()) report.notes.push_back({note.id, note.message});
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
   CheckCopies(hf, inventory, options.headers_only, report);
   for (ResultRow& row : tripper.Rows()) report.results.push_back(std::move(row));
   std::stable_sort(
       report.results.begin(), report.results.end(),
       [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
-  for (const TensorInfo& t : hf.tensors()) report.bytes += options.headers_only ? 0 : t.nbytes;
+  report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + BytesOfCopies(inventory);
   for (const FileInfo& file : hf.files()) {
     report.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
   }

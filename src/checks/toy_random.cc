@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "checks/toy.h"
 #include "family/model.h"
+#include "formats/checkpoint_files.h"
 #include "formats/safetensors/writer.h"
 
 namespace weighbridge {
@@ -175,7 +176,9 @@ Result<Toy> MakeRandomToy(const FamilySpec& spec, const ordered_json& config,
   }
   WB_TRY(AtomicDirectory folder,
          AtomicDirectory::Create(
-             target, {.overwrite = options.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+             target, {.overwrite = options.overwrite,
+                      .may_replace = CheckReplaceable,
+                      .expected_bytes = plan.TotalFileBytes()}));
   WB_RETURN_IF_ERROR(folder.WriteFile("config.json", DumpConfig(config)));
   const std::string generation = GenerationConfig(config);
   if (!generation.empty())

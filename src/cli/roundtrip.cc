@@ -37,10 +37,19 @@ Result<Report> RunOn(RoundTripArguments& a) {
   Progress progress("roundtrip", bytes);
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
-  return RoundTrip(model, *input->checkpoint, a.options);
+  WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
+  if (!input->family_note.empty()) {
+    report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
+  }
+  return report;
 }
 
 int Run(Context& context, RoundTripArguments& arguments) {
+  CommandInputs inputs{{arguments.model}, arguments.families};
+  inputs.files.push_back(arguments.config);
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
   PeakAnonymousBytes();
   Result<Report> report = RunOn(arguments);
   if (!report) {

@@ -121,5 +121,14 @@ TEST_F(DiffAndInspect, InspectOfAPatternThatMatchesNothingIsAnError) {
   EXPECT_THAT(o.text, HasSubstr("no tensor matches 'nothing'"));
 }
 
+TEST_F(DiffAndInspect, RefusesAToleranceThatEveryDifferenceWouldPass) {
+  const std::string pair = Write("a.safetensors", 0.5f) + " " + Write("b.safetensors", 0.25f);
+  for (const char* value : {"nan", "inf", "-inf", "-1", "infinity", "NAN", "x"}) {
+    EXPECT_EQ(RunProgram("diff " + pair + " --atol=" + value).status, 2) << value;
+    EXPECT_EQ(RunProgram("diff " + pair + " --rtol=" + value).status, 2) << value;
+  }
+  EXPECT_EQ(RunProgram("diff " + pair + " --rtol=1e-9").status, 1);
+}
+
 }  // namespace
 }  // namespace weighbridge
