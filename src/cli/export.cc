@@ -17,6 +17,7 @@
 #include "cli/conversion.h"
 #include "cli/model_input.h"
 #include "cli/size_option.h"
+#include "formats/checkpoint_files.h"
 #include "report/rows.h"
 
 namespace weighbridge::cli {
@@ -92,6 +93,9 @@ Status WriteOthers(const ExportArguments& a, const Like& like, const AtomicDirec
 
 Result<Conversion> Make(ExportArguments& a) {
   const auto start = std::chrono::steady_clock::now();
+  CommandInputs inputs{{a.megatron, a.like}, a.families};
+  inputs.files.push_back(a.config);
+  WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, inputs));
   WB_TRY(const auto like, OpenLike(a));
   WB_TRY(const auto megatron, OpenMegatron(a.megatron));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(megatron->path(), a.target));
@@ -113,8 +117,9 @@ Result<Conversion> Make(ExportArguments& a) {
   done.files = plan.files.size();
   done.tensors = tensors.size();
   WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(
-             a.target, {.overwrite = a.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+         AtomicDirectory::Create(a.target, {.overwrite = a.overwrite,
+                                            .may_replace = CheckReplaceable,
+                                            .expected_bytes = plan.TotalFileBytes()}));
   WB_RETURN_IF_ERROR(WriteOthers(a, *like, folder, done));
   Progress progress("export", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };

@@ -69,44 +69,77 @@ tl::unexpected<Error> Refuse(const fs::path& folder, std::string what) {
               "choose another name, or remove the folder yourself");
 }
 
-}  // namespace
+struct Listing {
+  std::vector<std::string> names;    // of files that are expected
+  std::vector<std::string> foreign;  // of all else, sorted and printable
+};
 
-bool IsCheckpointFileName(std::string_view name) {
-  return AnyMatches(kHuggingFace, name) || AnyMatches(kMegatron, name);
-}
-
-Status CheckReplaceable(const fs::path& folder) {
+Result<Listing> List(const fs::path& folder, bool (*expected)(std::string_view name)) {
   std::error_code error;
   fs::directory_iterator it(folder, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", folder));
-  std::vector<std::string> foreign;
-  bool config = false, weights = false;
+  Listing listing;
   for (; it != fs::directory_iterator(); it.increment(error)) {
     const std::string name = it->path().filename().string();
     std::error_code ignored;
     const auto type = it->symlink_status(ignored).type();
     const bool file = type == fs::file_type::regular || type == fs::file_type::symlink;
-    if (!file || !AnyMatches(kHuggingFace, name)) foreign.push_back(ToPrintable(name));
-    config |= name == "config.json";
-    weights |= name.ends_with(".safetensors");
+    if (file && expected(name)) {
+      listing.names.push_back(name);
+    } else {
+      listing.foreign.push_back(ToPrintable(name));
+    }
     if (error) break;
   }
   if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", folder));
-  if (!foreign.empty()) {
-    std::sort(foreign.begin(), foreign.end());
-    constexpr size_t kShown = 8;
-    const size_t more = foreign.size() - std::min(kShown, foreign.size());
-    foreign.resize(foreign.size() - more);
-    return Refuse(folder, fmt::format("the output would replace a folder that {}: {}{}",
-                                      config && weights ? "holds more than a checkpoint"
-                                                        : "is no checkpoint, it holds",
-                                      fmt::join(foreign, ", "),
-                                      more > 0 ? fmt::format(" and {} more", more) : ""));
-  }
-  if (config && weights) return {};
+  std::sort(listing.foreign.begin(), listing.foreign.end());
+  return listing;
+}
+
+tl::unexpected<Error> RefuseForeign(const fs::path& folder, std::vector<std::string> foreign,
+                                    bool checkpoint) {
+  constexpr size_t kShown = 8;
+  const size_t more = foreign.size() - std::min(kShown, foreign.size());
+  foreign.resize(foreign.size() - more);
+  return Refuse(
+      folder,
+      fmt::format("the output would replace a folder that {}: {}{}",
+                  checkpoint ? "holds more than a checkpoint" : "is no checkpoint, it holds",
+                  fmt::join(foreign, ", "), more > 0 ? fmt::format(" and {} more", more) : ""));
+}
+
+bool IsHuggingFaceName(std::string_view name) { return AnyMatches(kHuggingFace, name); }
+bool IsMegatronName(std::string_view name) { return AnyMatches(kMegatron, name); }
+
+}  // namespace
+
+bool IsCheckpointFileName(std::string_view name) {
+  return IsHuggingFaceName(name) || IsMegatronName(name);
+}
+
+Status CheckReplaceable(const fs::path& folder) {
+  WB_TRY(const Listing listing, List(folder, IsHuggingFaceName));
+  const auto holds = [&](auto matches) {
+    return std::any_of(listing.names.begin(), listing.names.end(), matches);
+  };
+  const bool checkpoint =
+      holds([](const std::string& name) { return name == "config.json"; }) &&
+      holds([](const std::string& name) { return name.ends_with(".safetensors"); });
+  if (!listing.foreign.empty()) return RefuseForeign(folder, listing.foreign, checkpoint);
+  if (checkpoint) return {};
   return Refuse(folder,
                 "the output would replace a folder that is no checkpoint: it has no config.json "
                 "with safetensors");
+}
+
+Status CheckReplaceableIteration(const fs::path& folder) {
+  WB_TRY(const Listing listing, List(folder, IsMegatronName));
+  const bool checkpoint =
+      std::find(listing.names.begin(), listing.names.end(), ".metadata") != listing.names.end();
+  if (!listing.foreign.empty()) return RefuseForeign(folder, listing.foreign, checkpoint);
+  if (checkpoint) return {};
+  return Refuse(folder,
+                "the output would replace a folder that is no checkpoint: it has no .metadata");
 }
 
 }  // namespace weighbridge

@@ -18,4 +18,7 @@ bool IsCheckpointFileName(std::string_view name);
 // "output-not-a-checkpoint" names what is foreign.
 Status CheckReplaceable(const std::filesystem::path& folder);
 
+// The same for one iteration of a Megatron checkpoint (torch_dist).
+Status CheckReplaceableIteration(const std::filesystem::path& folder);
+
 }  // namespace weighbridge
