@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -115,6 +116,44 @@ Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
   WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options));
   WB_RETURN_IF_ERROR(CheckFreeSpace(folder, options));
   return Prepared{target, fs::path(target.string() + ".partial-" + NewId())};
+}
+
+// A folder that this process alone may remove, for as long as the descriptor is open. -1: it is
+// another's, or the file system knows no locks.
+int LockFolder(const fs::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0 || ::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  ::close(fd);
+  return -1;
+}
+
+// Makes the folder and locks it before it has its name, so that nobody takes it for abandoned.
+Result<int> MakeLocked(const fs::path& partial) {
+  const fs::path unnamed = partial.string() + "-new";
+  if (::mkdir(unnamed.c_str(), 0777) != 0) {
+    return Fail(ErrnoError(errno, "cannot create the output folder", partial));
+  }
+  const int lock = LockFolder(unnamed);
+  if (::rename(unnamed.c_str(), partial.c_str()) == 0) return lock;
+  const int error_number = errno;
+  ::rmdir(unnamed.c_str());
+  if (lock >= 0) ::close(lock);
+  return Fail(ErrnoError(error_number, "cannot create the output folder", partial));
+}
+
+// What killed processes left of the same target. Best effort.
+void RemoveAbandoned(const fs::path& target) {
+  const std::string prefix = target.filename().string() + ".partial-";
+  std::error_code error;
+  for (fs::directory_iterator it(target.parent_path(), error), end; !error && it != end;
+       it.increment(error)) {
+    if (!it->path().filename().string().starts_with(prefix)) continue;
+    const int lock = LockFolder(it->path());
+    if (lock < 0) continue;
+    std::error_code ignored;
+    fs::remove_all(it->path(), ignored);
+    ::close(lock);
+  }
 }
 
 Status SyncPath(const fs::path& path, int flags) {
@@ -286,12 +325,14 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
   AtomicDirectory directory;
   directory.options_ = options;
   directory.target_ = prepared.target;
+  RemoveAbandoned(prepared.target);
   RegisterUnfinished(prepared.partial);
-  if (::mkdir(prepared.partial.c_str(), 0777) != 0) {
-    const int error_number = errno;
+  auto lock = MakeLocked(prepared.partial);
+  if (!lock) {
     ForgetUnfinished(prepared.partial);
-    return Fail(ErrnoError(error_number, "cannot create the output folder", prepared.partial));
+    return Fail(std::move(lock).error());
   }
+  directory.lock_ = *lock;
   directory.partial_ = prepared.partial;
   return directory;
 }
@@ -299,13 +340,16 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
 AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
     : target_(std::move(other.target_)),
       partial_(std::exchange(other.partial_, {})),
-      options_(std::move(other.options_)) {}
+      options_(std::move(other.options_)),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 AtomicDirectory::~AtomicDirectory() {
-  if (partial_.empty()) return;
-  std::error_code error;
-  fs::remove_all(partial_, error);
-  ForgetUnfinished(partial_);
+  if (!partial_.empty()) {
+    std::error_code error;
+    fs::remove_all(partial_, error);
+    ForgetUnfinished(partial_);
+  }
+  if (lock_ >= 0) ::close(lock_);
 }
 
 Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {

@@ -1,7 +1,7 @@
 // Output that appears whole or not at all. Work goes to a sibling TARGET.partial-ID on the same
 // file system; Commit() syncs it and renames it to TARGET. An object that is destroyed before
 // Commit() succeeded removes its partial, and so does an interrupt (base/interrupt.h); a killed
-// process leaves one behind, never a broken TARGET.
+// process leaves one behind, never a broken TARGET. A folder's is removed by the next start.
 #pragma once
 
 #include <cstddef>
@@ -98,6 +98,7 @@ class AtomicDirectory {
   AtomicDirectory() = default;
   std::filesystem::path target_, partial_;
   PublishOptions options_;
+  int lock_ = -1;  // of partial_; tells others that it is in work
 };
 
 }  // namespace weighbridge
