@@ -238,5 +238,29 @@ TEST(CommandLine, SaysEachDefaultOnce) {
   }
 }
 
+TEST(Roundtrip, SaysWhenAFaultWasFoundBeforeAnythingWasCompared) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/llama_tied";
+  const ProgramRun run =
+      Shell("cd " + testing::FreshFolder() +
+            " && sed 's/\"num_attention_heads\":"
+            " *[0-9]*/\"num_attention_heads\": 0/' " +
+            model + "/config.json > c.json && $W roundtrip " + model + " --config c.json");
+  EXPECT_EQ(run.status, 1) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("cause: head-geometry"));
+  EXPECT_THAT(run.out, HasSubstr("No tensor was compared, a fault was found first"));
+}
+
+TEST(Roundtrip, NamesItsConfigAndFamilyFilesAmongTheInputs) {
+  const std::string source = WEIGHBRIDGE_SOURCE_DIR;
+  const ProgramRun run =
+      Shell("$W roundtrip " + source + "/tests/testdata/hf/llama_tied --family " + source +
+            "/families/llama.toml --json -");
+  const auto report = nlohmann::json::parse(run.out);
+  std::string paths;
+  for (const auto& input : report["reproduce"]["inputs"]) paths += input["path"].get<std::string>();
+  EXPECT_THAT(paths, HasSubstr("config.json"));
+  EXPECT_THAT(paths, HasSubstr("llama.toml"));
+}
+
 }  // namespace
 }  // namespace weighbridge
