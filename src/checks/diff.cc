@@ -274,7 +274,7 @@ class Differ {
             fmt::format("{}; first at {}: {} against {}", row.why,
                         IndexToString(e.shape, stats.first_mismatch / ComponentsOf(e.dtype)),
                         row.first->expected, row.first->actual),
-            "run `weighbridge diagnose` on the two"}));
+            "`weighbridge inspect --stats --tensor NAME` shows what each of the two holds"}));
   }
 
   void NoteDTypes(const Pair& pair) {

@@ -30,6 +30,8 @@ class Taker {
     WB_RETURN_IF_ERROR(RefuseQuantized());
     used_.assign(hf_.tensors().size(), false);
     FindEmptyLayers();
+    out_.usable.reserve(model_.parameters().size());
+    uses_.reserve(hf_.tensors().size());
     for (const Parameter& p : model_.parameters()) WB_RETURN_IF_ERROR(Take(p));
     Stranded();
     Coverage();
@@ -48,10 +50,11 @@ class Taker {
       }
     }
     if (model_.quantization().empty()) return {};
-    return FailQuantized(fmt::format("the config says that the weights are quantized ({}), which is "
-                                     "not supported by this version",
-                                     model_.quantization()),
-                         "config.json: quantization_config");
+    return FailQuantized(
+        fmt::format("the config says that the weights are quantized ({}), which is "
+                    "not supported by this version",
+                    model_.quantization()),
+        "config.json: quantization_config");
   }
 
   static tl::unexpected<Error> FailQuantized(std::string what, std::string at) {
@@ -59,7 +62,8 @@ class Taker {
                 "dequantize to bf16 first; a scale is never silently passed over");
   }
 
-  // Whether Megatron can hold values of this dtype as a weight. All tensors of a parameter have one.
+  // Whether Megatron can hold values of this dtype as a weight. All tensors of a parameter have
+  // one.
   Status CheckDType(const TensorInfo& info, const TensorInfo* first) const {
     constexpr std::array kPlain = {DType::kBF16, DType::kF16, DType::kF32, DType::kF64};
     if (std::find(kPlain.begin(), kPlain.end(), info.dtype) == kPlain.end()) {

@@ -43,8 +43,8 @@ class Verifier {
         row.megatron = {tensors[i]->name, tensors[i]->shape, tensors[i]->dtype};
         row.rank = tensors[i]->rank;
         row.status = RowStatus::kExtra;
-        row.why = i > 0 ? "the rank holds this name more than once"
-                        : "no rule explains it on this rank";
+        row.why =
+            i > 0 ? "the rank holds this name more than once" : "no rule explains it on this rank";
         Add(std::move(row), i > 0 ? "duplicate-name" : "tensor-extra");
       }
     }
@@ -113,8 +113,7 @@ class Verifier {
   Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor,
                  ResultRow row) {
     int64_t judged = 0;
-    WB_TRY(const ShardPlan::Difference d,
-           plan.Verify(hf_, plan_rank, 0, tensor.bytes, judged));
+    WB_TRY(const ShardPlan::Difference d, plan.Verify(hf_, plan_rank, 0, tensor.bytes, judged));
     if (judged != plan.local_numel()) {
       return Fail(ErrorKind::kInternal, "coverage",
                   fmt::format("{} of {} elements of {} were judged", judged, plan.local_numel(),

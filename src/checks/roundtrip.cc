@@ -24,16 +24,19 @@ namespace {
 constexpr int64_t kMaxBlockBytes = 128 << 10;  // stays in a core's second-level cache
 constexpr int64_t kChunkBytes = 8 << 20;       // what a thread takes at a time
 
-// What is known of one HF tensor; parameters that share it add up.
+// What is known of one HF tensor; parameters that share it add up. There may be a million of them,
+// so what few of them have is kept in Oddity.
 struct TensorState {
-  std::atomic<int64_t> covered{0}, mismatched{0}, rounded{0};
+  std::atomic<int64_t> covered{0};
   const Parameter* parameter = nullptr;  // the first that reads it
-  int64_t parameters = 0;
+  bool shared = false;                   // others read it too
 };
 
-struct FirstFault {
-  using Order = std::tuple<std::ptrdiff_t, int, int64_t>;  // parameter, rank, element of it
+// A tensor that did not come back bit for bit.
+struct Oddity {
+  using Order = std::tuple<size_t, int, int64_t>;  // parameter, rank, element of it
   std::optional<Order> order;
+  int64_t mismatched = 0, rounded = 0;
   FirstDifference difference;
 };
 
@@ -50,15 +53,16 @@ class RoundTripper {
     const int threads = Threads();
     // Two buffers per thread, the second for ops.
     block_bytes_ = std::clamp<int64_t>(options.memory_bytes / (2 * threads), 4096, kMaxBlockBytes);
+    homes_.reserve(model.parameters().size());
     for (const PlacedParameter& placed : placement.parameters()) {
-      if (!placed.is_copy()) homes_[placed.parameter] = &placed;
+      if (!placed.is_copy()) homes_.push_back(&placed);
     }
     for (const ResultRow& row : inventory.rows) reported_.insert(row.hf[0].name);
     for (const Parameter* p : inventory_.usable) {
       for (const std::string& name : p->hf) {
         TensorState& state = StateOf(name);
-        if (state.parameter == nullptr) state.parameter = p;
-        ++state.parameters;
+        state.shared = state.parameter != nullptr;
+        if (!state.shared) state.parameter = p;
       }
     }
   }
@@ -81,13 +85,24 @@ class RoundTripper {
     return bytes;
   }
 
-  std::vector<ResultRow> Rows() const {
+  // Adds a row per tensor that was judged to those in `others`, which are sorted, by name. In one
+  // pass: of a big model the rows are most of what is held in memory.
+  std::vector<ResultRow> RowsWith(std::vector<ResultRow> others) const {
     std::vector<ResultRow> rows;
-    for (size_t i = 0; i < states_.size(); ++i) {
-      if (states_[i].parameter != nullptr && !reported_.contains(hf_.tensors()[i].name)) {
-        rows.push_back(RowOf(i));
+    rows.reserve(states_.size() + others.size());
+    auto other = others.begin();
+    const auto add_until = [&](const std::string* name) {
+      for (; other != others.end() && (name == nullptr || other->hf[0].name <= *name); ++other) {
+        rows.push_back(std::move(*other));
       }
+    };
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const std::string& name = hf_.tensors()[i].name;
+      if (states_[i].parameter == nullptr || reported_.contains(name)) continue;
+      add_until(&name);
+      rows.push_back(RowOf(i));
     }
+    add_until(nullptr);
     return rows;
   }
 
@@ -97,6 +112,10 @@ class RoundTripper {
     int rank = 0;
     int64_t begin = 0, end = 0;  // elements of the rank's tensor
   };
+
+  size_t IndexOf(const Parameter& p) const {
+    return static_cast<size_t>(&p - model_.parameters().data());
+  }
 
   int Threads() const {
     return std::max(1, options_.threads > 0 ? options_.threads : DefaultThreads());
@@ -181,7 +200,9 @@ class RoundTripper {
     for (size_t i = 0; i < covered.size(); ++i) {
       TensorState& state = StateOf(plan.sources()[i]->name);
       state.covered += covered[i];
-      state.rounded += rounded[i];
+      if (rounded[i] == 0) continue;
+      const std::lock_guard lock(mutex_);
+      odd_[plan.sources()[i]->name].rounded += rounded[i];
     }
     return {};
   }
@@ -191,11 +212,10 @@ class RoundTripper {
   void Record(const ShardPlan& plan, int rank, const ShardPlan::Difference& difference) {
     for (const ShardPlan::Difference::OfSource& fault : difference.by_source) {
       const TensorInfo& source = *plan.sources()[fault.source];
-      StateOf(source.name).mismatched += fault.mismatched;
       const std::lock_guard lock(mutex_);
-      FirstFault& first = first_[source.name];
-      const FirstFault::Order order{&plan.parameter() - model_.parameters().data(), rank,
-                                    fault.local_element};
+      Oddity& first = odd_[source.name];
+      first.mismatched += fault.mismatched;
+      const Oddity::Order order{IndexOf(plan.parameter()), rank, fault.local_element};
       if (first.order && *first.order <= order) continue;
       first.order = order;
       FirstDifference& d = first.difference;
@@ -203,7 +223,7 @@ class RoundTripper {
       d.hf_index = plan.HfIndex(fault.source, fault.hf_element);
       d.megatron_tensor = model_.MegatronName(plan.parameter(), Dialect::kTe);
       d.megatron_index = plan.LocalIndex(fault.local_element);
-      const PlacedParameter& home = *homes_.at(&plan.parameter());
+      const PlacedParameter& home = *homes_[IndexOf(plan.parameter())];
       d.rank = RankId{plan.parameter().is_expert() ? 0 : rank, home.pp, home.vpp, home.ep,
                       plan.parameter().is_expert() ? rank : 0};
     }
@@ -216,8 +236,8 @@ class RoundTripper {
     const DType megatron_dtype = p.rule->dtype.value_or(t.dtype);
     ResultRow row;
     row.hf.push_back({t.name, t.shape, t.dtype});
-    row.megatron = {state.parameters > 1 ? model_.MegatronPattern(p, Dialect::kTe)
-                                         : model_.MegatronName(p, Dialect::kTe),
+    row.megatron = {state.shared ? model_.MegatronPattern(p, Dialect::kTe)
+                                 : model_.MegatronName(p, Dialect::kTe),
                     p.shape, megatron_dtype};
     row.transform = p.storage->transform;
     row.op = p.op == Op::kNone && megatron_dtype != t.dtype
@@ -225,18 +245,20 @@ class RoundTripper {
                  : std::string(ToString(p.op));
     row.bytes = t.nbytes;
     if (options_.headers_only) row.metrics = NotCompared();
-    row.metrics.mismatched = state.mismatched;
-    if (state.mismatched > 0) {
+    const auto found = odd_.find(t.name);
+    const int64_t mismatched = found == odd_.end() ? 0 : found->second.mismatched;
+    const int64_t rounded = found == odd_.end() ? 0 : found->second.rounded;
+    row.metrics.mismatched = mismatched;
+    if (mismatched > 0) {
       row.status = RowStatus::kMismatch;
-      row.why = fmt::format("{} element(s) are not restored", state.mismatched.load());
-      row.first = first_.at(t.name).difference;
+      row.why = fmt::format("{} element(s) are not restored", mismatched);
+      row.first = found->second.difference;
     } else if (!options_.headers_only && state.covered != Numel(t.shape)) {
       row.status = RowStatus::kMismatch;
       row.why = fmt::format("{} of {} elements came back", state.covered.load(), Numel(t.shape));
-    } else if (state.rounded > 0) {
+    } else if (rounded > 0) {
       row.status = RowStatus::kMatchRounded;
-      row.why =
-          fmt::format("{} element(s) are the correctly rounded inverse", state.rounded.load());
+      row.why = fmt::format("{} element(s) are the correctly rounded inverse", rounded);
     } else if (megatron_dtype != t.dtype && BitsOf(megatron_dtype) > BitsOf(t.dtype)) {
       row.status = RowStatus::kMatchWidened;
     }
@@ -249,15 +271,15 @@ class RoundTripper {
   const RoundTripOptions& options_;
   const Inventory& inventory_;
   std::vector<TensorState> states_;
-  std::set<std::string> reported_;  // tensors of which the inventory already has a row
-  std::map<const Parameter*, const PlacedParameter*> homes_;
+  std::set<std::string> reported_;             // tensors of which the inventory already has a row
+  std::vector<const PlacedParameter*> homes_;  // by the parameter's place in the model
   int64_t block_bytes_ = 0;
 
   std::mutex mutex_;
-  std::deque<Chunk> chunks_;                 // guarded by mutex_
-  std::map<std::string, FirstFault> first_;  // guarded by mutex_
-  std::optional<Error> error_;               // guarded by mutex_
-  bool stopped_ = false;                     // guarded by mutex_
+  std::deque<Chunk> chunks_;           // guarded by mutex_
+  std::map<std::string, Oddity> odd_;  // guarded by mutex_
+  std::optional<Error> error_;         // guarded by mutex_
+  bool stopped_ = false;               // guarded by mutex_
   std::atomic<size_t> next_parameter_{0};
 };
 
@@ -323,9 +345,9 @@ void Describe(const Model& model, const Placement& placement, const RoundTripOpt
   if (model.padded_vocab() != model.vocab()) {
     const bool needed = model.padded_vocab() == PaddedVocab(model.vocab(), placement.grid().tp);
     report.notes.push_back(
-        {"vocab-padded", fmt::format("the vocabulary of {} rows is padded with zeros to {}, {}",
-                                     model.vocab(), model.padded_vocab(),
-                                     needed ? "the grid needs it" : "as --pad-vocab asks")});
+        {"vocab-padded",
+         fmt::format("the vocabulary of {} rows is padded with zeros to {}, {}", model.vocab(),
+                     model.padded_vocab(), needed ? "the grid needs it" : "as --pad-vocab asks")});
   }
   for (const GridNote& note : placement.notes()) report.notes.push_back({note.id, note.message});
   if (options.headers_only) {
@@ -343,7 +365,7 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
                          const RoundTripOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   Report report;
-  WB_TRY(const Placement placement, Placement::Create(model, options.grid));
+  WB_TRY(Placement placement, Placement::Create(model, options.grid));
   WB_TRY(const Inventory inventory, TakeInventory(model, hf));
   Describe(model, placement, options, report);
   RoundTripper tripper(model, placement, hf, options, inventory);
@@ -358,10 +380,12 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
   for (const CheckpointNote& note : hf.notes()) report.notes.push_back({note.id, note.message});
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
   CheckCopies(hf, inventory, options.headers_only, report);
-  for (ResultRow& row : tripper.Rows()) report.results.push_back(std::move(row));
   std::stable_sort(
       report.results.begin(), report.results.end(),
       [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
+  // Where every tensor stands is not asked any more; the rows take its place in memory.
+  { [[maybe_unused]] const Placement done = std::move(placement); }
+  report.results = tripper.RowsWith(std::move(report.results));
   report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + BytesOfCopies(inventory);
   for (const FileInfo& file : hf.files()) {
     report.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});

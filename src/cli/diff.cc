@@ -91,7 +91,6 @@ void AddDiff(CLI::App& app, Context& context) {
       ->group("Compare");
   command->add_option("--threads", options.threads, "threads; default: all processors")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str()
       ->group("Compare");
   AddOutputOptions(*command, context);
   AddExamples(*command, {"weighbridge diff model.safetensors copy.safetensors",

@@ -120,7 +120,8 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
   size("--vpp,--virtual-pipeline-model-parallel-size", grid.vpp,
        "virtual pipeline stages per rank");
   size("--ep,--expert-model-parallel-size", grid.ep, "expert-parallel ranks");
-  size("--etp,--expert-tensor-parallel-size", grid.etp, "tensor-parallel ranks of an expert");
+  size("--etp,--expert-tensor-parallel-size", grid.etp,
+       "tensor-parallel ranks of an expert (Megatron-LM's own default is that of --tp)");
   command
       .add_option("--first-stage-layers,--decoder-first-pipeline-num-layers",
                   grid.first_stage_layers, "layers of the first pipeline stage; default: even")
@@ -187,6 +188,9 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                 "give one with --config FILE");
   }
   WB_TRY(input->config, ReadConfig(config));
+  input->files.push_back(config.string());
+  std::copy_if(family_files.begin(), family_files.end(), std::back_inserter(input->files),
+               IsFamilyFile);
   WB_RETURN_IF_ERROR(ChooseFamily(family_files, *input));
   return input;
 }

@@ -42,6 +42,7 @@ struct ModelInput {
   const FamilySpec* family = nullptr;
   // Not empty: the family was chosen by --family against what the config says; to be shown.
   std::string family_note;
+  std::vector<std::string> files;  // config.json and the family files that were read
   nlohmann::json config;
   std::unique_ptr<Checkpoint> checkpoint;
 };

@@ -27,8 +27,7 @@ bool SameFile(const fs::path& a, const fs::path& b) {
 }
 
 bool Contains(const fs::path& folder, const fs::path& path) {
-  const auto [outer, inner] =
-      std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  const auto [outer, inner] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
   return outer == folder.end() && inner != path.end();
 }
 
@@ -51,10 +50,10 @@ bool BelongsTo(const fs::path& target, const fs::path& folder) {
 }
 
 tl::unexpected<Error> Refuse(const NamedOutput& output, const std::string& input) {
-  return Fail(ErrorKind::kUsage, "output-is-input",
-              fmt::format("{} {} would overwrite what the command reads", output.option,
-                          output.path),
-              input, "name another FILE");
+  return Fail(
+      ErrorKind::kUsage, "output-is-input",
+      fmt::format("{} {} would overwrite what the command reads", output.option, output.path),
+      input, "name another FILE");
 }
 
 Status CheckOne(const NamedOutput& output, const CommandInputs& inputs) {

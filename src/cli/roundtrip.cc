@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "base/memory.h"
@@ -40,6 +41,11 @@ Result<Report> RunOn(RoundTripArguments& a) {
   WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
   if (!input->family_note.empty()) {
     report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
+  }
+  for (const std::string& file : input->files) {
+    std::error_code error;
+    const auto size = std::filesystem::file_size(file, error);
+    if (!error) report.inputs.push_back({file, size, "", std::nullopt});
   }
   return report;
 }

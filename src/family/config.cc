@@ -38,7 +38,8 @@ Result<json> Activation(const json& value, const json&) {
     // Not a fault of the checkpoint: Hugging Face knows more activations than are listed here.
     return Fail(ErrorKind::kUnsupported, "config-unsupported",
                 fmt::format("the activation function {} is not known", Describe(value)),
-                "config.json", "known: silu, gelu, gelu_pytorch_tanh, relu, relu2, quick_gelu, ...");
+                "config.json",
+                "known: silu, gelu, gelu_pytorch_tanh, relu, relu2, quick_gelu, ...");
   }
   return BadValue("activation", value);
 }

@@ -26,9 +26,8 @@ namespace {
 
 // The `family` of a file; "" when it cannot be read, which its reader will say.
 std::string NameIn(const std::string& text) {
-  const auto spec = ParseFamily(text, "", [](const std::vector<std::string>&) {
-    return Result<FamilySpec>(FamilySpec());
-  });
+  const auto spec = ParseFamily(
+      text, "", [](const std::vector<std::string>&) { return Result<FamilySpec>(FamilySpec()); });
   return spec ? spec->name : "";
 }
 
@@ -79,8 +78,9 @@ Status FamilyLibrary::ReadAdded(const std::map<std::string, std::string>& texts,
     std::vector<std::string> origins;
     for (const auto& [added, added_text] : texts) origins.push_back(texts_.at(added).origin);
     Error error = read.error();
-    error.what = fmt::format("{}, which extends a file of that name, can no longer be read: {} ({})",
-                             text.origin, error.what, error.at);
+    error.what =
+        fmt::format("{}, which extends a file of that name, can no longer be read: {} ({})",
+                    text.origin, error.what, error.at);
     error.at = fmt::format("{}", fmt::join(origins, ", "));
     return Fail(std::move(error));
   }

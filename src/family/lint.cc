@@ -72,7 +72,7 @@ class Linter {
       });
     };
     const Result<int64_t> value = evaluate(5040, 0);
-    if (itself) return Bad(fmt::format("the default of '{}' is '{}': itself", self, text), line);
+    if (itself) return Bad(fmt::format("'{}' is defined by itself: '{}'", self, text), line);
     if (!unknown.empty()) {
       const std::vector<std::string> names(symbols_.begin(), symbols_.end());
       const std::string near = NearestName(unknown, names);

@@ -55,9 +55,10 @@ class Model::Builder {
   Status Run() {
     if (const nlohmann::json* table = FindKey(config_, "quantization_config")) {
       const nlohmann::json* method = FindKey(config_, "quantization_config.quant_method");
-      m_.quantization_ = method != nullptr && method->is_string() && !method->get<std::string>().empty()
-                             ? method->get<std::string>()
-                             : "unnamed";
+      m_.quantization_ =
+          method != nullptr && method->is_string() && !method->get<std::string>().empty()
+              ? method->get<std::string>()
+              : "unnamed";
       if (table->is_null()) m_.quantization_.clear();
     }
     WB_RETURN_IF_ERROR(ResolveSymbols());
@@ -86,13 +87,13 @@ class Model::Builder {
     if (asked <= 0) return {};
     const int64_t most = std::max(kMaxPaddedVocab, 2 * m_.vocab_);
     if (asked >= m_.vocab_ && asked <= most) return {};
-    return Fail(ErrorKind::kUsage, "usage",
-                asked < m_.vocab_
-                    ? fmt::format("the vocabulary has {} rows, it cannot be padded to {}", m_.vocab_,
-                                  asked)
-                    : fmt::format("a vocabulary of {} rows is padded to {} at most, not to {}",
-                                  m_.vocab_, most, asked),
-                "--pad-vocab");
+    return Fail(
+        ErrorKind::kUsage, "usage",
+        asked < m_.vocab_
+            ? fmt::format("the vocabulary has {} rows, it cannot be padded to {}", m_.vocab_, asked)
+            : fmt::format("a vocabulary of {} rows is padded to {} at most, not to {}", m_.vocab_,
+                          most, asked),
+        "--pad-vocab");
   }
 
   Result<int64_t> Symbol(std::string_view name, int depth) {
@@ -133,8 +134,8 @@ class Model::Builder {
       }
     }
     if (symbol.expression) {
-      Result<int64_t> value = Evaluate(
-          *symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
+      Result<int64_t> value =
+          Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
       // The family was checked when it was read: what is wrong are the numbers of this config.
       if (!value && value.error().id == "expression") {
         return Fail(ErrorKind::kInvalid, FaultOf(name),
@@ -250,7 +251,7 @@ class Model::Builder {
   }
 
   // How many parameters the config asks for, before any is made.
-  Status CheckParameterCount() {
+  Result<int64_t> CountParameters() {
     int64_t total = 0;
     for (const ParamRule& rule : spec().params) {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));
@@ -270,7 +271,7 @@ class Model::Builder {
                     "config.json");
       }
     }
-    return {};
+    return total;
   }
 
   // No Megatron tensor is described twice.
@@ -300,7 +301,8 @@ class Model::Builder {
   }
 
   Status Parameters() {
-    WB_RETURN_IF_ERROR(CheckParameterCount());
+    WB_TRY(const int64_t count, CountParameters());
+    m_.parameters_.reserve(static_cast<size_t>(count));
     WB_RETURN_IF_ERROR(CheckUnique());
     for (const ParamRule& rule : spec().params) {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));

@@ -57,7 +57,7 @@ using HasTensor = std::function<bool(const std::string&)>;
 struct ExpandOptions {
   // Which HF storage is there; absent: each parameter's primary storage.
   HasTensor has;
-  int tp = 1;             // the vocabulary is padded for this size
+  int tp = 1;  // the vocabulary is padded for this size
   // --pad-vocab: at least this many rows; 0: as the grid needs. kUsage below the vocabulary and
   // above 2^24 rows (twice the vocabulary where that is more).
   int64_t pad_vocab = 0;
@@ -85,8 +85,8 @@ class Model {
   int64_t vocab() const { return vocab_; }
   int64_t padded_vocab() const { return padded_vocab_; }
   bool tied() const { return tied_; }
-  // The config's quantization_config.quant_method ("fp8"), "unnamed" without one; empty: the weights
-  // are plain.
+  // The config's quantization_config.quant_method ("fp8"), "unnamed" without one; empty: the
+  // weights are plain.
   const std::string& quantization() const { return quantization_; }
   // The name of the output layer's copy of the tied embedding on the last of several stages.
   const std::string& tied_megatron() const { return spec_->tied->megatron; }

@@ -69,7 +69,8 @@ Status CheckMegatronBuilds(const Model& model, const ParallelGrid& grid,
   const bool experts = std::any_of(model.parameters().begin(), model.parameters().end(),
                                    [](const Parameter& p) { return p.is_expert(); });
   if (!experts && grid.ep > 1) {
-    return Refuse("the model has no experts that expert-parallel ranks could hold", "leave --ep out");
+    return Refuse("the model has no experts that expert-parallel ranks could hold",
+                  "leave --ep out");
   }
   if (!experts && grid.etp > 1) {
     notes.push_back({"etp-unused", "the model has no experts: --etp cuts nothing"});

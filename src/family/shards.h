@@ -31,9 +31,9 @@ struct GridNote {
 // Placement of a whole model. Immutable; refers to the Model, which must outlive it.
 class Placement {
  public:
-  // Errors: kUsage "grid" when the model cannot be placed on the grid, or when megatron-core refuses
-  // to build it there (TransformerConfig.__post_init__ of 0.19: attention heads not divisible by TP;
-  // query groups neither a multiple nor a divisor of TP; EP without experts).
+  // Errors: kUsage "grid" when the model cannot be placed on the grid, or when megatron-core
+  // refuses to build it there (TransformerConfig.__post_init__ of 0.19: attention heads not
+  // divisible by TP; query groups neither a multiple nor a divisor of TP; EP without experts).
   static Result<Placement> Create(const Model& model, const ParallelGrid& grid);
 
   const ParallelGrid& grid() const { return grid_; }

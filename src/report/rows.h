@@ -14,7 +14,8 @@ namespace weighbridge {
 bool Failed(const ResultRow& row);
 
 // True when the elements of both sides were compared, so that the metrics mean something: not for
-// an absent or skipped tensor, nor for one that differs in shape only or of which headers were read.
+// an absent or skipped tensor, nor for one that differs in shape only or of which headers were
+// read.
 bool HasMetrics(const ResultRow& row);
 
 // Indexes of the rows, worst first: missing, extra, mismatch (values that are not finite, then by

@@ -2,10 +2,9 @@
 //
 // Ops offers, for 8 float64 lanes `D` and a group of 32 patterns:
 //   D Load(Format, const Bits*); Zero, Splat, Sub, Abs, Max, Add, Mul, MulAdd, Div;
-//   bool AnyGreaterEqual(D, D); int CountNotWithin(D, D): lanes where not x <= y, NaN included; D ZeroWhereZero(D value, D condition);
-//   void Store(double*, D);
-//   bool AnyNonFinite<Format>(e, a); int CountUnequal<Format>(e, a); Ulps<Format>: a running
-//   maximum.
+//   bool AnyGreaterEqual(D, D); int CountNotWithin(D, D): lanes where not x <= y, NaN included; D
+//   ZeroWhereZero(D value, D condition); void Store(double*, D); bool AnyNonFinite<Format>(e, a);
+//   int CountUnequal<Format>(e, a); Ulps<Format>: a running maximum.
 #pragma once
 
 #include <cstring>

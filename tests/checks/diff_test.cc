@@ -249,5 +249,15 @@ TEST(Diff, SaysWhichTolerancesWereInForce) {
   EXPECT_EQ(Diff(a, a, {}).tolerances, (Pairs{{"atol", 0}, {"rtol", 0}}));
 }
 
+TEST(Diff, ComparesNothingWhereNoTensorHasAnElement) {
+  MemoryCheckpoint a;
+  a.Add("w", DType::kF32, {0, 4}, std::vector<float>());
+  const Report report = DiffOf(a, a);
+  EXPECT_EQ(report.verdict, Verdict::kUndecided);
+  EXPECT_EQ(report.error->id, "nothing-compared");
+  a.Add("x", DType::kF32, {1}, std::vector<float>{1});
+  EXPECT_EQ(DiffOf(a, a).verdict, Verdict::kPass);
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -228,7 +228,7 @@ TEST(RoundTrip, KeepsEveryTensorInTheReportWhenOneOfThemIsMissing) {
 
 TEST(RoundTrip, RefusesWeightsThatAreNoPlainFloatsAtEveryLevel) {
   const std::pair<DType, const char*> cases[] = {
-      {DType::kI16, "dtype"},       {DType::kBool, "dtype"},       {DType::kU8, "dtype"},
+      {DType::kI16, "dtype"},        {DType::kBool, "dtype"},       {DType::kU8, "dtype"},
       {DType::kF8E4M3, "quantized"}, {DType::kF8E5M2, "quantized"}, {DType::kF4, "quantized"}};
   for (const auto& [dtype, id] : cases) {
     for (const bool headers_only : {true, false}) {
@@ -347,8 +347,8 @@ TEST(VerifyTree, ReportsMissingAndExtraTensorsOfARank) {
   EXPECT_EQ(Ids(*report), (std::vector<std::string>{"tensor-missing", "tensor-extra"}));
 }
 
-// A tree to spoil, of a model whose float32 router bias is bf16 in the file: two bytes of each of its
-// values are zeros that no comparison in bf16 would see.
+// A tree to spoil, of a model whose float32 router bias is bf16 in the file: two bytes of each of
+// its values are zeros that no comparison in bf16 would see.
 class SpoiledTree : public testing::Test {
  protected:
   void SetUp() override {

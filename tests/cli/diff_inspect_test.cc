@@ -130,5 +130,15 @@ TEST_F(DiffAndInspect, RefusesAToleranceThatEveryDifferenceWouldPass) {
   EXPECT_EQ(RunProgram("diff " + pair + " --rtol=1e-9").status, 1);
 }
 
+TEST_F(DiffAndInspect, InspectShowsTheConfigInBothVocabularies) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/qwen2";
+  const Outcome text = RunProgram("inspect " + model);
+  EXPECT_THAT(text.text, HasSubstr("num_key_value_heads"));
+  EXPECT_THAT(text.text, HasSubstr("num_query_groups"));
+  const auto document = nlohmann::json::parse(RunProgram("inspect " + model + " --json").text);
+  EXPECT_EQ(document["megatron_config"]["num_query_groups"],
+            document["config"]["num_key_value_heads"]);
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -17,10 +17,10 @@ TEST(Outputs, NeverOverwriteTheCheckpointUnderJudgement) {
   for (const char* target :
        {"m/model.safetensors", "m/config.json", "./m/../m/model.safetensors", "link", "hard"}) {
     for (const char* option : {"--json", "--html", "--junit", "--card"}) {
-      const ProgramRun run =
-          Shell(InCopy("ln -s m/model.safetensors link && ln m/config.json hard && md5sum m/* > s "
-                       "&& $W roundtrip m -q " +
-                       std::string(option) + " " + target + "; s=$?; md5sum -c --quiet s && exit $s"));
+      const ProgramRun run = Shell(
+          InCopy("ln -s m/model.safetensors link && ln m/config.json hard && md5sum m/* > s "
+                 "&& $W roundtrip m -q " +
+                 std::string(option) + " " + target + "; s=$?; md5sum -c --quiet s && exit $s"));
       EXPECT_EQ(run.status, 2) << option << " " << target << run.err;
       EXPECT_NE(run.err.find("would overwrite"), std::string::npos) << run.err;
     }
@@ -36,10 +36,10 @@ TEST(Outputs, NeverOverwriteAnInputOfAnyCommand) {
            "report r.json --json r.json",
            "toy out --like m --num-hidden-layers 1 --json m/config.json",
        }) {
-    const ProgramRun run =
-        Shell(InCopy("cp m/config.json other.json; echo hello > bad.safetensors; echo '# x' > "
-                     "f.toml; $W roundtrip m -q --json r.json 2> /dev/null; md5sum m/* *.* > s; $W " +
-                     std::string(command) + "; s=$?; md5sum -c --quiet s && exit $s"));
+    const ProgramRun run = Shell(
+        InCopy("cp m/config.json other.json; echo hello > bad.safetensors; echo '# x' > "
+               "f.toml; $W roundtrip m -q --json r.json 2> /dev/null; md5sum m/* *.* > s; $W " +
+               std::string(command) + "; s=$?; md5sum -c --quiet s && exit $s"));
     EXPECT_EQ(run.status, 2) << command << run.err;
     EXPECT_NE(run.err.find("would overwrite"), std::string::npos) << command << run.err;
   }

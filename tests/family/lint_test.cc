@@ -159,7 +159,7 @@ TEST(Lint, FindsDefaultsThatNoConfigCanCompute) {
   EXPECT_THAT(with("hidden / 0"), HasSubstr("divides by zero"));
   EXPECT_THAT(with("hidden / (half - half)"), HasSubstr("divides by zero"));
   EXPECT_THAT(with("2 * half / (half - hidden)"), Not(HasSubstr("divides by zero")));
-  EXPECT_THAT(Fault("\"hidden / 2\"", "\"2 * half\""), HasSubstr("itself"));
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"2 * half\""), HasSubstr("is defined by itself"));
 }
 
 }  // namespace

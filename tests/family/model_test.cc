@@ -387,7 +387,6 @@ TEST(Model, GeometryThatNoTensorHasIsAnError) {
             "accepted");  // no expert, no parameter
 }
 
-
 TEST(Model, HeadsThatFitNoSizeAreOneKindOfFault) {
   const json config = *ReadJsonFile(std::string(WEIGHBRIDGE_SOURCE_DIR) +
                                     "/tests/testdata/hf/llama_untied/config.json");

@@ -283,8 +283,7 @@ TEST(CompareElements, LetsNothingPassAToleranceThatIsNoNumber) {
     for (const Tolerance t : {Tolerance{kNan, 0}, Tolerance{0, kNan}, Tolerance{kInfinity, 0},
                               Tolerance{0, kInfinity}, Tolerance{-1, 0}}) {
       for (auto* kernels = internal::AvailableKernels(); *kernels != nullptr; ++kernels) {
-        const auto stats =
-            internal::CompareBlockWith(**kernels, e.view(), a.view(), 0, e.count, t);
+        const auto stats = internal::CompareBlockWith(**kernels, e.view(), a.view(), 0, e.count, t);
         EXPECT_GE(stats.mismatched, 2) << (*kernels)->name << " " << t.atol << " " << t.rtol;
       }
       EXPECT_FALSE(PairMatches(e.dtype, 0, a.dtype, 1, t));

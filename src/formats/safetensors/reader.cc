@@ -60,10 +60,12 @@ class SafetensorsCheckpoint final : public Checkpoint {
     return {};
   }
 
-  // Sorts the inventory of several files. A name in two of them is duplicate-name, unless the two are
-  // equal in every byte: then one of them is kept (the one that `index` names) and a note says so.
+  // Sorts the inventory of several files. A name in two of them is duplicate-name, unless the two
+  // are equal in every byte: then one of them is kept (the one that `index` names) and a note says
+  // so.
   Status Finish(const SafetensorsIndex* index = nullptr) {
     if (files_.size() == 1) return {};
+    tensors_.shrink_to_fit();  // it grew file by file, to twice its size at worst
     std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
       return std::tie(a.name, a.file) < std::tie(b.name, b.file);
     });
@@ -122,8 +124,9 @@ class SafetensorsCheckpoint final : public Checkpoint {
 
  private:
   static std::optional<uint32_t> ShardOf(const SafetensorsIndex& index, std::string_view name) {
-    const auto it = std::lower_bound(index.entries.begin(), index.entries.end(), name,
-                                     [](const auto& e, std::string_view n) { return e.tensor < n; });
+    const auto it =
+        std::lower_bound(index.entries.begin(), index.entries.end(), name,
+                         [](const auto& e, std::string_view n) { return e.tensor < n; });
     if (it == index.entries.end() || it->tensor != name) return std::nullopt;
     return it->shard;
   }
@@ -131,11 +134,11 @@ class SafetensorsCheckpoint final : public Checkpoint {
   Status CheckEqual(const TensorInfo& a, const TensorInfo& b) const {
     const bool alike = a.dtype == b.dtype && a.shape == b.shape;
     if (alike && std::ranges::equal(Data(a), Data(b))) return {};
-    return Corrupt("duplicate-name",
-                   fmt::format("tensor '{}' is in two shards, with different {}: {} and {}", a.name,
-                               alike ? "bytes" : "shapes or dtypes", ShardName(a.file),
-                               ShardName(b.file)),
-                   fmt::format("{}:{}", files_[b.file].path.string(), b.offset));
+    return Corrupt(
+        "duplicate-name",
+        fmt::format("tensor '{}' is in two shards, with different {}: {} and {}", a.name,
+                    alike ? "bytes" : "shapes or dtypes", ShardName(a.file), ShardName(b.file)),
+        fmt::format("{}:{}", files_[b.file].path.string(), b.offset));
   }
 
   std::string ShardName(uint32_t file) const { return files_[file].path.filename().string(); }
