@@ -310,6 +310,7 @@ class Verifier {
     const DType dtype = b.tensor->dtype;
     ElementStats stats;
     int64_t first = -1;
+    FirstDifference difference;
     std::vector<std::byte> expected, scratch;
     for (size_t c = 0; c < b.chunks.size(); ++c) {
       const int64_t numel = Numel(b.chunks[c].sizes);
@@ -323,9 +324,8 @@ class Verifier {
           const int64_t element = GlobalElement(b, c, at + part.first_mismatch);
           if (first < 0 || element < first) {
             first = element;
-            row.first = FirstDifference{};
-            row.first->expected = BitsText(dtype, expected, part.first_mismatch);
-            row.first->actual = BitsText(dtype, block, part.first_mismatch);
+            difference.expected = BitsText(dtype, expected, part.first_mismatch);
+            difference.actual = BitsText(dtype, block, part.first_mismatch);
           }
         }
         stats.Append(part);
@@ -336,7 +336,9 @@ class Verifier {
                    stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
     row.why =
         fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
-    if (row.first) Locate(subject, first, *row.first);
+    if (first < 0) return {};
+    Locate(subject, first, difference);
+    row.first = std::move(difference);
     return {};
   }
 

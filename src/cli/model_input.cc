@@ -147,6 +147,14 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
       ->group("Parallel grid");
 }
 
+void AddInputFiles(const ModelInput& input, Report& report) {
+  for (const std::string& file : input.files) {
+    std::error_code error;
+    const auto size = std::filesystem::file_size(file, error);
+    if (!error) report.inputs.push_back({file, size, "", std::nullopt});
+  }
+}
+
 Error JudgeConfigError(Error error) {
   if (error.kind != ErrorKind::kInvalid) return error;
   if (error.id == "layer-kinds") error.id = "layer-pattern";

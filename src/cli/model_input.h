@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/result.h"
 #include "family/library.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
@@ -53,6 +54,9 @@ struct ModelInput {
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file);
+
+// Names the config and the family files among the report's inputs.
+void AddInputFiles(const ModelInput& input, Report& report);
 
 // A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a
 // key cannot be judged.

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <memory>
 
 #include "base/memory.h"
@@ -42,11 +41,7 @@ Result<Report> RunOn(RoundTripArguments& a) {
   if (!input->family_note.empty()) {
     report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
   }
-  for (const std::string& file : input->files) {
-    std::error_code error;
-    const auto size = std::filesystem::file_size(file, error);
-    if (!error) report.inputs.push_back({file, size, "", std::nullopt});
-  }
+  AddInputFiles(*input, report);
   return report;
 }
 

@@ -55,6 +55,7 @@ Result<Report> RunOn(VerifyArguments& a) {
   if (!input->family_note.empty()) {
     report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
   }
+  AddInputFiles(*input, report);
   return report;
 }
 
