@@ -15,8 +15,9 @@ namespace weighbridge {
 struct BridgeConfigOptions {
   ParallelGrid grid;
   Dialect dialect = Dialect::kTe;
-  DType dtype = DType::kBF16;  // of the weights; one that Megatron does not train in becomes float32
-  std::string hf_model;        // a path, or org/name[@REV]
+  DType dtype =
+      DType::kBF16;      // of the weights; one that Megatron does not train in becomes float32
+  std::string hf_model;  // a path, or org/name[@REV]
 };
 
 // The whole document, for DumpYaml. Fields of which the model has none are null; what is not said

@@ -59,8 +59,10 @@ DType MainDType(const Model& model, const ModelInput& input, const ImportOptions
   return first == nullptr ? DType::kF32 : first->dtype;
 }
 
+// "" when the family has no provider: the weights can be imported all the same.
 Result<std::string> RunConfigText(const Model& model, const ModelInput& input,
                                   const ImportArguments& a) {
+  if (model.spec().bridge.provider.empty()) return "";
   WB_TRY(const nlohmann::json config,
          BridgeRunConfig(model, {.grid = a.grid,
                                  .dialect = a.options.dialect,
@@ -102,7 +104,7 @@ Result<Conversion> Make(ImportArguments& a) {
   WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(folder.path(), plan.disk));
   WB_RETURN_IF_ERROR(Import(model, *input->checkpoint, plan, a.options, writer));
   WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, TrainStatePt({})));
-  WB_RETURN_IF_ERROR(folder.WriteFile(kRunConfigName, run_config));
+  if (!run_config.empty()) WB_RETURN_IF_ERROR(folder.WriteFile(kRunConfigName, run_config));
   if (a.verify == "page") {
     WB_RETURN_IF_ERROR(writer.ReadBack(a.options.threads));
     done.read_back = true;
@@ -118,6 +120,10 @@ Result<Conversion> Make(ImportArguments& a) {
   done.tensors = plan.disk.tensors.size();
   done.files = plan.disk.files.size();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (run_config.empty()) {
+    done.notes.push_back(fmt::format("no {}: family {} names no provider of Megatron Bridge",
+                                     kRunConfigName, input->family->name));
+  }
   if (model.padded_vocab() != model.vocab()) {
     done.notes.push_back(fmt::format("the vocabulary of {} rows is padded with zeros to {}",
                                      model.vocab(), model.padded_vocab()));

@@ -16,8 +16,8 @@ using nlohmann::json;
 
 // A word that no reader takes for a truth value, a number or null.
 bool IsPlain(std::string_view text) {
-  static constexpr std::array<std::string_view, 10> kTaken = {
-      "true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan"};
+  static constexpr std::array<std::string_view, 10> kTaken = {"true", "false", "yes", "no", "on",
+                                                              "off",  "null",  "y",   "n",  "nan"};
   static constexpr std::string_view kLetters =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
   if (text.empty() || kLetters.find(text[0]) == std::string_view::npos) return false;

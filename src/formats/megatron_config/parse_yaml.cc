@@ -47,9 +47,9 @@ std::optional<json> Word(std::string_view text) {
 
 std::optional<json> Number(std::string_view text) {
   if (text.starts_with('+')) text.remove_prefix(1);
-  const bool number_like =
-      !text.empty() && text.find_first_not_of("0123456789.eE+-") == std::string_view::npos &&
-      text.find_first_of("0123456789") != std::string_view::npos;
+  const bool number_like = !text.empty() &&
+                           text.find_first_not_of("0123456789.eE+-") == std::string_view::npos &&
+                           text.find_first_of("0123456789") != std::string_view::npos;
   if (!number_like) return std::nullopt;
   const char* const end = text.data() + text.size();
   int64_t integer = 0;
