@@ -183,9 +183,9 @@ TEST(YamlText, RealNumbersHaveAPoint) {
 
 TEST(YamlText, LooksAsTheBridgeWritesIt) {
   EXPECT_EQ(DumpYaml(json::parse(R"({"model": {"_target_": "a.B", "f": {"_args_": [], "std": 0.02},
-                                     "bf16": true, "id": "/a b", "n": null}})")),
+                                     "bf16": true, "id": "/a b", "z": null}})")),
             "model:\n  _target_: a.B\n  bf16: true\n  f:\n    _args_: []\n    std: 0.02\n"
-            "  id: \"/a b\"\n  n: null\n");
+            "  id: \"/a b\"\n  z: null\n");
 }
 
 TEST(RunConfigFile, GivesTheModelsFields) {

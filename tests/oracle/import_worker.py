@@ -2,8 +2,8 @@
 
   import_worker.py ORACLES JOBS.json RESULTS.json      ORACLES: the folder with bridge_cpu.py
 
-JOBS is a list of {"name", "hf", "megatron", "out", "tp", "pp", "ep", "dialect"}, all of one number of processes. Results
-are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own since it replaces parts of
+JOBS is a list of {"name", "hf", "megatron", "out", "tp", "pp", "ep", "dialect", "dtype"}, all of one number of
+processes; "overrides" are fields of the provider, "only_bridge" leaves megatron-core's own loading out. Results are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own since it replaces parts of
 torch, and one for all jobs since importing the Bridge takes most of the time.
 """
 import json
@@ -66,7 +66,7 @@ def load_into_imported(b, job):
     import torch  # noqa: PLC0415
     from megatron.bridge.training.checkpointing import _generate_model_state_dict  # noqa: PLC0415
     from megatron.core import dist_checkpointing  # noqa: PLC0415
-    dtype = torch.float32 if job.get("dtype") == "fp32" else torch.bfloat16
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job["dtype"]]
     overrides = local_overrides(job["hf"]) if job["dialect"] == "local" else {}
     overrides |= job.get("overrides", {})
     _, parts = b.build(job["hf"], dtype, job["tp"], job["pp"], job["ep"], overrides=overrides)
@@ -112,7 +112,8 @@ def run(b, job):
     b.init_parallel(tp=job["tp"], pp=job["pp"], ep=job["ep"])
     result = {"name": job["name"]}
     try:
-        result["tensors"], result["different"] = load_into_imported(b, job)
+        if not job.get("only_bridge"):
+            result["tensors"], result["different"] = load_into_imported(b, job)
         if world(job) == 1:
             result["hf_model_id"], result["export"] = bridge_loads_and_exports(b, job)
     except Exception as e:  # the other jobs still count
