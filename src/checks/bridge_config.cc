@@ -73,13 +73,14 @@ Result<json> LayerSpec(const Model& model, Dialect dialect) {
   return partial;
 }
 
-void AddGrid(const ParallelGrid& grid, json& out) {
+void AddGrid(const ParallelGrid& grid, bool has_experts, json& out) {
   const auto layers = [](int64_t n) { return n < 0 ? json() : json(n); };
   out["tensor_model_parallel_size"] = grid.tp;
   out["pipeline_model_parallel_size"] = grid.pp;
   out["virtual_pipeline_model_parallel_size"] = grid.vpp == 1 ? json() : json(grid.vpp);
   out["expert_model_parallel_size"] = grid.ep;
-  out["expert_tensor_parallel_size"] = grid.etp;
+  // Megatron's own default, which it keeps where nothing is cut by it.
+  out["expert_tensor_parallel_size"] = has_experts ? grid.etp : grid.tp;
   out["context_parallel_size"] = 1;
   out["sequence_parallel"] = false;
   out["num_layers_in_first_pipeline_stage"] = layers(grid.first_stage_layers);
@@ -127,7 +128,8 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
   out["vocab_size"] = model.padded_vocab();
   out["should_pad_vocab"] = false;
   if (out.contains("mtp_num_layers") && model.mtp_layers() == 0) out["mtp_num_layers"] = nullptr;
-  AddGrid(options.grid, out);
+  const bool has_experts = out.contains("num_moe_experts") && !out["num_moe_experts"].is_null();
+  AddGrid(options.grid, has_experts, out);
   AddDType(options.dtype, out);
   AddSource(options.hf_model, out);
   // Without these the bridge's training does not resume from a checkpoint.

@@ -66,6 +66,7 @@ void ExpectSharedFieldsAreEqual(const OpenedModel& golden, const fs::path& file)
   options.grid.tp = Size(theirs, "tensor_model_parallel_size");
   options.grid.pp = Size(theirs, "pipeline_model_parallel_size");
   options.grid.ep = Size(theirs, "expert_model_parallel_size");
+  options.grid.etp = Size(theirs, "expert_tensor_parallel_size");
   options.dtype = theirs.model()["bf16"] == true ? DType::kBF16 : DType::kF32;
   const json ours = ModelSection(*golden.model, options);
   size_t shared = 0;

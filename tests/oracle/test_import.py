@@ -120,6 +120,11 @@ def test_bridge_builds_the_model_from_run_config_and_exports_the_source(single, 
     export = result["export"]
     assert (export["rt_missing"], export["rt_extra"]) == ([], [])
     asked = VARIANTS.get(name, ("", [], {}))[2].get("dtype", "bf16")
+    if name == "llama_untied padded":
+        # The Bridge 0.6.2 has no step that drops padded rows when it exports; ours does.
+        assert [(row[0], row[4][0]) for row in export["rt_diff"]] == [("lm_head.weight", 512),
+                                                                      ("model.embed_tokens.weight", 512)]
+        return
     if asked == "bf16":
         # DeepSeek's correction bias is float32 in Megatron; the test model has it in bfloat16.
         export["rt_diff"] = [row for row in export["rt_diff"] if "e_score_correction_bias" not in row[0] or row[5] != 0.0]
