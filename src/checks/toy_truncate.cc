@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr uint64_t kBlock = 4u << 20;           // bytes
+constexpr uint64_t kBlock = 4u << 20;  // bytes
 
 struct Kept {
   const TensorInfo* source;

@@ -16,9 +16,9 @@ namespace weighbridge {
 struct VerifyOptions {
   bool headers_only = false;  // --level L0
   bool without_mtp = false;
-  bool strict_padding = false;         // padded vocabulary rows must be zero
-  std::optional<DType> expect_dtype;   // a narrowing to this dtype is asked for
-  int threads = 0;                     // 0: as many as the process may use
+  bool strict_padding = false;                   // padded vocabulary rows must be zero
+  std::optional<DType> expect_dtype;             // a narrowing to this dtype is asked for
+  int threads = 0;                               // 0: as many as the process may use
   std::function<void(uint64_t bytes)> progress;  // called from any thread
 };
 

@@ -90,8 +90,7 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
 
   for (size_t s = 0; s < extents.size(); ++s) {
     if (extents[s].begin != 0) continue;  // walks from the first element of a source
-    const auto by_source =
-        CompileBySource(planned->layout, static_cast<int>(s), extents[s], size);
+    const auto by_source = CompileBySource(planned->layout, static_cast<int>(s), extents[s], size);
     RC_ASSERT(by_source.has_value());
     const Origins back = BytesOf(*by_source);
     RC_ASSERT(static_cast<int64_t>(back.size()) == extents[s].numel * size);

@@ -3,9 +3,11 @@
   import_worker.py ORACLES JOBS.json RESULTS.json      ORACLES: the folder with bridge_cpu.py
 
 JOBS is a list of {"name", "hf", "megatron", "out", "tp", "pp", "ep", "dialect", "dtype"}, all of one number of
-processes; "overrides" are fields of the provider, "only_bridge" leaves megatron-core's own loading out. Results are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own since it replaces parts of
-torch, and one for all jobs since importing the Bridge takes most of the time.
+processes; "overrides" are fields of the provider, "only_bridge" leaves megatron-core's own loading out, "only_load" also
+the export. Results are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own since it
+replaces parts of torch, and one for all jobs since importing the Bridge takes most of the time.
 """
+import contextlib
 import json
 import math
 import os
@@ -45,7 +47,8 @@ def without_fused_kernels(fusions):
 def tensors_of(parts):
     """{(part, name): copy} of what a model's parts hold, buffers included, `_extra_state` left out."""
     import torch  # noqa: PLC0415
-    return {(i, name): value.detach().clone() for i, part in enumerate(parts) for name, value in part.state_dict().items()
+    return {(i, name): value.detach().clone() for i, part in enumerate(parts)
+            for name, value in part.state_dict().items()
             if isinstance(value, torch.Tensor) and not name.endswith("_extra_state")}
 
 
@@ -61,8 +64,8 @@ def local_overrides(hf):
 
 
 def load_into_imported(b, job):
-    """A model that the Bridge itself made and filled is emptied, and filled from our checkpoint with nothing missing and
-    nothing left over. Returns the names of the tensors that are not what they were."""
+    """A model that the Bridge itself made and filled is emptied, and filled from our checkpoint with nothing missing
+    and nothing left over. Returns the number of tensors, and the names of those that are not what they were."""
     import torch  # noqa: PLC0415
     from megatron.bridge.training.checkpointing import _generate_model_state_dict  # noqa: PLC0415
     from megatron.core import dist_checkpointing  # noqa: PLC0415
@@ -79,7 +82,8 @@ def load_into_imported(b, job):
     folder = str(pathlib.Path(job["megatron"], "iter_0000000"))
     common = dist_checkpointing.load_common_state_dict(folder)
     metadata = dist_checkpointing.load_content_metadata(preloaded_state_dict=common)
-    state = dist_checkpointing.load(_generate_model_state_dict(parts, {"metadata": metadata}), folder, strict="raise_all")
+    sharded = _generate_model_state_dict(parts, {"metadata": metadata})
+    state = dist_checkpointing.load(sharded, folder, strict="raise_all")
     for i, part in enumerate(parts):
         left = part.load_state_dict(state["model" if len(parts) == 1 else f"model{i}"], strict=False)
         assert not left.unexpected_keys, left
@@ -87,10 +91,25 @@ def load_into_imported(b, job):
         assert all(key.endswith("core_attention._extra_state") for key in left.missing_keys), left
     found = tensors_of(parts)
     assert found.keys() == expected.keys()
-    # What is no part of a checkpoint (rotary tables) was emptied and is not loaded again.
-    saved = {(i, name) for i, part in enumerate(parts) for name in part.state_dict()}
-    return len(found), [name for (i, name), value in found.items()
-                        if (i, name) in saved and not b.same_bytes(value, expected[i, name])]
+    return len(found), [name for (i, name), value in found.items() if not b.same_bytes(value, expected[i, name])]
+
+
+@contextlib.contextmanager
+def strict_loading():
+    """The Bridge prints which weights are missing or left over, and goes on; here that is an error."""
+    import torch  # noqa: PLC0415
+    original = torch.nn.Module.load_state_dict
+
+    def load_state_dict(module, state, strict=True, assign=False):
+        left = original(module, state, strict=False, assign=assign)
+        assert not [key for key in left.missing_keys + left.unexpected_keys if not key.endswith("_extra_state")], left
+        return left
+
+    torch.nn.Module.load_state_dict = load_state_dict
+    try:
+        yield
+    finally:
+        torch.nn.Module.load_state_dict = original
 
 
 def bridge_loads_and_exports(b, job):
@@ -100,9 +119,22 @@ def bridge_loads_and_exports(b, job):
     bridge = AutoBridge.from_hf_pretrained(job["hf"])
     for name in [k for k in os.environ if k.startswith("NVTE_")]:
         del os.environ[name]
-    parts = bridge.load_megatron_model(job["megatron"], wrap_with_ddp=False)
+    with strict_loading():
+        parts = bridge.load_megatron_model(job["megatron"], wrap_with_ddp=False)
     bridge.save_hf_pretrained(parts, job["out"])
     return get_hf_model_id_from_checkpoint(job["megatron"]), b.compare_hf(job["hf"], job["out"])
+
+
+def bridge_loads(job):
+    """As bridge_loads_and_exports, where the Bridge has no rule for the way back."""
+    from megatron.bridge.training import model_load_save  # noqa: PLC0415
+    with strict_loading():
+        parts = model_load_save.load_megatron_model(str(pathlib.Path(job["megatron"], "iter_0000000")),
+                                                    use_cpu_init=True, skip_temp_dist_context=True)
+    tensors = {name: tensor for part in parts for name, tensor in part.named_parameters()}
+    short = {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {"dense": [name for name in short if name.endswith("mlp.linear_fc1.weight")],
+            "nan": [name for name, tensor in short.items() if not tensor.isfinite().all()]}
 
 
 def run(b, job):
@@ -112,6 +144,8 @@ def run(b, job):
     b.init_parallel(tp=job["tp"], pp=job["pp"], ep=job["ep"])
     result = {"name": job["name"]}
     try:
+        if job.get("only_load"):
+            return result | bridge_loads(job)
         if not job.get("only_bridge"):
             result["tensors"], result["different"] = load_into_imported(b, job)
         if world(job) == 1:
