@@ -3,9 +3,9 @@
   import_worker.py ORACLES JOBS.json RESULTS.json      ORACLES: the folder with bridge_cpu.py
 
 JOBS is a list of {"name", "hf", "megatron", "out", "tp", "pp", "ep", "dialect", "dtype"}, all of one number of
-processes; "overrides" are fields of the provider, "only_bridge" leaves megatron-core's own loading out, "only_load" also
-the export. Results are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own since it
-replaces parts of torch, and one for all jobs since importing the Bridge takes most of the time.
+processes; "overrides" are fields of the provider, "only_bridge" leaves megatron-core's own loading out, "only_load"
+also the export. Results are a list of {"name", ...what was found}, or {"name", "error"}. It is a process of its own
+since it replaces parts of torch, and one for all jobs since importing the Bridge takes most of the time.
 """
 import contextlib
 import json
