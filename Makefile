@@ -20,7 +20,8 @@ test: ## every test that needs no torch
 	@tools/bootstrap.sh
 	@tools/test.sh
 
-test-oracle: build ## tests against transformers and, where possible, Megatron Bridge (needs torch)
+test-oracle: ## tests against transformers and, where possible, Megatron Bridge (needs torch)
+	@tools/bootstrap.sh
 	@tools/test_oracle.sh
 
 bench: ## time and memory beside their limits, measured on this machine

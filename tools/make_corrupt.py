@@ -222,9 +222,11 @@ def folders():
     yield "shard_is_lfs_pointer", {A: one("a"), B: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
                                    INDEX: both}, HEADER, "git-lfs pointer", CORRUPT
     yield "name_in_two_shards", {A: one("a"), B: pack({"a": tensor(0, 8), "b": tensor(8, 16)}, bytes(16)),
-                                 INDEX: both}, "duplicate-name", "different bytes", CORRUPT
-    yield "name_in_two_shards_equal", {A: one("a"), B: pack({"a": tensor(0, 16), "b": tensor(16, 32)}, b"\1" * 32),
-                                       INDEX: both}, "duplicate-name", "equal bytes", CORRUPT
+                                 INDEX: both}, "duplicate-name", "different shapes", CORRUPT
+    yield "name_in_two_shards_other_bytes", {A: one("a"), B: pack({"a": tensor(0, 16), "b": tensor(16, 32)}, b"\2" * 32),
+                                       INDEX: both}, "duplicate-name", "different bytes", CORRUPT
+    yield "index_without_a_shard", {A: one("a"), B: one("b"), INDEX: index({"a": A})}, \
+        "index-incomplete", "holds tensor 'b'", CORRUPT
     yield "index_traversal", {**pair, INDEX: index({"a": A, "b": "../good.safetensors"})}, \
         HEADER, "not a plain file name", CORRUPT
     yield "index_absolute", {**pair, INDEX: index({"a": A, "b": "/etc/passwd.safetensors"})}, \
@@ -255,7 +257,7 @@ def folders():
         HEADER, "the index", CORRUPT
     yield "index_trailing", {**pair, INDEX: both + b"x"}, HEADER, "the index", CORRUPT
     yield "series_with_gap", {A: one("a")}, "shard-missing", "1 of 2 shards are there", CORRUPT
-    yield "series_name_twice", {A: one("a"), B: one("a")}, "duplicate-name", "two shards", CORRUPT
+    yield "series_name_twice", {A: one("a"), B: one("a", fill=2)}, "duplicate-name", "two shards", CORRUPT
     yield "two_models", {"a.safetensors": one("a"), "b.safetensors": one("b")}, \
         "ambiguous-model", "more than one set", NO_JUDGEMENT
     yield "index_beside_model", {**pair, INDEX: both, "model.safetensors": one("z")}, \
@@ -263,7 +265,9 @@ def folders():
     yield "empty_folder", {}, "no-weights", "holds no checkpoint", NO_JUDGEMENT
     yield "config_only", {"config.json": CONFIG}, "no-weights", "holds no checkpoint", NO_JUDGEMENT
     yield "pickle_folder", {"pytorch_model.bin": b"PK\x03\x04", "config.json": CONFIG}, \
-        "unsupported-format", "pickle", NO_JUDGEMENT
+        TRUNCATED, "does not end with its directory", CORRUPT
+    yield "torch_files_without_a_model", {"optimizer.pt": b"PK\x03\x04"}, \
+        "unsupported-format", "no pytorch_model.bin", NO_JUDGEMENT
     yield "megatron_folder", {"latest_checkpointed_iteration.txt": b"10"}, \
         "unsupported-format", "Megatron", NO_JUDGEMENT
 

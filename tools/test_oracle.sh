@@ -4,10 +4,10 @@ set -euo pipefail
 # shellcheck source=tools/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$root"
-tools/build.sh release torch_dist_tool
+tools/build.sh dev weighbridge torch_dist_tool  # what `make test` has built
 python=$(tools/oracle_setup.sh)
 say "Running the tests against the original libraries"
-export WEIGHBRIDGE_PROGRAM=$root/build/release/src/weighbridge
-export WEIGHBRIDGE_TORCH_DIST_TOOL=$root/build/release/tests/torch_dist_tool
+export WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge
+export WEIGHBRIDGE_TORCH_DIST_TOOL=$root/build/dev/tests/torch_dist_tool
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=
 exec "$python" -m pytest -q -rs tests/oracle

@@ -3,9 +3,9 @@
 //
 //   auto library = weighbridge::FamilyLibrary::BuiltIn();
 //   auto hf = weighbridge::OpenCheckpoint("Llama-3.2-1B");
-//   auto family = library->ForConfig(config);                      // config: the parsed
-//   config.json auto model = weighbridge::Model::Expand(**family, config, {.tp = 2}); auto report =
-//   weighbridge::RoundTrip(*model, **hf, {.grid = {.tp = 2, .pp = 2}});
+//   auto family = library.ForConfig(config);  // the parsed config.json
+//   auto model = weighbridge::Model::Expand(**family, config, {.tp = 2});
+//   auto report = weighbridge::RoundTrip(*model, **hf, {.grid = {.tp = 2, .pp = 2}});
 //
 // ImportTree gives what each rank holds in memory; VerifyTree judges such a tree, whoever made it.
 // Every function returns Result<T>; none throws. Objects are immutable and may be used from any

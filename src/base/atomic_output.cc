@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 
 namespace weighbridge {
 namespace {
@@ -54,7 +56,14 @@ tl::unexpected<Error> FailExists(const fs::path& target) {
               "choose another name, or replace it with --overwrite");
 }
 
-Status CheckOccupant(const fs::path& target, bool want_folder, bool overwrite) {
+// The old folder may be removed.
+Status AskToReplace(const fs::path& target, const PublishOptions& options) {
+  if (options.may_replace) return options.may_replace(target);
+  return Fail(ErrorKind::kUsage, "output-exists", "the output is a folder that is not empty",
+              target.string(), "choose another name");
+}
+
+Status CheckOccupant(const fs::path& target, bool want_folder, const PublishOptions& options) {
   WB_TRY(const Occupant occupant, Look(target));
   const bool folder = occupant == Occupant::kFolder || occupant == Occupant::kEmptyFolder;
   if (occupant == Occupant::kNothing) return {};
@@ -64,8 +73,9 @@ Status CheckOccupant(const fs::path& target, bool want_folder, bool overwrite) {
                        : "the output is a file, a folder is to be written",
                 target.string(), "choose another name");
   }
-  if (overwrite || occupant == Occupant::kEmptyFolder) return {};
-  return FailExists(target);
+  if (occupant == Occupant::kEmptyFolder) return {};
+  if (!options.overwrite) return FailExists(target);
+  return folder ? AskToReplace(target, options) : Status{};
 }
 
 Status CheckFreeSpace(const fs::path& folder, const PublishOptions& options) {
@@ -103,9 +113,47 @@ Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
     return Fail(ErrorKind::kNotFound, "not-found", "the folder of the output is not there",
                 folder.string(), "create it first");
   }
-  WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options.overwrite));
+  WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options));
   WB_RETURN_IF_ERROR(CheckFreeSpace(folder, options));
   return Prepared{target, fs::path(target.string() + ".partial-" + NewId())};
+}
+
+// A folder that this process alone may remove, for as long as the descriptor is open. -1: it is
+// another's, or the file system knows no locks.
+int LockFolder(const fs::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0 || ::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  ::close(fd);
+  return -1;
+}
+
+// Makes the folder and locks it before it has its name, so that nobody takes it for abandoned.
+Result<int> MakeLocked(const fs::path& partial) {
+  const fs::path unnamed = partial.string() + "-new";
+  if (::mkdir(unnamed.c_str(), 0777) != 0) {
+    return Fail(ErrnoError(errno, "cannot create the output folder", partial));
+  }
+  const int lock = LockFolder(unnamed);
+  if (::rename(unnamed.c_str(), partial.c_str()) == 0) return lock;
+  const int error_number = errno;
+  ::rmdir(unnamed.c_str());
+  if (lock >= 0) ::close(lock);
+  return Fail(ErrnoError(error_number, "cannot create the output folder", partial));
+}
+
+// What killed processes left of the same target. Best effort.
+void RemoveAbandoned(const fs::path& target) {
+  const std::string prefix = target.filename().string() + ".partial-";
+  std::error_code error;
+  for (fs::directory_iterator it(target.parent_path(), error), end; !error && it != end;
+       it.increment(error)) {
+    if (!it->path().filename().string().starts_with(prefix)) continue;
+    const int lock = LockFolder(it->path());
+    if (lock < 0) continue;
+    std::error_code ignored;
+    fs::remove_all(it->path(), ignored);
+    ::close(lock);
+  }
 }
 
 Status SyncPath(const fs::path& path, int flags) {
@@ -178,9 +226,10 @@ Result<Publication> ReplaceInTwoSteps(const fs::path& partial, const fs::path& t
   return publication;
 }
 
-Result<Publication> Publish(const fs::path& partial, const fs::path& target, bool overwrite) {
+Result<Publication> Publish(const fs::path& partial, const fs::path& target,
+                            const PublishOptions& options) {
   WB_TRY(const Occupant occupant, Look(target));
-  if (!overwrite || occupant == Occupant::kNothing) {
+  if (!options.overwrite || occupant == Occupant::kNothing) {
     WB_RETURN_IF_ERROR(RenameToFree(partial, target));
     return Publication{};
   }
@@ -190,6 +239,8 @@ Result<Publication> Publish(const fs::path& partial, const fs::path& target, boo
     }
     return Publication{PublishKind::kExchanged, std::nullopt};
   }
+  // It may have been filled since the start.
+  if (occupant == Occupant::kFolder) WB_RETURN_IF_ERROR(AskToReplace(target, options));
   const int error_number = Rename2(partial, target, RENAME_EXCHANGE);
   if (Unsupported(error_number)) return ReplaceInTwoSteps(partial, target);
   if (error_number != 0) {
@@ -221,8 +272,13 @@ Result<AtomicFile> AtomicFile::Create(const fs::path& target, const PublishOptio
   AtomicFile file;
   file.overwrite_ = options.overwrite;
   file.target_ = prepared.target;
+  RegisterUnfinished(prepared.partial);
   file.fd_ = ::open(prepared.partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (file.fd_ < 0) return Fail(ErrnoError(errno, "cannot create the output", prepared.partial));
+  if (file.fd_ < 0) {
+    const int error_number = errno;
+    ForgetUnfinished(prepared.partial);
+    return Fail(ErrnoError(error_number, "cannot create the output", prepared.partial));
+  }
   file.partial_ = prepared.partial;
   return file;
 }
@@ -236,7 +292,9 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
 
 AtomicFile::~AtomicFile() {
   if (fd_ >= 0) ::close(fd_);
-  if (!partial_.empty()) ::unlink(partial_.c_str());
+  if (partial_.empty()) return;
+  ::unlink(partial_.c_str());
+  ForgetUnfinished(partial_);
 }
 
 Status AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) const {
@@ -254,7 +312,8 @@ Result<Publication> AtomicFile::Commit() {
   // close() is where a network file system reports what it could not write.
   if (::close(std::exchange(fd_, -1)) != 0)
     return Fail(ErrnoError(errno, "cannot close", partial_));
-  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, {.overwrite = overwrite_}));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;
@@ -264,11 +323,16 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
                                                 const PublishOptions& options) {
   WB_TRY(const Prepared prepared, Prepare(target, true, options));
   AtomicDirectory directory;
-  directory.overwrite_ = options.overwrite;
+  directory.options_ = options;
   directory.target_ = prepared.target;
-  if (::mkdir(prepared.partial.c_str(), 0777) != 0) {
-    return Fail(ErrnoError(errno, "cannot create the output folder", prepared.partial));
+  RemoveAbandoned(prepared.target);
+  RegisterUnfinished(prepared.partial);
+  auto lock = MakeLocked(prepared.partial);
+  if (!lock) {
+    ForgetUnfinished(prepared.partial);
+    return Fail(std::move(lock).error());
   }
+  directory.lock_ = *lock;
   directory.partial_ = prepared.partial;
   return directory;
 }
@@ -276,11 +340,16 @@ Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
 AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
     : target_(std::move(other.target_)),
       partial_(std::exchange(other.partial_, {})),
-      overwrite_(other.overwrite_) {}
+      options_(std::move(other.options_)),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 AtomicDirectory::~AtomicDirectory() {
-  std::error_code error;
-  if (!partial_.empty()) fs::remove_all(partial_, error);
+  if (!partial_.empty()) {
+    std::error_code error;
+    fs::remove_all(partial_, error);
+    ForgetUnfinished(partial_);
+  }
+  if (lock_ >= 0) ::close(lock_);
 }
 
 Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {
@@ -295,7 +364,8 @@ Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) c
 
 Result<Publication> AtomicDirectory::Commit() {
   WB_RETURN_IF_ERROR(SyncTree(partial_));
-  WB_TRY(const Publication publication, Publish(partial_, target_, overwrite_));
+  WB_TRY(const Publication publication, Publish(partial_, target_, options_));
+  ForgetUnfinished(partial_);
   partial_.clear();
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
   return publication;

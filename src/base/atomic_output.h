@@ -1,12 +1,13 @@
 // Output that appears whole or not at all. Work goes to a sibling TARGET.partial-ID on the same
 // file system; Commit() syncs it and renames it to TARGET. An object that is destroyed before
-// Commit() succeeded removes its partial; a killed process leaves one behind, never a broken
-// TARGET.
+// Commit() succeeded removes its partial, and so does an interrupt (base/interrupt.h); a killed
+// process leaves one behind, never a broken TARGET. A folder's is removed by the next start.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -17,6 +18,10 @@ namespace weighbridge {
 
 struct PublishOptions {
   bool overwrite = false;
+  // Folders only: whether what is in the way may be removed. Asked before anything is written and
+  // again before old and new change places. Without it no folder that holds anything is replaced:
+  // a typing mistake must not cost a home directory.
+  std::function<Status(const std::filesystem::path&)> may_replace;
   // What will be written, when it is known: compared with the free space before anything is
   // written.
   std::optional<uint64_t> expected_bytes;
@@ -70,7 +75,8 @@ class AtomicFile {
 class AtomicDirectory {
  public:
   // As AtomicFile::Create; an empty folder counts as absent. Without `overwrite` a folder that is
-  // not empty is kUsage; with it the whole old folder is replaced and removed.
+  // not empty is kUsage; with it and the consent of `may_replace` the whole old folder is replaced
+  // and removed.
   static Result<AtomicDirectory> Create(const std::filesystem::path& target,
                                         const PublishOptions& options = {});
   AtomicDirectory(AtomicDirectory&& other) noexcept;
@@ -91,7 +97,8 @@ class AtomicDirectory {
  private:
   AtomicDirectory() = default;
   std::filesystem::path target_, partial_;
-  bool overwrite_ = false;
+  PublishOptions options_;
+  int lock_ = -1;  // of partial_; tells others that it is in work
 };
 
 }  // namespace weighbridge

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <limits>
 #include <map>
 
 #include "base/strings.h"
@@ -51,12 +50,6 @@ std::string NumbersAsStars(const std::string& name) {
     i = end + 1;
   }
   return out;
-}
-
-// The metrics of a row whose values were never looked at: null in a report.
-Metrics NotCompared() {
-  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-  return {.max_diff = kNan, .mean_diff = kNan, .cosine = kNan, .max_relative = kNan};
 }
 
 // Collects causes by id: the first one's evidence, and where all of them are.
@@ -135,9 +128,17 @@ class Differ {
     }
     AddInputs(expected_);
     AddInputs(actual_);
+    report_.tolerances = {{"atol", options_.tolerance.atol}, {"rtol", options_.tolerance.rtol}};
     if (!options_.tolerance.bitwise()) {
       report_.details.emplace_back("atol", fmt::format("{}", options_.tolerance.atol));
       report_.details.emplace_back("rtol", fmt::format("{}", options_.tolerance.rtol));
+    }
+    if (narrowed_ > 0) {
+      report_.notes.push_back(
+          {"match-narrowed",
+           fmt::format("{} tensor(s) are in a narrower dtype in the second checkpoint; no value of "
+                       "them changed",
+                       narrowed_)});
     }
     Conclude(report_);
     const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
@@ -273,7 +274,7 @@ class Differ {
             fmt::format("{}; first at {}: {} against {}", row.why,
                         IndexToString(e.shape, stats.first_mismatch / ComponentsOf(e.dtype)),
                         row.first->expected, row.first->actual),
-            "run `weighbridge diagnose` on the two"}));
+            "`weighbridge inspect --stats --tensor NAME` shows what each of the two holds"}));
   }
 
   void NoteDTypes(const Pair& pair) {
@@ -282,7 +283,9 @@ class Differ {
     const std::string dtypes = fmt::format("dtype {} against {}", ShortName(pair.expected->dtype),
                                            ShortName(pair.actual->dtype));
     const bool exact = row.status == RowStatus::kMatch && row.metrics.max_diff == 0;
-    if (exact) row.status = RowStatus::kMatchWidened;
+    const bool narrower = BitsOf(pair.actual->dtype) < BitsOf(pair.expected->dtype);
+    if (exact && !narrower) row.status = RowStatus::kMatchWidened;
+    narrowed_ += exact && narrower;
     const std::string rest = exact ? "every value is equal" : row.why;
     row.why = rest.empty() ? dtypes : fmt::format("{}; {}", dtypes, rest);
   }
@@ -309,6 +312,7 @@ class Differ {
   std::vector<Pair> pairs_;
   Causes causes_;
   int64_t extra_states_ = 0;
+  int64_t narrowed_ = 0;  // tensors whose second side is narrower, with every value equal
 };
 
 }  // namespace

@@ -26,7 +26,8 @@ struct DiffOptions {
 // Compares `expected` (hf side of a row) with `actual` (megatron side). One row per name of either
 // side, by name; `_extra_state` entries are counted in a note and are no rows.
 //
-// A row is `match` (equal, or within the tolerance), `match-widened` (two dtypes, every value
+// A row is `match` (equal, or within the tolerance; a narrower dtype on the `actual` side with
+// every value equal as well, which a note counts), `match-widened` (another dtype, every value
 // equal), `mismatch`, `missing` (not in `actual`), `extra` (only in `actual`) or `skipped`. Causes:
 //   tensor-missing, tensor-extra, shape-mismatch  (structural)
 //   zero-filled    (exact)        every value of `actual` is zero, those of `expected` are not

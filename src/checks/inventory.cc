@@ -30,7 +30,10 @@ class Taker {
     WB_RETURN_IF_ERROR(RefuseQuantized());
     used_.assign(hf_.tensors().size(), false);
     FindEmptyLayers();
+    out_.usable.reserve(model_.parameters().size());
+    uses_.reserve(hf_.tensors().size());
     for (const Parameter& p : model_.parameters()) WB_RETURN_IF_ERROR(Take(p));
+    Stranded();
     Coverage();
     Copies();
     Leftovers();
@@ -43,12 +46,43 @@ class Taker {
     for (const TensorInfo& t : hf_.tensors()) {
       for (std::string_view ending : kQuantizedEndings) {
         if (!t.name.ends_with(ending)) continue;
-        return Fail(ErrorKind::kUnsupported, "quantized",
-                    "quantized checkpoints are not supported by this version", t.name,
-                    "dequantize to bf16 first; a scale is never silently passed over");
+        return FailQuantized("quantized checkpoints are not supported by this version", t.name);
       }
     }
-    return {};
+    if (model_.quantization().empty()) return {};
+    return FailQuantized(
+        fmt::format("the config says that the weights are quantized ({}), which is "
+                    "not supported by this version",
+                    model_.quantization()),
+        "config.json: quantization_config");
+  }
+
+  static tl::unexpected<Error> FailQuantized(std::string what, std::string at) {
+    return Fail(ErrorKind::kUnsupported, "quantized", std::move(what), std::move(at),
+                "dequantize to bf16 first; a scale is never silently passed over");
+  }
+
+  // Whether Megatron can hold values of this dtype as a weight. All tensors of a parameter have
+  // one.
+  Status CheckDType(const TensorInfo& info, const TensorInfo* first) const {
+    constexpr std::array kPlain = {DType::kBF16, DType::kF16, DType::kF32, DType::kF64};
+    if (std::find(kPlain.begin(), kPlain.end(), info.dtype) == kPlain.end()) {
+      if (IsFloat(info.dtype)) {
+        return FailQuantized(
+            fmt::format("a weight of {} is quantized, which is not supported by this version",
+                        ShortName(info.dtype)),
+            info.name);
+      }
+      return Fail(ErrorKind::kUnsupported, "dtype",
+                  fmt::format("a weight of {}: fp64, fp32, fp16 or bf16 is expected",
+                              ShortName(info.dtype)),
+                  info.name, "was it quantized, or written from the wrong tensor?");
+    }
+    if (first == nullptr || first->dtype == info.dtype) return {};
+    return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
+                fmt::format("{} is {}, {} is {}: one Megatron tensor cannot hold both", first->name,
+                            ShortName(first->dtype), info.name, ShortName(info.dtype)),
+                info.name);
   }
 
   size_t IndexOf(const TensorInfo* info) const {
@@ -75,25 +109,51 @@ class Taker {
   Status Take(const Parameter& p) {
     WB_TRY(const TransformPlan plan, model_.Plan(p));
     bool usable = true;
+    const TensorInfo* first = nullptr;
+    std::string why;
     for (size_t i = 0; i < p.hf.size(); ++i) {
       const Shape& expected = plan.sources[i].shape;
       const TensorInfo* info = hf_.Find(p.hf[i]);
       if (info == nullptr) {
         Missing(p, p.hf[i], expected);
+        why = fmt::format("{} is missing", p.hf[i]);
         usable = false;
         continue;
       }
       used_[IndexOf(info)] = true;
+      WB_RETURN_IF_ERROR(CheckDType(*info, first));
+      if (first == nullptr) first = info;
       if (info->shape != expected) {
         WrongShape(p, *info, expected);
+        why = fmt::format("{} has another shape", p.hf[i]);
         usable = false;
         continue;
       }
       uses_.push_back({IndexOf(info), plan.sources[i].begin,
                        plan.sources[i].begin + plan.sources[i].numel, &p});
     }
-    if (usable) out_.usable.push_back(&p);
+    if (usable) {
+      out_.usable.push_back(&p);
+    } else if (first != nullptr) {
+      stranded_.push_back({&p, std::move(why)});
+    }
     return {};
+  }
+
+  // What is there of a parameter that cannot be built as a whole fails with it: a tensor that no
+  // check looked at must not be missing from the report.
+  void Stranded() {
+    for (const auto& [p, why] : stranded_) {
+      for (const std::string& name : p->hf) {
+        const TensorInfo* info = hf_.Find(name);
+        if (info == nullptr || !reported_.insert(name).second) continue;
+        ResultRow row = Row(name, info->shape, info->dtype, RowStatus::kMismatch);
+        row.megatron = {model_.MegatronName(*p, Dialect::kTe), p->shape, std::nullopt};
+        row.transform = p->storage->transform;
+        row.why = fmt::format("its Megatron tensor cannot be built: {}", why);
+        out_.rows.push_back(std::move(row));
+      }
+    }
   }
 
   std::string CauseOfAbsence(const Parameter& p, const std::string& hf_name) const {
@@ -110,7 +170,7 @@ class Taker {
     ResultRow row;
     row.hf.push_back({hf_name, shape, dtype});
     row.status = status;
-    row.metrics.cosine = 0;
+    row.metrics = NotCompared();
     return row;
   }
 
@@ -156,7 +216,7 @@ class Taker {
       row.megatron = {model_.MegatronPattern(*p, Dialect::kTe), p->shape, std::nullopt};
       row.why = "not every element is used exactly once by the family's rules";
       out_.rows.push_back(std::move(row));
-      where_["tensor-extra"].push_back(info.name);
+      partly_.push_back(info.name);
     }
   }
 
@@ -202,7 +262,8 @@ class Taker {
       const std::string id = CauseOfExtra(t.name);
       ResultRow row = Row(t.name, t.shape, t.dtype, RowStatus::kExtra);
       row.why = id == "layer-missing"
-                    ? fmt::format("layer-missing: the config has {} layers", model_.layers())
+                    ? fmt::format("layer-missing: the config has {} layers",
+                                  model_.layers() + model_.mtp_layers())
                     : fmt::format("{}: no rule of family {} uses it", id, model_.spec().name);
       out_.rows.push_back(std::move(row));
       extra_[id].push_back(t.name);
@@ -232,10 +293,21 @@ class Taker {
                                names.size()),
            names.front(), Hint(id)});
     }
+    if (!partly_.empty()) {
+      out_.causes.push_back({"tensor-extra", Proof::kStructural, Origin::kCheckpoint, Some(partly_),
+                             fmt::format("{} tensor(s) of which the family's rules use a part, or "
+                                         "one part twice",
+                                         partly_.size()),
+                             partly_.front(), Hint("tensor-extra")});
+    }
     for (const auto& [id, names] : extra_) {
-      out_.causes.push_back({id, Proof::kStructural, Origin::kCheckpoint, Some(names),
-                             fmt::format("{} tensor(s) that no rule explains", names.size()),
-                             names.front(), Hint(id)});
+      out_.causes.push_back(
+          {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
+           id == "layer-missing"
+               ? fmt::format("{} tensor(s) of layers beyond the {} that the config counts",
+                             names.size(), model_.layers() + model_.mtp_layers())
+               : fmt::format("{} tensor(s) that no rule explains", names.size()),
+           names.front(), Hint(id)});
     }
   }
 
@@ -262,6 +334,8 @@ class Taker {
   std::vector<Use> uses_;
   std::set<std::pair<const StackRule*, int64_t>> empty_layers_;
   std::set<std::string> reported_;
+  std::vector<std::pair<const Parameter*, std::string>> stranded_;  // and why
+  std::vector<std::string> partly_;
   std::map<std::string, std::vector<std::string>> where_, extra_;
 };
 

@@ -28,7 +28,9 @@ struct Inventory {
   int64_t ignored = 0;  // HF tensors that a rule names as not needed
 };
 
-// Errors: kUnsupported "quantized" for a checkpoint whose tensors are quantized.
+// Every HF tensor that is neither usable, nor ignored, nor a copy has a row. Errors, kUnsupported:
+// "quantized" (scales, fp8 and fp4 weights, a quantization_config), "dtype" (weights that are no
+// floating point numbers), "mixed-dtypes" (of one Megatron tensor).
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
 // For what converts: kCorrupt with the first cause's id when anything is missing or of another

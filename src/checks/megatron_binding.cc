@@ -140,7 +140,7 @@ class Binder {
     row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
     row.status = status;
     row.transform = p.storage->transform;
-    row.metrics.cosine = 0;
+    row.metrics = NotCompared();
     return row;
   }
 
@@ -205,7 +205,7 @@ class Binder {
       row.megatron = {key, metadata_.Find(key)->shape, metadata_.Find(key)->dtype};
       row.status = RowStatus::kExtra;
       row.why = fmt::format("it holds more layers or experts than the config has: {}", text);
-      row.metrics.cosine = 0;
+      row.metrics = NotCompared();
       where_["layer-missing"].push_back(key);
       out_.rows.push_back(std::move(row));
     }
@@ -215,7 +215,7 @@ class Binder {
     ResultRow row;
     row.megatron = {tensor.key, tensor.shape, tensor.dtype};
     row.status = RowStatus::kExtra;
-    row.metrics.cosine = 0;
+    row.metrics = NotCompared();
     const std::string id = tensor.key == "output_layer.weight" ? "tie-mismatch"
                            : tensor.key.starts_with("mtp.")    ? "mtp-missing"
                                                                : "tensor-extra";

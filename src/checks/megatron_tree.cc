@@ -30,21 +30,23 @@ class Verifier {
   Result<Report> Run(const MegatronTree& tree) {
     report_.command = "verify";
     report_.level = "L1";
-    for (const MegatronTensor& t : tree.tensors) by_key_[{t.rank, t.name}] = &t;
+    for (const MegatronTensor& t : tree.tensors) by_key_[{t.rank, t.name}].push_back(&t);
     for (const PlacedParameter& placed : placement_.parameters()) {
       WB_TRY(const ShardPlan plan, ShardPlan::Create(model_, placement_, *placed.parameter, hf_));
       for (int r = 0; r < placement_.GroupSize(*placed.parameter); ++r) {
         WB_RETURN_IF_ERROR(Judge(plan, placed, r));
       }
     }
-    for (const auto& [key, tensor] : by_key_) {
-      if (judged_.contains(key)) continue;
-      ResultRow row;
-      row.megatron = {tensor->name, tensor->shape, tensor->dtype};
-      row.rank = tensor->rank;
-      row.status = RowStatus::kExtra;
-      row.why = "no rule explains it on this rank";
-      Add(std::move(row), "tensor-extra");
+    for (const auto& [key, tensors] : by_key_) {
+      for (size_t i = judged_.contains(key) ? 1 : 0; i < tensors.size(); ++i) {
+        ResultRow row;
+        row.megatron = {tensors[i]->name, tensors[i]->shape, tensors[i]->dtype};
+        row.rank = tensors[i]->rank;
+        row.status = RowStatus::kExtra;
+        row.why =
+            i > 0 ? "the rank holds this name more than once" : "no rule explains it on this rank";
+        Add(std::move(row), i > 0 ? "duplicate-name" : "tensor-extra");
+      }
     }
     Conclude(report_);
     return std::move(report_);
@@ -77,13 +79,29 @@ class Verifier {
       Add(std::move(row), "tensor-missing");
       return {};
     }
-    const MegatronTensor& tensor = *it->second;
+    // Each of several is judged; those after the first are extra besides.
+    for (const MegatronTensor* tensor : it->second) {
+      WB_RETURN_IF_ERROR(JudgeTensor(plan, placed, group_rank, *tensor, row));
+    }
+    return {};
+  }
+
+  Status JudgeTensor(const ShardPlan& plan, const PlacedParameter& placed, int group_rank,
+                     const MegatronTensor& tensor, ResultRow row) {
     if (tensor.shape != plan.local_shape() || tensor.dtype != plan.megatron_dtype()) {
       row.status = RowStatus::kMismatch;
       row.why =
           fmt::format("{} {}, expected {} {}", ShortName(tensor.dtype), ToString(tensor.shape),
                       ShortName(plan.megatron_dtype()), ToString(plan.local_shape()));
       Add(std::move(row), "shape-mismatch");
+      return {};
+    }
+    const auto expected_bytes = BytesFor(tensor.dtype, plan.local_numel());
+    if (tensor.bytes.size() != expected_bytes) {
+      row.status = RowStatus::kMismatch;
+      row.why = fmt::format("{} bytes, {} of {} have {}", tensor.bytes.size(),
+                            ToString(tensor.shape), ShortName(tensor.dtype), *expected_bytes);
+      Add(std::move(row), "file-truncated");
       return {};
     }
     row.bytes = tensor.bytes.size();
@@ -94,10 +112,13 @@ class Verifier {
 
   Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor,
                  ResultRow row) {
-    std::vector<int64_t> covered(plan.sources().size()), rounded(plan.sources().size());
-    std::vector<std::byte> scratch;
-    WB_TRY(const ShardPlan::Difference d,
-           plan.Compare(hf_, plan_rank, 0, tensor.bytes, covered, rounded, scratch));
+    int64_t judged = 0;
+    WB_TRY(const ShardPlan::Difference d, plan.Verify(hf_, plan_rank, 0, tensor.bytes, judged));
+    if (judged != plan.local_numel()) {
+      return Fail(ErrorKind::kInternal, "coverage",
+                  fmt::format("{} of {} elements of {} were judged", judged, plan.local_numel(),
+                              tensor.name));
+    }
     row.metrics.mismatched = d.mismatched;
     if (d.padding_not_zero > 0) {
       report_.notes.push_back(
@@ -115,9 +136,7 @@ class Verifier {
                                   plan.LocalIndex(d.local_element),
                                   BytesText(source.dtype, hf_.Data(source), d.hf_element),
                                   BytesText(tensor.dtype, tensor.bytes, d.local_element)};
-    } else if (InvertibilityOf(plan.parameter().op, plan.hf_dtype(), plan.megatron_dtype()) ==
-                   Invertibility::kExact &&
-               plan.changes_values()) {
+    } else if (plan.parameter().op == Op::kNone && plan.hf_dtype() != plan.megatron_dtype()) {
       row.status = RowStatus::kMatchWidened;
     }
     report_.results.push_back(std::move(row));
@@ -128,7 +147,7 @@ class Verifier {
   const Placement& placement_;
   const Checkpoint& hf_;
   const Dialect dialect_;
-  std::map<Key, const MegatronTensor*> by_key_;
+  std::map<Key, std::vector<const MegatronTensor*>> by_key_;
   std::set<Key> judged_;
   Report report_;
 };

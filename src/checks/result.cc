@@ -1,5 +1,8 @@
 #include "checks/result.h"
 
+#include <algorithm>
+#include <limits>
+
 namespace weighbridge {
 
 std::string_view ToString(Verdict verdict) {
@@ -58,18 +61,35 @@ std::string_view ToString(Origin origin) {
   return "";
 }
 
+Metrics NotCompared() {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  return {.max_diff = kNan, .mean_diff = kNan, .cosine = kNan, .max_relative = kNan};
+}
+
 bool Passed(RowStatus status) {
   return status == RowStatus::kMatch || status == RowStatus::kMatchWidened ||
          status == RowStatus::kMatchRounded;
 }
 
+namespace {
+
+// Whether the row is about at least one value.
+bool HasElements(const ResultRow& row) {
+  const TensorRef& tensor = row.hf.empty() ? row.megatron : row.hf[0];
+  return std::find(tensor.shape.begin(), tensor.shape.end(), 0) == tensor.shape.end();
+}
+
+}  // namespace
+
 void Conclude(Report& report) {
   Counts counts;
+  bool elements = false;
   std::vector<std::string> failed;
   for (const ResultRow& row : report.results) {
     ++counts.total;
     if (Passed(row.status)) {
       ++counts.passed;
+      elements = elements || HasElements(row);
     } else if (row.status == RowStatus::kSkipped) {
       ++counts.skipped;
     } else {
@@ -92,11 +112,13 @@ void Conclude(Report& report) {
   }
   if (!report.causes.empty()) {
     report.verdict = Verdict::kFail;
-  } else if (report.error || counts.passed == 0) {
+  } else if (report.error || counts.passed == 0 || !elements) {
     report.verdict = Verdict::kUndecided;
     if (!report.error) {
-      report.error = Error{ErrorKind::kUsage, "nothing-compared", "nothing was compared", "",
-                           "a check of nothing never passes; see the skipped rows"};
+      report.error = Error{ErrorKind::kUsage, "nothing-compared",
+                           counts.passed == 0 ? "nothing was compared"
+                                              : "nothing was compared: no tensor has an element",
+                           "", "a check of nothing never passes; see the skipped rows"};
     }
   } else {
     report.verdict = Verdict::kPass;

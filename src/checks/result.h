@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -61,6 +62,36 @@ struct Metrics {
   int64_t mismatched = 0, nan_count = 0, inf_count = 0;
 };
 
+// Of values that were never looked at: not a number, which a report writes as null.
+Metrics NotCompared();
+
+// An optional value that costs one pointer where there is none: a report may have a million rows,
+// and few of them have a first difference.
+template <typename T>
+class Boxed {
+ public:
+  Boxed() = default;
+  Boxed(std::nullopt_t) {}
+  Boxed(T value) : value_(std::make_unique<T>(std::move(value))) {}
+  Boxed(std::optional<T> value) {
+    if (value) value_ = std::make_unique<T>(*std::move(value));
+  }
+  Boxed(const Boxed& other) : value_(other ? std::make_unique<T>(*other) : nullptr) {}
+  Boxed(Boxed&&) noexcept = default;
+  Boxed& operator=(Boxed other) noexcept {
+    value_ = std::move(other.value_);
+    return *this;
+  }
+  bool has_value() const { return value_ != nullptr; }
+  explicit operator bool() const { return has_value(); }
+  const T& operator*() const { return *value_; }
+  const T* operator->() const { return value_.get(); }
+  T* operator->() { return value_.get(); }
+
+ private:
+  std::unique_ptr<T> value_;
+};
+
 struct ResultRow {
   std::vector<TensorRef> hf;
   TensorRef megatron;
@@ -69,7 +100,7 @@ struct ResultRow {
   std::string transform = "identity", op = "none";
   uint64_t bytes = 0;
   Metrics metrics;
-  std::optional<FirstDifference> first;
+  Boxed<FirstDifference> first;
   std::string why;  // the reason of a skip, a mismatch, an absence
 };
 
@@ -106,6 +137,7 @@ struct Report {
   std::vector<Note> notes;
   std::vector<ResultRow> results;
   std::vector<std::string> unproven;
+  std::vector<std::pair<std::string, double>> tolerances;    // "atol", "rtol": what was accepted
   std::vector<std::pair<std::string, std::string>> details;  // grid, family, ...: shown, not judged
   double wall_s = 0;
   uint64_t bytes = 0;
@@ -119,8 +151,8 @@ struct Report {
 };
 
 // Counts the rows and sets the verdict: kFail with a cause or a failed row, kPass when at least one
-// row passed and none failed, else kUndecided with error "nothing-compared" (a check of nothing
-// never passes). A failed row without any cause adds the cause `unexplained`.
+// row with an element passed and none failed, else kUndecided with error "nothing-compared" (a
+// check of nothing never passes). A failed row without any cause adds the cause `unexplained`.
 void Conclude(Report& report);
 
 // The exit status that DESIGN §2 promises: 0 pass, 1 fail, 2 undecided.

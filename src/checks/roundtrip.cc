@@ -11,7 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
-#include <thread>
+#include <tuple>
 
 #include "base/threads.h"
 #include "checks/inventory.h"
@@ -24,15 +24,19 @@ namespace {
 constexpr int64_t kMaxBlockBytes = 128 << 10;  // stays in a core's second-level cache
 constexpr int64_t kChunkBytes = 8 << 20;       // what a thread takes at a time
 
-// What is known of one HF tensor; parameters that share it add up.
+// What is known of one HF tensor; parameters that share it add up. There may be a million of them,
+// so what few of them have is kept in Oddity.
 struct TensorState {
-  std::atomic<int64_t> covered{0}, mismatched{0}, rounded{0};
+  std::atomic<int64_t> covered{0};
   const Parameter* parameter = nullptr;  // the first that reads it
-  int64_t parameters = 0;
+  bool shared = false;                   // others read it too
 };
 
-struct FirstFault {
-  int64_t hf_element = -1;
+// A tensor that did not come back bit for bit.
+struct Oddity {
+  using Order = std::tuple<size_t, int, int64_t>;  // parameter, rank, element of it
+  std::optional<Order> order;
+  int64_t mismatched = 0, rounded = 0;
   FirstDifference difference;
 };
 
@@ -49,37 +53,56 @@ class RoundTripper {
     const int threads = Threads();
     // Two buffers per thread, the second for ops.
     block_bytes_ = std::clamp<int64_t>(options.memory_bytes / (2 * threads), 4096, kMaxBlockBytes);
+    homes_.reserve(model.parameters().size());
     for (const PlacedParameter& placed : placement.parameters()) {
-      if (!placed.is_copy()) homes_[placed.parameter] = &placed;
+      if (!placed.is_copy()) homes_.push_back(&placed);
     }
     for (const ResultRow& row : inventory.rows) reported_.insert(row.hf[0].name);
     for (const Parameter* p : inventory_.usable) {
       for (const std::string& name : p->hf) {
         TensorState& state = StateOf(name);
-        if (state.parameter == nullptr) state.parameter = p;
-        ++state.parameters;
+        state.shared = state.parameter != nullptr;
+        if (!state.shared) state.parameter = p;
       }
     }
   }
 
   // Moves and compares every byte. Stops at the first error.
   Status Run() {
-    const int threads = Threads();
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back([this] { Work(); });
-    Work();
-    for (std::thread& t : others) t.join();
+    const auto threads = static_cast<size_t>(Threads());
+    ParallelFor(threads, Threads(), [this](size_t) { Work(); });
     if (error_) return Fail(*error_);
     return {};
   }
 
-  std::vector<ResultRow> Rows() const {
-    std::vector<ResultRow> rows;
+  // HF bytes that were taken there and back; of tensors that no check read, none.
+  uint64_t BytesCompared() const {
+    uint64_t bytes = 0;
     for (size_t i = 0; i < states_.size(); ++i) {
-      if (states_[i].parameter != nullptr && !reported_.contains(hf_.tensors()[i].name)) {
-        rows.push_back(RowOf(i));
-      }
+      const auto bits = static_cast<uint64_t>(BitsOf(hf_.tensors()[i].dtype));
+      bytes += static_cast<uint64_t>(states_[i].covered.load()) * bits / 8;
     }
+    return bytes;
+  }
+
+  // Adds a row per tensor that was judged to those in `others`, which are sorted, by name. In one
+  // pass: of a big model the rows are most of what is held in memory.
+  std::vector<ResultRow> RowsWith(std::vector<ResultRow> others) const {
+    std::vector<ResultRow> rows;
+    rows.reserve(states_.size() + others.size());
+    auto other = others.begin();
+    const auto add_until = [&](const std::string* name) {
+      for (; other != others.end() && (name == nullptr || other->hf[0].name <= *name); ++other) {
+        rows.push_back(std::move(*other));
+      }
+    };
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const std::string& name = hf_.tensors()[i].name;
+      if (states_[i].parameter == nullptr || reported_.contains(name)) continue;
+      add_until(&name);
+      rows.push_back(RowOf(i));
+    }
+    add_until(nullptr);
     return rows;
   }
 
@@ -89,6 +112,10 @@ class RoundTripper {
     int rank = 0;
     int64_t begin = 0, end = 0;  // elements of the rank's tensor
   };
+
+  size_t IndexOf(const Parameter& p) const {
+    return static_cast<size_t>(&p - model_.parameters().data());
+  }
 
   int Threads() const {
     return std::max(1, options_.threads > 0 ? options_.threads : DefaultThreads());
@@ -173,26 +200,33 @@ class RoundTripper {
     for (size_t i = 0; i < covered.size(); ++i) {
       TensorState& state = StateOf(plan.sources()[i]->name);
       state.covered += covered[i];
-      state.rounded += rounded[i];
+      if (rounded[i] == 0) continue;
+      const std::lock_guard lock(mutex_);
+      odd_[plan.sources()[i]->name].rounded += rounded[i];
     }
     return {};
   }
 
+  // The first fault of a tensor is the first of its first parameter and rank: which blocks a thread
+  // happened to take changes nothing.
   void Record(const ShardPlan& plan, int rank, const ShardPlan::Difference& difference) {
-    const TensorInfo& source = *plan.sources()[difference.source];
-    StateOf(source.name).mismatched += difference.mismatched;
-    const std::lock_guard lock(mutex_);
-    FirstFault& first = first_[source.name];
-    if (first.hf_element >= 0 && first.hf_element <= difference.hf_element) return;
-    first.hf_element = difference.hf_element;
-    FirstDifference& d = first.difference;
-    d.hf_tensor = source.name;
-    d.hf_index = plan.HfIndex(difference.source, difference.hf_element);
-    d.megatron_tensor = model_.MegatronName(plan.parameter(), Dialect::kTe);
-    d.megatron_index = plan.LocalIndex(difference.local_element);
-    const PlacedParameter& home = *homes_.at(&plan.parameter());
-    d.rank = RankId{plan.parameter().is_expert() ? 0 : rank, home.pp, home.vpp, home.ep,
-                    plan.parameter().is_expert() ? rank : 0};
+    for (const ShardPlan::Difference::OfSource& fault : difference.by_source) {
+      const TensorInfo& source = *plan.sources()[fault.source];
+      const std::lock_guard lock(mutex_);
+      Oddity& first = odd_[source.name];
+      first.mismatched += fault.mismatched;
+      const Oddity::Order order{IndexOf(plan.parameter()), rank, fault.local_element};
+      if (first.order && *first.order <= order) continue;
+      first.order = order;
+      FirstDifference& d = first.difference;
+      d.hf_tensor = source.name;
+      d.hf_index = plan.HfIndex(fault.source, fault.hf_element);
+      d.megatron_tensor = model_.MegatronName(plan.parameter(), Dialect::kTe);
+      d.megatron_index = plan.LocalIndex(fault.local_element);
+      const PlacedParameter& home = *homes_[IndexOf(plan.parameter())];
+      d.rank = RankId{plan.parameter().is_expert() ? 0 : rank, home.pp, home.vpp, home.ep,
+                      plan.parameter().is_expert() ? rank : 0};
+    }
   }
 
   ResultRow RowOf(size_t index) const {
@@ -202,26 +236,29 @@ class RoundTripper {
     const DType megatron_dtype = p.rule->dtype.value_or(t.dtype);
     ResultRow row;
     row.hf.push_back({t.name, t.shape, t.dtype});
-    row.megatron = {state.parameters > 1 ? model_.MegatronPattern(p, Dialect::kTe)
-                                         : model_.MegatronName(p, Dialect::kTe),
+    row.megatron = {state.shared ? model_.MegatronPattern(p, Dialect::kTe)
+                                 : model_.MegatronName(p, Dialect::kTe),
                     p.shape, megatron_dtype};
     row.transform = p.storage->transform;
     row.op = p.op == Op::kNone && megatron_dtype != t.dtype
                  ? fmt::format("cast {} -> {}", ShortName(t.dtype), ShortName(megatron_dtype))
                  : std::string(ToString(p.op));
     row.bytes = t.nbytes;
-    row.metrics.mismatched = state.mismatched;
-    if (state.mismatched > 0) {
+    if (options_.headers_only) row.metrics = NotCompared();
+    const auto found = odd_.find(t.name);
+    const int64_t mismatched = found == odd_.end() ? 0 : found->second.mismatched;
+    const int64_t rounded = found == odd_.end() ? 0 : found->second.rounded;
+    row.metrics.mismatched = mismatched;
+    if (mismatched > 0) {
       row.status = RowStatus::kMismatch;
-      row.why = fmt::format("{} element(s) are not restored", state.mismatched.load());
-      row.first = first_.at(t.name).difference;
+      row.why = fmt::format("{} element(s) are not restored", mismatched);
+      row.first = found->second.difference;
     } else if (!options_.headers_only && state.covered != Numel(t.shape)) {
       row.status = RowStatus::kMismatch;
       row.why = fmt::format("{} of {} elements came back", state.covered.load(), Numel(t.shape));
-    } else if (state.rounded > 0) {
+    } else if (rounded > 0) {
       row.status = RowStatus::kMatchRounded;
-      row.why =
-          fmt::format("{} element(s) are the correctly rounded inverse", state.rounded.load());
+      row.why = fmt::format("{} element(s) are the correctly rounded inverse", rounded);
     } else if (megatron_dtype != t.dtype && BitsOf(megatron_dtype) > BitsOf(t.dtype)) {
       row.status = RowStatus::kMatchWidened;
     }
@@ -234,15 +271,15 @@ class RoundTripper {
   const RoundTripOptions& options_;
   const Inventory& inventory_;
   std::vector<TensorState> states_;
-  std::set<std::string> reported_;  // tensors of which the inventory already has a row
-  std::map<const Parameter*, const PlacedParameter*> homes_;
+  std::set<std::string> reported_;             // tensors of which the inventory already has a row
+  std::vector<const PlacedParameter*> homes_;  // by the parameter's place in the model
   int64_t block_bytes_ = 0;
 
   std::mutex mutex_;
-  std::deque<Chunk> chunks_;                 // guarded by mutex_
-  std::map<std::string, FirstFault> first_;  // guarded by mutex_
-  std::optional<Error> error_;               // guarded by mutex_
-  bool stopped_ = false;                     // guarded by mutex_
+  std::deque<Chunk> chunks_;           // guarded by mutex_
+  std::map<std::string, Oddity> odd_;  // guarded by mutex_
+  std::optional<Error> error_;         // guarded by mutex_
+  bool stopped_ = false;               // guarded by mutex_
   std::atomic<size_t> next_parameter_{0};
 };
 
@@ -253,6 +290,7 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
     ResultRow row;
     row.hf.push_back({copy.copy->name, copy.copy->shape, copy.copy->dtype});
     row.transform = copy.rule->tied ? "tied" : "copy";
+    if (headers_only) row.metrics = NotCompared();
     row.bytes = copy.copy->nbytes;
     if (copy.original == nullptr) {
       row.status = RowStatus::kMismatch;
@@ -284,6 +322,17 @@ void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_
   }
 }
 
+// Copies whose bytes were compared with their originals.
+uint64_t BytesOfCopies(const Inventory& inventory) {
+  uint64_t bytes = 0;
+  for (const Inventory::Copy& copy : inventory.copies) {
+    const bool comparable = copy.original != nullptr && copy.original->shape == copy.copy->shape &&
+                            copy.original->dtype == copy.copy->dtype;
+    if (comparable) bytes += copy.copy->nbytes;
+  }
+  return bytes;
+}
+
 void Describe(const Model& model, const Placement& placement, const RoundTripOptions& options,
               Report& report) {
   report.command = "roundtrip";
@@ -294,12 +343,13 @@ void Describe(const Model& model, const Placement& placement, const RoundTripOpt
   report.details.emplace_back("rank tensors", fmt::format("{}", placement.ShardCount()));
   report.details.emplace_back("ranks", fmt::format("{}", placement.WorldSize()));
   if (model.padded_vocab() != model.vocab()) {
+    const bool needed = model.padded_vocab() == PaddedVocab(model.vocab(), placement.grid().tp);
     report.notes.push_back(
         {"vocab-padded",
-         fmt::format("the vocabulary of {} rows is padded with zeros to {}, the grid "
-                     "needs it",
-                     model.vocab(), model.padded_vocab())});
+         fmt::format("the vocabulary of {} rows is padded with zeros to {}, {}", model.vocab(),
+                     model.padded_vocab(), needed ? "the grid needs it" : "as --pad-vocab asks")});
   }
+  for (const GridNote& note : placement.notes()) report.notes.push_back({note.id, note.message});
   if (options.headers_only) {
     report.unproven.push_back("no tensor data was read: --level L1 compares every byte");
   }
@@ -315,7 +365,7 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
                          const RoundTripOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   Report report;
-  WB_TRY(const Placement placement, Placement::Create(model, options.grid));
+  WB_TRY(Placement placement, Placement::Create(model, options.grid));
   WB_TRY(const Inventory inventory, TakeInventory(model, hf));
   Describe(model, placement, options, report);
   RoundTripper tripper(model, placement, hf, options, inventory);
@@ -327,13 +377,16 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
   if (!options.headers_only) WB_RETURN_IF_ERROR(tripper.Run());
   report.results = inventory.rows;
   report.causes = inventory.causes;
+  for (const CheckpointNote& note : hf.notes()) report.notes.push_back({note.id, note.message});
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
   CheckCopies(hf, inventory, options.headers_only, report);
-  for (ResultRow& row : tripper.Rows()) report.results.push_back(std::move(row));
   std::stable_sort(
       report.results.begin(), report.results.end(),
       [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
-  for (const TensorInfo& t : hf.tensors()) report.bytes += options.headers_only ? 0 : t.nbytes;
+  // Where every tensor stands is not asked any more; the rows take its place in memory.
+  { [[maybe_unused]] const Placement done = std::move(placement); }
+  report.results = tripper.RowsWith(std::move(report.results));
+  report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + BytesOfCopies(inventory);
   for (const FileInfo& file : hf.files()) {
     report.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
   }

@@ -51,6 +51,25 @@ Status ShardPlan::Gather(const Checkpoint& hf, int rank, int64_t begin, std::spa
                         parameter_->op, megatron_dtype_, begin, out, scratch);
 }
 
+void ShardPlan::Difference::Add(size_t of_source, int64_t hf_at, int64_t local_at) {
+  ++mismatched;
+  if (local_element < 0 || local_at < local_element) {
+    source = of_source;
+    hf_element = hf_at;
+    local_element = local_at;
+  }
+  auto entry = std::find_if(by_source.begin(), by_source.end(),
+                            [&](const OfSource& s) { return s.source == of_source; });
+  if (entry == by_source.end()) {
+    entry = by_source.insert(by_source.end(), {of_source, 0, hf_at, local_at});
+  }
+  ++entry->mismatched;
+  if (local_at < entry->local_element) {
+    entry->hf_element = hf_at;
+    entry->local_element = local_at;
+  }
+}
+
 Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank, int64_t begin,
                                                  std::span<const std::byte> megatron,
                                                  std::span<int64_t> covered,
@@ -85,8 +104,9 @@ Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank,
   backward_[static_cast<size_t>(rank)].Visit(from, from + elements * hf_size, [&](const Run& run) {
     const std::byte* found = block.data() + (run.offset - from);
     if (run.other == kZeroSource) {
-      for (int64_t i = 0; i < run.bytes(); ++i) {
-        difference.padding_not_zero += found[i] != std::byte{0} ? 1 : 0;
+      const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+      for (int64_t at = 0; at < run.bytes(); at += hf_size) {
+        difference.padding_not_zero += !std::all_of(found + at, found + at + hf_size, is_zero);
       }
       return;
     }
@@ -102,15 +122,62 @@ Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank,
         ++rounded[s];
         continue;
       }
-      ++difference.mismatched;
-      const int64_t local = (run.offset + at) / hf_size;
-      if (difference.local_element < 0 || local < difference.local_element) {
-        difference.source = s;
-        difference.hf_element = hf_byte / hf_size;
-        difference.local_element = local;
-      }
+      difference.Add(s, hf_byte / hf_size, (run.offset + at) / hf_size);
     }
   });
+  return difference;
+}
+
+Result<ShardPlan::Difference> ShardPlan::Verify(const Checkpoint& hf, int rank, int64_t begin,
+                                                std::span<const std::byte> megatron,
+                                                int64_t& local) const {
+  constexpr int64_t kBlockElements = 1 << 14;
+  const int64_t hf_size = ElementBytes(hf_dtype_), size = ElementBytes(megatron_dtype_);
+  const int64_t elements = static_cast<int64_t>(megatron.size()) / size;
+  const int64_t from = begin * hf_size;
+  std::vector<std::byte> moved(static_cast<size_t>(kBlockElements * hf_size));
+  std::vector<std::byte> expected(static_cast<size_t>(kBlockElements * size));
+  Difference difference;
+  Status failed;
+  const auto judge = [&](const Run& run) {
+    const int64_t n = run.bytes() / hf_size;
+    const int64_t first = (run.offset - from) / hf_size;  // in `megatron`
+    const bool padding = run.other == kZeroSource;
+    const std::span<std::byte> source = std::span(moved).first(static_cast<size_t>(n * hf_size));
+    const std::span<std::byte> wanted = std::span(expected).first(static_cast<size_t>(n * size));
+    if (padding) {
+      std::memset(wanted.data(), 0, wanted.size());
+    } else {
+      GatherRun(run, hf.Data(*sources_[static_cast<size_t>(run.other)]).data(), source.data());
+      if (auto applied = Apply(parameter_->op, hf_dtype_, source, megatron_dtype_, wanted);
+          !applied) {
+        failed = applied;
+        return;
+      }
+    }
+    local += n;
+    const std::byte* found = megatron.data() + first * size;
+    if (std::memcmp(wanted.data(), found, wanted.size()) == 0) return;
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::memcmp(wanted.data() + i * size, found + i * size, static_cast<size_t>(size)) == 0) {
+        continue;
+      }
+      if (padding) {
+        ++difference.padding_not_zero;
+        continue;
+      }
+      const int64_t byte = i * hf_size;
+      const int64_t hf_byte =
+          run.other_offset + byte / run.length * run.other_stride + byte % run.length;
+      difference.Add(static_cast<size_t>(run.other), hf_byte / hf_size, begin + first + i);
+    }
+  };
+  for (int64_t at = 0; at < elements && failed; at += kBlockElements) {
+    const int64_t n = std::min(kBlockElements, elements - at);
+    backward_[static_cast<size_t>(rank)].Visit(from + at * hf_size, from + (at + n) * hf_size,
+                                               judge);
+  }
+  if (!failed) return Fail(failed.error());
   return difference;
 }
 

@@ -41,10 +41,19 @@ class ShardPlan {
 
   // What a comparison found. Offsets are of the first difference, in elements.
   struct Difference {
-    int64_t mismatched = 0;  // HF elements that differ
+    int64_t mismatched = 0;  // HF elements that differ (Verify: Megatron elements)
     size_t source = 0;       // of the first: index into sources()
     int64_t hf_element = -1, local_element = -1;
     int64_t padding_not_zero = 0;  // elements of the padding that are not zero
+    // The same per source, of those with a mismatch, in no order.
+    struct OfSource {
+      size_t source = 0;
+      int64_t mismatched = 0, hf_element = -1, local_element = -1;
+    };
+    std::vector<OfSource> by_source;
+
+    // Counts one mismatch.
+    void Add(size_t of_source, int64_t hf_at, int64_t local_at);
   };
   // Compares the bytes of rank `rank`'s tensor from element `begin` on (Megatron's dtype) with the
   // HF tensors that they belong to. `rounded` counts elements that differ from HF's by the lawful
@@ -53,6 +62,13 @@ class ShardPlan {
   Result<Difference> Compare(const Checkpoint& hf, int rank, int64_t begin,
                              std::span<const std::byte> megatron, std::span<int64_t> covered,
                              std::span<int64_t> rounded, std::vector<std::byte>& scratch) const;
+
+  // Judges the bytes of rank `rank`'s tensor, whoever wrote them, by the rule of verification: each
+  // Megatron value is f(HF value), rounded once into Megatron's dtype, bit for bit. (Compare asks
+  // what comes back in HF's dtype, to which bytes of a wider tensor may be lost.) Reads the same
+  // runs; `local` grows by the elements judged, padding included.
+  Result<Difference> Verify(const Checkpoint& hf, int rank, int64_t begin,
+                            std::span<const std::byte> megatron, int64_t& local) const;
 
   // Index of a local element in the rank's tensor, of an HF element in its tensor.
   std::vector<int64_t> LocalIndex(int64_t element) const;

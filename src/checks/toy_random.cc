@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "checks/toy.h"
 #include "family/model.h"
+#include "formats/checkpoint_files.h"
 #include "formats/safetensors/writer.h"
 
 namespace weighbridge {
@@ -174,8 +175,9 @@ Result<Toy> MakeRandomToy(const FamilySpec& spec, const ordered_json& config,
     if (t.stream == t.info.name) toy.parameters += static_cast<uint64_t>(Numel(t.info.shape));
   }
   WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(
-             target, {.overwrite = options.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+         AtomicDirectory::Create(target, {.overwrite = options.overwrite,
+                                          .may_replace = CheckReplaceable,
+                                          .expected_bytes = plan.TotalFileBytes()}));
   WB_RETURN_IF_ERROR(folder.WriteFile("config.json", DumpConfig(config)));
   const std::string generation = GenerationConfig(config);
   if (!generation.empty())

@@ -12,6 +12,7 @@
 #include "checks/files_beside.h"
 #include "checks/layer_cut.h"
 #include "checks/toy.h"
+#include "formats/checkpoint_files.h"
 #include "formats/safetensors/writer.h"
 
 namespace weighbridge {
@@ -148,8 +149,9 @@ Result<Toy> MakeTruncatedToy(const Checkpoint& source, const FamilySpec* spec,
   NoteStray(selection, toy.notes);
   WB_TRY(toy.copied, FilesBeside(source.path(), toy.notes));
   WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(
-             target, {.overwrite = options.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+         AtomicDirectory::Create(target, {.overwrite = options.overwrite,
+                                          .may_replace = CheckReplaceable,
+                                          .expected_bytes = plan.TotalFileBytes()}));
   WB_RETURN_IF_ERROR(folder.WriteFile("config.json", DumpConfig(small_config)));
   WB_RETURN_IF_ERROR(CopyFiles(source.path(), toy.copied, folder));
   WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));

@@ -83,12 +83,38 @@ class Verifier {
   void Take(const Inventory& inventory) {
     report_.command = "verify";
     report_.level = options_.headers_only ? "L0" : "L1";
-    report_.results = inventory.rows;
+    TakeRows(inventory);
     report_.causes = inventory.causes;
     report_.notes = inventory.notes;
-    for (ResultRow& row : binding_.rows) report_.results.push_back(std::move(row));
     for (Cause& cause : binding_.causes) AddCause(std::move(cause));
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+  }
+
+  // One row per parameter: what either side lacks; then what only one side has.
+  void TakeRows(const Inventory& inventory) {
+    std::map<std::string, const ResultRow*> by_hf_name;
+    for (const ResultRow& row : inventory.rows) by_hf_name[row.hf[0].name] = &row;
+    std::set<std::string> in_binding, of_parameters;
+    for (ResultRow& row : binding_.rows) {
+      in_binding.insert(row.megatron.name);
+      report_.results.push_back(std::move(row));
+    }
+    for (const Parameter& p : model_.parameters()) {
+      of_parameters.insert(p.hf.begin(), p.hf.end());
+      ResultRow row;
+      for (const std::string& name : p.hf) {
+        const auto it = by_hf_name.find(name);
+        if (it == by_hf_name.end()) continue;
+        if (row.hf.empty()) row = *it->second;
+        if (it->second->status == RowStatus::kMissing) row.status = RowStatus::kMissing;
+      }
+      if (row.hf.empty()) continue;
+      row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+      if (!in_binding.contains(row.megatron.name)) report_.results.push_back(std::move(row));
+    }
+    for (const ResultRow& row : inventory.rows) {
+      if (!of_parameters.contains(row.hf[0].name)) report_.results.push_back(row);
+    }
   }
 
   // One cause per id: what both sides miss is one mistake.
@@ -229,6 +255,7 @@ class Verifier {
                  ? fmt::format("cast {} -> {}", ShortName(hf_dtype), ShortName(dtype))
                  : std::string(ToString(p.op));
     row.bytes = static_cast<uint64_t>(Numel(p.shape) * BitsOf(dtype) / 8);
+    if (options_.headers_only) row.metrics = NotCompared();
     if (!options_.headers_only) report_.bytes += row.bytes;
     if (subject.differs) {
       WB_RETURN_IF_ERROR(Measure(subject, row));
@@ -285,6 +312,7 @@ class Verifier {
     const DType dtype = b.tensor->dtype;
     ElementStats stats;
     int64_t first = -1;
+    FirstDifference difference;
     std::vector<std::byte> expected, scratch;
     for (size_t c = 0; c < b.chunks.size(); ++c) {
       const int64_t numel = Numel(b.chunks[c].sizes);
@@ -298,9 +326,8 @@ class Verifier {
           const int64_t element = GlobalElement(b, c, at + part.first_mismatch);
           if (first < 0 || element < first) {
             first = element;
-            row.first = FirstDifference{};
-            row.first->expected = BitsText(dtype, expected, part.first_mismatch);
-            row.first->actual = BitsText(dtype, block, part.first_mismatch);
+            difference.expected = BitsText(dtype, expected, part.first_mismatch);
+            difference.actual = BitsText(dtype, block, part.first_mismatch);
           }
         }
         stats.Append(part);
@@ -311,7 +338,9 @@ class Verifier {
                    stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
     row.why =
         fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
-    if (row.first) Locate(subject, first, *row.first);
+    if (first < 0) return {};
+    Locate(subject, first, difference);
+    row.first = std::move(difference);
     return {};
   }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "checks/result.h"
+#include "cli/output_guard.h"
 
 namespace weighbridge::cli {
 
@@ -71,6 +72,10 @@ int EmitSaved(const Context& context, const std::vector<Report>& reports);
 
 // The usage error in a set of outputs, if there is one: two on stdout, a folder that is not there.
 Status CheckOutputs(const OutputOptions& output);
+
+// The usage error of outputs that would overwrite what the command reads, or each other
+// (cli/output_guard.h). Every command that reads files calls it before it opens them.
+Status CheckOutputs(const OutputOptions& output, const CommandInputs& inputs);
 
 // Writes `text` to stdout, or fails as Emit does: 0, or 2 after an error message.
 int PrintStdout(std::string_view text);

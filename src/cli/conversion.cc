@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "base/memory.h"
@@ -66,6 +67,12 @@ void AddConversionOutput(CLI::App& command, ConversionOutput& output) {
       ->type_name("FILE")
       ->group("Output");
   command.add_flag("-q,--quiet", output.quiet, "print nothing but errors")->group("Output");
+}
+
+Status CheckConversionOutput(const ConversionOutput& output, const CommandInputs& inputs) {
+  if (output.json.empty() || output.json == "-") return {};
+  WB_RETURN_IF_ERROR(CheckOutputFile(output.json));
+  return CheckOutputsSpareInputs(std::array{NamedOutput{"--json", output.json}}, inputs);
 }
 
 int PrintConversion(const Conversion& done, const ConversionOutput& output) {

@@ -8,6 +8,7 @@
 
 #include "base/atomic_output.h"
 #include "cli/command.h"
+#include "cli/output_guard.h"
 
 namespace weighbridge::cli {
 
@@ -28,6 +29,9 @@ struct ConversionOutput {
 };
 
 void AddConversionOutput(CLI::App& command, ConversionOutput& output);
+
+// The usage error in where the JSON goes, if there is one.
+Status CheckConversionOutput(const ConversionOutput& output, const CommandInputs& inputs);
 
 // Prints the summary and notes; returns the exit status.
 int PrintConversion(const Conversion& done, const ConversionOutput& output);

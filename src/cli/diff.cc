@@ -1,6 +1,9 @@
 // `weighbridge diff A B`: two state dicts of any format, key by key.
 #include "checks/diff.h"
 
+#include <fmt/format.h>
+
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,12 +21,26 @@ struct DiffArguments {
   DiffOptions options;
 };
 
+// CLI::NonNegativeNumber lets "nan" and "inf" through, with which every difference would pass.
+const CLI::Validator kTolerance(
+    [](std::string& text) -> std::string {
+      double value = 0;
+      const bool number = CLI::detail::lexical_cast(text, value);
+      if (number && std::isfinite(value) && value >= 0) return "";
+      return fmt::format("'{}' is not a number of at least 0", text);
+    },
+    "");
+
 Result<std::unique_ptr<Checkpoint>> OpenModel(const std::string& model) {
   WB_TRY(const auto path, ResolveModelPath(model));
   return OpenCheckpoint(path);
 }
 
 int RunDiff(Context& context, DiffArguments& arguments) {
+  const CommandInputs inputs{{arguments.expected, arguments.actual}, {}};
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
   PeakAnonymousBytes();
   const auto expected = OpenModel(arguments.expected);
   if (!expected) return EmitError(context, "diff", "L1", expected.error());
@@ -58,11 +75,11 @@ void AddDiff(CLI::App& app, Context& context) {
   command
       ->add_option("--atol", options.tolerance.atol,
                    "accept |a - b| <= atol + rtol * |a|; 0 and 0: bits must be equal")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kTolerance)
       ->capture_default_str()
       ->group("Compare");
   command->add_option("--rtol", options.tolerance.rtol, "see --atol")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kTolerance)
       ->capture_default_str()
       ->group("Compare");
   command
@@ -74,7 +91,6 @@ void AddDiff(CLI::App& app, Context& context) {
       ->group("Compare");
   command->add_option("--threads", options.threads, "threads; default: all processors")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str()
       ->group("Compare");
   AddOutputOptions(*command, context);
   AddExamples(*command, {"weighbridge diff model.safetensors copy.safetensors",

@@ -134,7 +134,13 @@ Status CheckOutputs(const OutputOptions& output) {
     if (target == "-") on_stdout = format.option;
     if (!target.empty() && target != "-") WB_RETURN_IF_ERROR(CheckOutputFile(target));
   }
-  return {};
+  return CheckOutputs(output, {});
+}
+
+Status CheckOutputs(const OutputOptions& output, const CommandInputs& inputs) {
+  std::vector<NamedOutput> outputs;
+  for (const Format& format : kFormats) outputs.push_back({format.option, output.*format.target});
+  return CheckOutputsSpareInputs(outputs, inputs);
 }
 
 int TerminalColumns() {

@@ -18,6 +18,7 @@
 #include "cli/model_input.h"
 #include "cli/size_option.h"
 #include "formats/all.h"
+#include "formats/checkpoint_files.h"
 #include "formats/megatron_config/run_config.h"
 #include "report/rows.h"
 
@@ -111,6 +112,9 @@ Result<Conversion> Make(ExportArguments& a) {
   Conversion done;
   WB_TRY(const auto megatron, OpenMegatron(a.megatron));
   if (a.like.empty() && a.config.empty()) WB_RETURN_IF_ERROR(FindSource(*megatron, a, done));
+  CommandInputs inputs{{a.megatron, a.like}, a.families};
+  inputs.files.push_back(a.config);
+  WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, inputs));
   WB_TRY(const auto like, OpenLike(a));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(megatron->path(), a.target));
   if (!a.like.empty()) {
@@ -130,8 +134,9 @@ Result<Conversion> Make(ExportArguments& a) {
   done.files = plan.files.size();
   done.tensors = tensors.size();
   WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(
-             a.target, {.overwrite = a.overwrite, .expected_bytes = plan.TotalFileBytes()}));
+         AtomicDirectory::Create(a.target, {.overwrite = a.overwrite,
+                                            .may_replace = CheckReplaceable,
+                                            .expected_bytes = plan.TotalFileBytes()}));
   WB_RETURN_IF_ERROR(WriteOthers(a, *like, folder, done));
   Progress progress("export", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };

@@ -215,7 +215,7 @@ void AddFamilies(CLI::App& app, Context& context) {
   families->require_subcommand(1);
   const auto a = std::make_shared<FamiliesArguments>();
   const auto common = [a](CLI::App& c) {
-    AddFamilyOption(c, a->files);
+    AddFamilyOption(c, a->files, /*names=*/false);
     c.add_flag("--json", a->as_json, "print JSON; default: text")->group("Output");
   };
   AddAction(*families, context, a, "list", "the families", List, common);

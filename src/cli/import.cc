@@ -15,6 +15,7 @@
 #include "checks/files_beside.h"
 #include "cli/conversion.h"
 #include "cli/model_input.h"
+#include "formats/checkpoint_files.h"
 #include "formats/megatron_config/run_config.h"
 #include "formats/megatron_config/yaml.h"
 #include "formats/torch_dist/run_files.h"
@@ -77,8 +78,15 @@ Status PublishTracker(const fs::path& root) {
   return WriteSmallFile(root / kTrackerName, "0");
 }
 
+std::vector<std::string> ConfigAndFamilies(const ImportArguments& a) {
+  std::vector<std::string> files = a.families;
+  files.push_back(a.config);
+  return files;
+}
+
 Result<Conversion> Make(ImportArguments& a) {
   const auto start = std::chrono::steady_clock::now();
+  WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, {{a.model}, ConfigAndFamilies(a)}));
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   const fs::path root(a.target);
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(input->checkpoint->path(), root));
@@ -92,9 +100,10 @@ Result<Conversion> Make(ImportArguments& a) {
   fs::create_directories(root, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", root));
   WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(
-             root / IterationFolder(0),
-             {.overwrite = a.overwrite, .expected_bytes = plan.disk.TotalFileBytes()}));
+         AtomicDirectory::Create(root / IterationFolder(0),
+                                 {.overwrite = a.overwrite,
+                                  .may_replace = CheckReplaceableIteration,
+                                  .expected_bytes = plan.disk.TotalFileBytes()}));
   Conversion done;
   for (const TorchDistTensor& t : plan.disk.tensors) {
     done.bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);

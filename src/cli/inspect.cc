@@ -17,6 +17,8 @@
 #include "base/strings.h"
 #include "base/threads.h"
 #include "cli/command.h"
+#include "cli/model_input.h"
+#include "family/model.h"
 #include "formats/checkpoint.h"
 #include "tensor/float_bits.h"
 #include "tensor/stats.h"
@@ -77,6 +79,23 @@ Json ConfigSummary(const std::filesystem::path& path) {
     }
   }
   return summary;
+}
+
+// What Megatron-Core's config of the model holds, by the family of config.json; empty where no
+// family knows it or the config does not fit.
+Json MegatronConfig(const std::filesystem::path& path) {
+  Json fields = Json::object();
+  std::error_code ignored;
+  const auto folder = std::filesystem::is_directory(path, ignored) ? path : path.parent_path();
+  const auto config = ReadConfig(folder / "config.json");
+  const auto families = LoadFamilies({});
+  if (!config || !families) return fields;
+  const auto family = families->ForConfig(*config);
+  if (!family) return fields;
+  const auto model = Model::Expand(**family, *config, {});
+  if (!model) return fields;
+  for (const Field& field : model->config()) fields[field.name] = field.value;
+  return fields;
 }
 
 std::string Dump(const Json& json, int indent = -1) {
@@ -160,10 +179,15 @@ Json ToJson(const TensorStats& s) {
 
 Json ToJson(const Checkpoint& checkpoint, const std::vector<TensorReport>& reports) {
   const Totals totals = Sum(checkpoint, reports);
-  Json out = {{"schema", "weighbridge.inspect/1"}, {"path", checkpoint.path().string()},
-              {"format", checkpoint.format()},     {"config", ConfigSummary(checkpoint.path())},
-              {"totals", ToJson(totals.all)},      {"by_dtype", ToJson(totals.by_dtype)},
-              {"by_file", ToJson(totals.by_file)}, {"tensors", Json::array()}};
+  Json out = {{"schema", "weighbridge.inspect/1"},
+              {"path", checkpoint.path().string()},
+              {"format", checkpoint.format()},
+              {"config", ConfigSummary(checkpoint.path())},
+              {"megatron_config", MegatronConfig(checkpoint.path())},
+              {"totals", ToJson(totals.all)},
+              {"by_dtype", ToJson(totals.by_dtype)},
+              {"by_file", ToJson(totals.by_file)},
+              {"tensors", Json::array()}};
   for (const TensorReport& report : reports) {
     const TensorInfo& t = *report.info;
     Json row = {{"name", t.name},
@@ -249,6 +273,13 @@ std::string ToText(const Checkpoint& checkpoint, const std::vector<TensorReport>
       out += fmt::format("  {:<24} {}\n", key, ToPrintable(Dump(value)));
     }
   }
+  const Json megatron = MegatronConfig(checkpoint.path());
+  if (!megatron.empty()) {
+    out += "\nMegatron-Core config\n";
+    for (const auto& [key, value] : megatron.items()) {
+      out += fmt::format("  {:<36} {}\n", key, ToPrintable(Dump(value)));
+    }
+  }
   out += "\n" + TensorTable(checkpoint, reports, stats);
   for (const TensorReport& report : reports) {
     if (report.values.empty()) continue;
@@ -301,8 +332,7 @@ void AddInspect(CLI::App& app, Context& context) {
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print one JSON document; default: tables");
   command->add_option("--threads", arguments->threads, "threads; default: all processors")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      ->check(CLI::PositiveNumber);
   AddExamples(*command, {"weighbridge inspect model.safetensors",
                          "weighbridge inspect ./Llama-3.2-1B --stats --tensor '*.mlp.*'",
                          "weighbridge inspect model.safetensors --values 8 --json"});

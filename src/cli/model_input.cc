@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <map>
 
 #include "base/file.h"
@@ -46,12 +48,62 @@ Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files) {
   return library;
 }
 
-void AddFamilyOption(CLI::App& command, std::vector<std::string>& files) {
+bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
+
+Result<FamilyLibrary> LoadFamilyOptions(const std::vector<std::string>& families) {
+  std::vector<std::string> files;
+  std::copy_if(families.begin(), families.end(), std::back_inserter(files), IsFamilyFile);
+  return LoadFamilies(files);
+}
+
+Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& family) {
+  if (!IsFamilyFile(family)) return library.Find(family);
+  WB_TRY(const auto* all, library.All());
+  for (const auto& [name, spec] : *all) {
+    if (fs::path(spec.origin) == fs::path(family)) return &spec;
+  }
+  return Fail(ErrorKind::kUsage, "usage", "the file is abstract: it describes no family of its own",
+              family);
+}
+
+namespace {
+
+// The family of the model; what --family says goes before what the config says.
+Status ChooseFamily(const std::vector<std::string>& families, ModelInput& input) {
+  const auto by_config = input.families.ForConfig(input.config);
+  const FamilySpec* chosen = nullptr;
+  for (const std::string& text : families) {
+    if (!IsFamilyFile(text)) {
+      WB_TRY(chosen, input.families.Find(text));
+      continue;
+    }
+    // A file that replaces a base describes no family: the config decides.
+    const auto described = ChosenFamily(input.families, text);
+    if (!described) continue;
+    chosen = *described;
+    if (by_config && *by_config == chosen) break;
+  }
+  if (chosen == nullptr || (by_config && (*by_config)->name == chosen->name)) {
+    WB_TRY(input.family, by_config);
+    return {};
+  }
+  input.family = chosen;
+  input.family_note =
+      fmt::format("family {} is used because --family asks for it; by its config the model is {}",
+                  chosen->name, by_config ? "of family " + (*by_config)->name : "of none");
+  return {};
+}
+
+}  // namespace
+
+void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool names) {
+  const std::string file =
+      "a family file (docs/families.md), which replaces or adds to the built-in ones; may be "
+      "repeated";
   command
-      .add_option("--family", files,
-                  "a family file (docs/families.md); replaces or adds to the built-in ones; may be "
-                  "repeated")
-      ->type_name("FILE")
+      .add_option("--family", families,
+                  names ? "a family's name, or " + file + "; default: what the config says" : file)
+      ->type_name(names ? "NAME" : "FILE")
       ->allow_extra_args(false)
       ->group("Model");
 }
@@ -68,7 +120,8 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
   size("--vpp,--virtual-pipeline-model-parallel-size", grid.vpp,
        "virtual pipeline stages per rank");
   size("--ep,--expert-model-parallel-size", grid.ep, "expert-parallel ranks");
-  size("--etp,--expert-tensor-parallel-size", grid.etp, "tensor-parallel ranks of an expert");
+  size("--etp,--expert-tensor-parallel-size", grid.etp,
+       "tensor-parallel ranks of an expert (Megatron-LM's own default is that of --tp)");
   command
       .add_option("--first-stage-layers,--decoder-first-pipeline-num-layers",
                   grid.first_stage_layers, "layers of the first pipeline stage; default: even")
@@ -122,18 +175,23 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file) {
   auto input = std::make_unique<ModelInput>();
-  WB_TRY(input->families, LoadFamilies(family_files));
+  WB_TRY(input->families, LoadFamilyOptions(family_files));
   WB_TRY(const fs::path path, ResolveModelPath(model));
   WB_TRY(input->checkpoint, OpenCheckpoint(path));
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  std::error_code ec;
+  const fs::path folder = fs::is_directory(path, ec) ? path : path.parent_path();
   const fs::path config = config_file.empty() ? folder / "config.json" : fs::path(config_file);
-  if (!fs::exists(config)) {
+  // A path that cannot be looked at gets its message from being opened.
+  if (fs::status(config, ec).type() == fs::file_type::not_found) {
     return Fail(ErrorKind::kNotFound, "config-missing",
                 "there is no config.json beside the weights", config.string(),
                 "give one with --config FILE");
   }
   WB_TRY(input->config, ReadConfig(config));
-  WB_TRY(input->family, input->families.ForConfig(input->config));
+  input->files.push_back(config.string());
+  std::copy_if(family_files.begin(), family_files.end(), std::back_inserter(input->files),
+               IsFamilyFile);
+  WB_RETURN_IF_ERROR(ChooseFamily(family_files, *input));
   return input;
 }
 

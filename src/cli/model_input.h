@@ -20,8 +20,18 @@ namespace weighbridge::cli {
 // The last one wins where names are equal.
 Result<FamilyLibrary> LoadFamilies(const std::vector<std::string>& files);
 
-// --family FILE, to be repeated.
-void AddFamilyOption(CLI::App& command, std::vector<std::string>& files);
+// True for what --family takes as a file: it ends in ".toml". Anything else is a family's name.
+bool IsFamilyFile(const std::string& text);
+
+// LoadFamilies with those of `families` (values of --family) that are files.
+Result<FamilyLibrary> LoadFamilyOptions(const std::vector<std::string>& families);
+
+// The family that the last of `families` means, by name or as the one that the file describes.
+// kUsage for a file that describes none of its own.
+Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& family);
+
+// --family, to be repeated: a NAME or a FILE, or with `names` false files only.
+void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool names = true);
 
 // --tp --pp --vpp --ep --etp --first-stage-layers --last-stage-layers --pp-layout and Megatron's
 // own spellings of them.
@@ -30,12 +40,16 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid);
 struct ModelInput {
   FamilyLibrary families;
   const FamilySpec* family = nullptr;
+  // Not empty: the family was chosen by --family against what the config says; to be shown.
+  std::string family_note;
+  std::vector<std::string> files;  // config.json and the family files that were read
   nlohmann::json config;
   std::unique_ptr<Checkpoint> checkpoint;
 };
 
 // Opens `model` (path or org/name), reads its config.json (or `config_file` when not empty), finds
-// its family. Returned by pointer: `family` points into `families`.
+// its family: a name given by --family decides; of files given by it the one that the config means,
+// else the last that describes a family. Returned by pointer: `family` points into `families`.
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file);

@@ -18,6 +18,9 @@ int RenderSaved(const Context& context, const std::vector<std::string>& files) {
                                    output.html.empty() ? "--card" : "--html", files.size()),
                        "", "call `weighbridge report` once per FILE"});
   }
+  if (const Status spared = CheckOutputs(output, {{}, files}); !spared) {
+    return PrintError(spared.error());
+  }
   std::vector<Report> reports;
   int status = 0;
   for (const std::string& file : files) {

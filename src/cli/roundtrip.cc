@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "base/memory.h"
@@ -37,10 +38,24 @@ Result<Report> RunOn(RoundTripArguments& a) {
   Progress progress("roundtrip", bytes);
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
-  return RoundTrip(model, *input->checkpoint, a.options);
+  WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
+  if (!input->family_note.empty()) {
+    report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
+  }
+  for (const std::string& file : input->files) {
+    std::error_code error;
+    const auto size = std::filesystem::file_size(file, error);
+    if (!error) report.inputs.push_back({file, size, "", std::nullopt});
+  }
+  return report;
 }
 
 int Run(Context& context, RoundTripArguments& arguments) {
+  CommandInputs inputs{{arguments.model}, arguments.families};
+  inputs.files.push_back(arguments.config);
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
   PeakAnonymousBytes();
   Result<Report> report = RunOn(arguments);
   if (!report) {

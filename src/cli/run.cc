@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 #include "cli/command.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -35,8 +36,6 @@ void OnSigbus(int, siginfo_t* info, void*) {
   ::_exit(2);
 }
 
-void OnInterrupt(int) { ::_exit(130); }
-
 // An exception that no thread caught, or std::terminate itself.
 [[noreturn]] void OnTerminate() {
   PutStderr(
@@ -51,7 +50,7 @@ void InstallSignalHandlers() {
   bus.sa_sigaction = OnSigbus;
   bus.sa_flags = SA_SIGINFO;
   ::sigaction(SIGBUS, &bus, nullptr);
-  std::signal(SIGINT, OnInterrupt);
+  HandleInterrupts();
   // A reader that leaves shows up as EPIPE.
   std::signal(SIGPIPE, SIG_IGN);
   std::set_terminate(OnTerminate);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
 
 #include "base/file.h"
@@ -29,18 +30,15 @@ struct ToyArguments {
   RandomToyOptions options;
 };
 
-bool IsFamilyFile(const std::string& text) { return text.ends_with(".toml"); }
-
-// The family that --family means: the last one named, or the one that the last file defines.
-Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::string& text) {
-  if (!IsFamilyFile(text)) return library.Find(text);
-  WB_TRY(const auto* all, library.All());
-  for (const auto& [name, spec] : *all) {
-    if (fs::path(spec.origin) == fs::path(text)) return &spec;
-  }
-  return Fail(ErrorKind::kUsage, "usage", "the file is abstract: it describes no family of its own",
-              text);
-}
+// CLI11 wraps negative numbers and clamps large ones.
+const CLI::Validator kSeed(
+    [](std::string& text) -> std::string {
+      uint64_t seed = 0;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+      if (error == std::errc() && end == text.data() + text.size()) return "";
+      return fmt::format("'{}' is not a number from 0 to 2^64 - 1", text);
+    },
+    "");
 
 Result<nlohmann::ordered_json> ReadOrdered(const std::string& path) {
   if (path.empty()) return nlohmann::ordered_json();
@@ -100,9 +98,11 @@ Result<Toy> MakeTruncated(ToyArguments& a, const FamilyLibrary& library) {
   WB_RETURN_IF_ERROR(CheckTruncation(a));
   WB_TRY(const fs::path path, ResolveModelPath(a.like));
   WB_TRY(const auto checkpoint, OpenCheckpoint(path));
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  std::error_code ec;
+  const fs::path folder = fs::is_directory(path, ec) ? path : path.parent_path();
   const fs::path beside = a.config.empty() ? folder / "config.json" : fs::path(a.config);
-  if (!fs::exists(beside)) {
+  // A path that cannot be looked at gets its message from being opened.
+  if (fs::status(beside, ec).type() == fs::file_type::not_found) {
     return Fail(ErrorKind::kNotFound, "config-missing",
                 "there is no config.json beside the weights", beside.string(),
                 "give one with --config FILE");
@@ -208,11 +208,12 @@ int Print(const ToyArguments& a, const Toy& toy) {
 
 Result<Toy> Make(ToyArguments& a) {
   if (!a.json.empty() && a.json != "-") WB_RETURN_IF_ERROR(CheckOutputFile(a.json));
-  std::vector<std::string> files;
-  for (const std::string& family : a.families) {
-    if (IsFamilyFile(family)) files.push_back(family);
-  }
-  WB_TRY(const FamilyLibrary library, LoadFamilies(files));
+  // OUT as well: it does not exist yet, or is replaced as a whole.
+  CommandInputs inputs{{a.like, a.out}, a.families};
+  inputs.files.push_back(a.config);
+  const std::vector<NamedOutput> outputs = {{"--json", a.json}};
+  WB_RETURN_IF_ERROR(CheckOutputsSpareInputs(outputs, inputs));
+  WB_TRY(const FamilyLibrary library, LoadFamilyOptions(a.families));
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
   a.options.max_shard_bytes = static_cast<uint64_t>(shard_bytes);
   if (!a.dtype.empty()) a.options.dtype = *ParseShortName(a.dtype);
@@ -262,6 +263,7 @@ void AddModelOptions(CLI::App& command, ToyArguments& a) {
       ->group("Random weights");
   command.add_option("--seed", a.options.seed, "equal seeds give equal bytes")
       ->type_name("N")
+      ->check(kSeed)
       ->capture_default_str()
       ->group("Random weights");
 }

@@ -78,6 +78,23 @@ Error BadValue(const CLI::App& command, const CLI::ParseError& failure) {
                    DidYouMean(value, choices), command);
     }
   }
+  // CLI11 writes the largest float64 out, all of its 309 digits.
+  const size_t range = message.find(" not in range ");
+  if (range != std::string::npos &&
+      message.find(" to 17976931348623", range) != std::string::npos) {
+    return Usage(ToPrintable(message.substr(0, range)) + " is too small", "", command);
+  }
+  return Usage(ToPrintable(message), "", command);
+}
+
+// An option that is missing, by the name that the usage line shows: MODEL, not --hf-model-id.
+Error Missing(const CLI::App& command, const CLI::ParseError& failure) {
+  const std::string message = failure.what();
+  for (const CLI::Option* option : command.get_options([](const CLI::Option*) { return true; })) {
+    if (option->get_positional() && message.starts_with(option->get_name() + " ")) {
+      return Usage(fmt::format("{} is required", option->get_name(true, false)), "", command);
+    }
+  }
   return Usage(ToPrintable(message), "", command);
 }
 
@@ -95,6 +112,9 @@ Error ExplainUsage(const CLI::App& app, const CLI::ParseError& failure) {
   if (dynamic_cast<const CLI::RequiredError*>(&failure) != nullptr &&
       !CommandNames(command).empty()) {
     return Usage("a command is missing", "", command);
+  }
+  if (dynamic_cast<const CLI::RequiredError*>(&failure) != nullptr) {
+    return Missing(command, failure);
   }
   if (dynamic_cast<const CLI::ValidationError*>(&failure) != nullptr) {
     return BadValue(command, failure);

@@ -51,10 +51,19 @@ Result<Report> RunOn(VerifyArguments& a) {
   Progress progress("verify", bytes);
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
-  return Verify(model, *input->checkpoint, *megatron, a.options);
+  WB_TRY(Report report, Verify(model, *input->checkpoint, *megatron, a.options));
+  if (!input->family_note.empty()) {
+    report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
+  }
+  return report;
 }
 
 int Run(Context& context, VerifyArguments& arguments) {
+  CommandInputs inputs{{arguments.model, arguments.megatron}, arguments.families};
+  inputs.files.push_back(arguments.config);
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
   PeakAnonymousBytes();
   Result<Report> report = RunOn(arguments);
   if (!report) {

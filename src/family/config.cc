@@ -35,6 +35,11 @@ Result<json> Activation(const json& value, const json&) {
     for (const auto& [hf, megatron] : kNames) {
       if (value.get_ref<const std::string&>() == hf) return json(megatron);
     }
+    // Not a fault of the checkpoint: Hugging Face knows more activations than are listed here.
+    return Fail(ErrorKind::kUnsupported, "config-unsupported",
+                fmt::format("the activation function {} is not known", Describe(value)),
+                "config.json",
+                "known: silu, gelu, gelu_pytorch_tanh, relu, relu2, quick_gelu, ...");
   }
   return BadValue("activation", value);
 }

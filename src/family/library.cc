@@ -22,6 +22,17 @@ FamilyLibrary FamilyLibrary::BuiltIn() {
   return library;
 }
 
+namespace {
+
+// The `family` of a file; "" when it cannot be read, which its reader will say.
+std::string NameIn(const std::string& text) {
+  const auto spec = ParseFamily(
+      text, "", [](const std::vector<std::string>&) { return Result<FamilySpec>(FamilySpec()); });
+  return spec ? spec->name : "";
+}
+
+}  // namespace
+
 Status FamilyLibrary::Add(const std::map<std::string, std::string>& texts,
                           const std::string& origin_prefix) {
   const auto texts_before = texts_;
@@ -29,10 +40,18 @@ Status FamilyLibrary::Add(const std::map<std::string, std::string>& texts,
   std::map<std::string, std::string> by_stem;
   bool replaces = false;
   for (const auto& [name, text] : texts) {
-    const std::string stem = name.ends_with(".toml") ? name.substr(0, name.size() - 5) : name;
+    const std::string file = name.ends_with(".toml") ? name.substr(0, name.size() - 5) : name;
+    const std::string origin = fmt::format("{}{}.toml", origin_prefix, file);
+    // A file replaces one of its name when it describes the same family; a user's llama.toml that
+    // describes another one stands beside the built-in llama.
+    std::string stem = file;
+    if (const auto old = texts_.find(file); old != texts_.end()) {
+      const std::string before = NameIn(old->second.text), now = NameIn(text);
+      if (!before.empty() && !now.empty() && before != now) stem = origin;
+    }
     by_stem[stem] = text;
     replaces |= texts_.contains(stem);
-    texts_[stem] = {text, fmt::format("{}{}.toml", origin_prefix, stem)};
+    texts_[stem] = {text, origin};
   }
   cache_ = std::make_unique<Cache>();
   Status read = ReadAdded(by_stem, replaces);
@@ -50,8 +69,20 @@ Status FamilyLibrary::ReadAdded(const std::map<std::string, std::string>& texts,
     WB_TRY(const FamilySpec* spec, Get(stem));
     if (!spec->abstract) added_[spec->name] = stem;
   }
-  if (replaces) {
-    for (const auto& [stem, text] : texts_) WB_RETURN_IF_ERROR(Get(stem));
+  if (!replaces) return {};
+  for (const auto& [stem, text] : texts_) {
+    const auto read = Get(stem);
+    if (read) continue;
+    if (texts.contains(stem)) return Fail(read.error());
+    // The child is as it was: what it extends is what does not fit.
+    std::vector<std::string> origins;
+    for (const auto& [added, added_text] : texts) origins.push_back(texts_.at(added).origin);
+    Error error = read.error();
+    error.what =
+        fmt::format("{}, which extends a file of that name, can no longer be read: {} ({})",
+                    text.origin, error.what, error.at);
+    error.at = fmt::format("{}", fmt::join(origins, ", "));
+    return Fail(std::move(error));
   }
   return {};
 }

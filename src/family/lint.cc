@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <set>
 
 #include "base/strings.h"
@@ -50,19 +52,27 @@ class Linter {
   }
 
   // Every name in an expression must be a symbol. Their values are made up, so what they compute is
-  // only judged where no name takes part.
-  Status Expression(const std::string& text, int line) const {
+  // only judged where no name takes part, and where no values help: `hidden / 0`. `self` is the
+  // symbol that the expression defines.
+  Status Expression(const std::string& text, int line, const std::string& self = "") const {
     if (text.empty()) return {};
     std::string unknown;
-    bool named = false;
-    const NameLookup lookup = [&](std::string_view name) -> Result<int64_t> {
-      const bool known =
-          symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
-      if (!known && unknown.empty()) unknown = name;
-      named = true;
-      return 5040;
+    bool named = false, itself = false;
+    // Equal values, rising ones and falling ones: not all of them make a divisor 0 by accident.
+    const auto evaluate = [&](int64_t first, int64_t step) {
+      std::map<std::string, int64_t, std::less<>> values;
+      return Evaluate(text, [&](std::string_view name) -> Result<int64_t> {
+        const bool known =
+            symbols_.contains(std::string(name)) || name == "layer" || name == "expert";
+        if (!known && unknown.empty()) unknown = name;
+        named = true;
+        itself |= name == self;
+        const auto next = first + step * static_cast<int64_t>(values.size());
+        return values.emplace(std::string(name), next).first->second;
+      });
     };
-    const Result<int64_t> value = Evaluate(text, lookup);
+    const Result<int64_t> value = evaluate(5040, 0);
+    if (itself) return Bad(fmt::format("'{}' is defined by itself: '{}'", self, text), line);
     if (!unknown.empty()) {
       const std::vector<std::string> names(symbols_.begin(), symbols_.end());
       const std::string near = NearestName(unknown, names);
@@ -73,6 +83,12 @@ class Linter {
     const auto computes = [&](const char* what) {
       return value.error().what.find(what) != std::string::npos;
     };
+    const auto never = [&](const Result<int64_t>& other) {
+      return !other && other.error().what.find("division by") != std::string::npos;
+    };
+    if (named && never(value) && never(evaluate(3, 1009)) && never(evaluate(1000003, -1009))) {
+      return Bad(fmt::format("'{}' divides by zero whatever the config says", text), line);
+    }
     if (!value &&
         !(named && (computes("divisible") || computes("overflow") || computes("division")))) {
       return Bad(fmt::format("{} at {}", value.error().what, value.error().at), line);
@@ -98,7 +114,7 @@ class Linter {
         if (symbol.keys.empty() && !symbol.expression) {
           return Bad(fmt::format("'{}' has neither keys nor a value", name), 0);
         }
-        if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0));
+        if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0, name));
       }
     }
     for (const auto& [name, symbol] : spec_.flags) {

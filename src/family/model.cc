@@ -16,9 +16,20 @@ namespace {
 constexpr int64_t kMaxLayers = 100000;
 constexpr int64_t kMaxExperts = 1000000;
 constexpr int64_t kMaxParameters = 1000000;
+constexpr int64_t kMaxPaddedVocab = int64_t{1} << 24;
 constexpr int64_t kMaxExtent = int64_t{1} << 40;
 // Elements of a tensor that holds all experts: its bytes fit into an int64.
 constexpr int64_t kMaxElements = int64_t{1} << 59;
+
+// A dim that cannot be: which kind of fault it is.
+const char* FaultOf(std::string_view dim) {
+  const bool heads = dim == "heads" || dim == "groups" || dim == "head_dim";
+  return heads ? "head-geometry" : "config-value";
+}
+
+bool IsFault(const Error& error) {
+  return error.id == "config-value" || error.id == "head-geometry";
+}
 
 Result<int64_t> ToInteger(const nlohmann::json& value, const std::string& key) {
   if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
@@ -42,13 +53,21 @@ class Model::Builder {
       : m_(model), config_(config), options_(options) {}
 
   Status Run() {
+    if (const nlohmann::json* table = FindKey(config_, "quantization_config")) {
+      const nlohmann::json* method = FindKey(config_, "quantization_config.quant_method");
+      m_.quantization_ =
+          method != nullptr && method->is_string() && !method->get<std::string>().empty()
+              ? method->get<std::string>()
+              : "unnamed";
+      if (table->is_null()) m_.quantization_.clear();
+    }
     WB_RETURN_IF_ERROR(ResolveSymbols());
     WB_TRY(m_.vocab_, Symbol("vocab", 0));
-    if (std::max(m_.vocab_, options_.pad_vocab) > kMaxExtent) {
+    if (m_.vocab_ > kMaxExtent) {
       return Fail(ErrorKind::kInvalid, "config-value",
-                  fmt::format("a vocabulary of {} rows", std::max(m_.vocab_, options_.pad_vocab)),
-                  "config.json");
+                  fmt::format("a vocabulary of {} rows", m_.vocab_), "config.json");
     }
+    WB_RETURN_IF_ERROR(CheckPadVocab());
     m_.padded_vocab_ = std::max(PaddedVocab(m_.vocab_, options_.tp), options_.pad_vocab);
     m_.dims_["padded_vocab"] = m_.padded_vocab_;
     WB_RETURN_IF_ERROR(Count());
@@ -61,6 +80,21 @@ class Model::Builder {
 
  private:
   const FamilySpec& spec() const { return *m_.spec_; }
+
+  // Padding is written and read like any other row: a slip of the finger must not cost days.
+  Status CheckPadVocab() const {
+    const int64_t asked = options_.pad_vocab;
+    if (asked <= 0) return {};
+    const int64_t most = std::max(kMaxPaddedVocab, 2 * m_.vocab_);
+    if (asked >= m_.vocab_ && asked <= most) return {};
+    return Fail(
+        ErrorKind::kUsage, "usage",
+        asked < m_.vocab_
+            ? fmt::format("the vocabulary has {} rows, it cannot be padded to {}", m_.vocab_, asked)
+            : fmt::format("a vocabulary of {} rows is padded to {} at most, not to {}", m_.vocab_,
+                          most, asked),
+        "--pad-vocab");
+  }
 
   Result<int64_t> Symbol(std::string_view name, int depth) {
     const std::string key(name);
@@ -77,9 +111,12 @@ class Model::Builder {
                   fmt::format("'{}' is defined by itself", name), spec().origin);
     }
     WB_TRY(const int64_t value, SymbolValue(key, symbol, depth));
-    if (dim != spec().dims.end() && value < 0) {
-      return Fail(ErrorKind::kInvalid, "config-value",
-                  fmt::format("'{}' is negative: {}", name, value), "config.json");
+    // No heads are no model; other dims may be absent as 0.
+    const bool heads = std::string_view(FaultOf(name)) == "head-geometry";
+    if (dim != spec().dims.end() && (value < 0 || (heads && value == 0))) {
+      return Fail(ErrorKind::kInvalid, FaultOf(name),
+                  fmt::format("'{}' is {}: {}", name, value < 0 ? "negative" : "zero", value),
+                  "config.json");
     }
     m_.dims_[key] = value;
     return value;
@@ -88,10 +125,24 @@ class Model::Builder {
   Result<int64_t> SymbolValue(const std::string& name, const weighbridge::Symbol& symbol,
                               int depth) {
     for (const std::string& key : symbol.keys) {
-      if (const nlohmann::json* value = FindKey(config_, key)) return ToInteger(*value, key);
+      if (const nlohmann::json* value = FindKey(config_, key)) {
+        Result<int64_t> integer = ToInteger(*value, key);
+        if (integer) return integer;
+        Error error = integer.error();
+        error.id = FaultOf(name);
+        return Fail(std::move(error));
+      }
     }
     if (symbol.expression) {
-      return Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
+      Result<int64_t> value =
+          Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
+      // The family was checked when it was read: what is wrong are the numbers of this config.
+      if (!value && value.error().id == "expression") {
+        return Fail(ErrorKind::kInvalid, FaultOf(name),
+                    fmt::format("'{}' is '{}': {}", name, *symbol.expression, value.error().what),
+                    "config.json");
+      }
+      return value;
     }
     return Fail(ErrorKind::kInvalid, "config-key-missing",
                 fmt::format("the config lacks '{}' (dim '{}' of family {})",
@@ -104,7 +155,7 @@ class Model::Builder {
       for (const auto& [name, symbol] : *table) {
         // An absent key is reported by what needs it; a value that is there must fit.
         const Result<int64_t> value = Symbol(name, 0);
-        if (!value && value.error().id == "config-value") return Fail(value.error());
+        if (!value && IsFault(value.error())) return Fail(value.error());
       }
     }
     return {};
@@ -200,7 +251,7 @@ class Model::Builder {
   }
 
   // How many parameters the config asks for, before any is made.
-  Status CheckParameterCount() {
+  Result<int64_t> CountParameters() {
     int64_t total = 0;
     for (const ParamRule& rule : spec().params) {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));
@@ -220,7 +271,7 @@ class Model::Builder {
                     "config.json");
       }
     }
-    return {};
+    return total;
   }
 
   // No Megatron tensor is described twice.
@@ -250,7 +301,8 @@ class Model::Builder {
   }
 
   Status Parameters() {
-    WB_RETURN_IF_ERROR(CheckParameterCount());
+    WB_TRY(const int64_t count, CountParameters());
+    m_.parameters_.reserve(static_cast<size_t>(count));
     WB_RETURN_IF_ERROR(CheckUnique());
     for (const ParamRule& rule : spec().params) {
       WB_TRY(const bool holds, Holds(rule.when, rule.unless));

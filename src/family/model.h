@@ -57,8 +57,10 @@ using HasTensor = std::function<bool(const std::string&)>;
 struct ExpandOptions {
   // Which HF storage is there; absent: each parameter's primary storage.
   HasTensor has;
-  int tp = 1;             // the vocabulary is padded for this size
-  int64_t pad_vocab = 0;  // --pad-vocab: at least this many rows; 0: as the grid needs
+  int tp = 1;  // the vocabulary is padded for this size
+  // --pad-vocab: at least this many rows; 0: as the grid needs. kUsage below the vocabulary and
+  // above 2^24 rows (twice the vocabulary where that is more).
+  int64_t pad_vocab = 0;
   bool without_mtp = false;
 };
 
@@ -87,6 +89,9 @@ class Model {
   int64_t vocab() const { return vocab_; }
   int64_t padded_vocab() const { return padded_vocab_; }
   bool tied() const { return tied_; }
+  // The config's quantization_config.quant_method ("fp8"), "unnamed" without one; empty: the
+  // weights are plain.
+  const std::string& quantization() const { return quantization_; }
   // The name of the output layer's copy of the tied embedding on the last of several stages.
   const std::string& tied_megatron() const { return spec_->tied->megatron; }
 
@@ -119,6 +124,7 @@ class Model {
   std::map<std::string, const IgnoreRule*> ignored_, ignored_prefixes_;
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
   bool tied_ = false;
+  std::string quantization_;
 };
 
 }  // namespace weighbridge

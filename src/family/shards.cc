@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <numeric>
 
 namespace weighbridge {
@@ -31,10 +32,63 @@ size_t StageWhere(const std::vector<Stage>& stages, bool Stage::*holds) {
   return stages.size() - 1;
 }
 
+const nlohmann::json* FieldOf(const Model& model, std::string_view name) {
+  for (const Field& field : model.config()) {
+    if (field.name == name) return &field.value;
+  }
+  return nullptr;
+}
+
+// 0: the model has no such field, or none of what it counts.
+int64_t CountOf(const Model& model, std::string_view name) {
+  const nlohmann::json* value = FieldOf(model, name);
+  return value != nullptr && value->is_number_integer() ? value->get<int64_t>() : 0;
+}
+
+tl::unexpected<Error> Refuse(std::string what, std::string hint) {
+  return Fail(ErrorKind::kUsage, "grid", "megatron-core refuses this grid: " + std::move(what), "",
+              std::move(hint));
+}
+
+// What TransformerConfig.__post_init__ asks of model and grid.
+Status CheckMegatronBuilds(const Model& model, const ParallelGrid& grid,
+                           std::vector<GridNote>& notes) {
+  const int64_t heads = CountOf(model, "num_attention_heads");
+  if (heads % grid.tp != 0) {
+    return Refuse(fmt::format("{} attention heads are not a multiple of {} tensor-parallel ranks",
+                              heads, grid.tp),
+                  "choose a --tp that divides the number of heads");
+  }
+  const int64_t groups = CountOf(model, "num_query_groups");
+  if (groups > 0 && groups % grid.tp != 0 && grid.tp % groups != 0) {
+    return Refuse(fmt::format("{} query groups are neither a multiple nor a divisor of {} "
+                              "tensor-parallel ranks",
+                              groups, grid.tp),
+                  "choose another --tp");
+  }
+  const bool experts = std::any_of(model.parameters().begin(), model.parameters().end(),
+                                   [](const Parameter& p) { return p.is_expert(); });
+  if (!experts && grid.ep > 1) {
+    return Refuse("the model has no experts that expert-parallel ranks could hold",
+                  "leave --ep out");
+  }
+  if (!experts && grid.etp > 1) {
+    notes.push_back({"etp-unused", "the model has no experts: --etp cuts nothing"});
+  }
+  const nlohmann::json* bias = FieldOf(model, "add_bias_linear");
+  if (experts && grid.etp > 1 && bias != nullptr && *bias == true) {
+    notes.push_back({"moe-bias-etp",
+                     "megatron-core 0.19 does not build experts with biases on more than one "
+                     "expert-tensor-parallel rank; the layout is judged all the same"});
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid) {
   Placement out;
+  WB_RETURN_IF_ERROR(CheckMegatronBuilds(model, grid, out.notes_));
   out.model_ = &model;
   out.grid_ = grid;
   WB_TRY(out.stages_, PlaceLayers(grid, model.layers(), model.mtp_layers()));

@@ -23,14 +23,24 @@ struct PlacedParameter {
   bool is_copy() const { return !copy_as.empty(); }
 };
 
+// Something that holds for this model on this grid and that its user should know.
+struct GridNote {
+  std::string id, message;
+};
+
 // Placement of a whole model. Immutable; refers to the Model, which must outlive it.
 class Placement {
  public:
-  // Errors: kUsage "grid" when the model cannot be placed on the grid.
+  // Errors: kUsage "grid" when the model cannot be placed on the grid, or when megatron-core
+  // refuses to build it there (TransformerConfig.__post_init__ of 0.19: attention heads not
+  // divisible by TP; query groups neither a multiple nor a divisor of TP; EP without experts).
   static Result<Placement> Create(const Model& model, const ParallelGrid& grid);
 
   const ParallelGrid& grid() const { return grid_; }
   const std::vector<Stage>& stages() const { return stages_; }
+  // "moe-bias-etp": megatron-core 0.19 does not build experts with biases on ETP > 1; the layout is
+  // defined all the same. "etp-unused": ETP without experts.
+  const std::vector<GridNote>& notes() const { return notes_; }
   // Every parameter once, in the model's order, then the copies.
   const std::vector<PlacedParameter>& parameters() const { return parameters_; }
   // Size of the group that cuts `p`.
@@ -47,6 +57,7 @@ class Placement {
   ParallelGrid grid_;
   std::vector<Stage> stages_;
   std::vector<PlacedParameter> parameters_;
+  std::vector<GridNote> notes_;
 };
 
 }  // namespace weighbridge

@@ -9,14 +9,17 @@
 #include "formats/hub_cache.h"
 #include "formats/safetensors/layout.h"
 #include "formats/safetensors/reader.h"
+#include "formats/torch_file/bin_checkpoint.h"
 
 namespace weighbridge {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<Format, 1> kFormats = {{
+// safetensors first: where a folder holds both, transformers reads them.
+constexpr std::array<Format, 2> kFormats = {{
     {"safetensors", ProbeSafetensors, OpenSafetensors},
+    {"pytorch", ProbeTorchBin, OpenTorchBin},
 }};
 
 bool Exists(const fs::path& path) {
@@ -39,13 +42,10 @@ bool LooksLikeMegatron(const fs::path& folder) {
   });
 }
 
-bool LooksLikePickle(const fs::path& path) {
-  const auto is_pickle = [](const std::string& name) {
-    return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") ||
-           name.ends_with(".bin.index.json");
-  };
-  std::error_code error;
-  return fs::is_directory(path, error) ? HoldsEntry(path, is_pickle) : is_pickle(path.filename());
+bool HoldsTorchFiles(const fs::path& folder) {
+  return HoldsEntry(folder, [](const std::string& name) {
+    return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
+  });
 }
 
 Error DescribeUnknown(const fs::path& path) {
@@ -53,11 +53,11 @@ Error DescribeUnknown(const fs::path& path) {
   const bool folder = fs::is_directory(path, error);
   Error e{ErrorKind::kUnsupported, "unsupported-format", "", path.string(), ""};
   if (folder && LooksLikeMegatron(path)) {
-    e.what = "this is a Megatron checkpoint, and this version reads safetensors only";
+    e.what = "this is a Megatron checkpoint, and this version reads Hugging Face folders only";
     e.hint = "compare Hugging Face folders, or export the checkpoint to one first";
-  } else if (LooksLikePickle(path)) {
-    e.what = "these are PyTorch pickle files, and this version reads safetensors only";
-    e.hint = "convert them with the `safetensors` library, or fetch the safetensors revision";
+  } else if (folder && HoldsTorchFiles(path)) {
+    e.what = "the folder holds PyTorch files, but no pytorch_model.bin and no index of shards";
+    e.hint = "name the file that holds the weights";
   } else if (folder) {
     e.kind = ErrorKind::kNotFound;
     e.id = "no-weights";
@@ -65,7 +65,7 @@ Error DescribeUnknown(const fs::path& path) {
     e.hint = DownloadHint(path);
   } else {
     e.what = "the file is in no format that is known here";
-    e.hint = "a model is a .safetensors file, or a folder that holds them";
+    e.hint = "a model is a .safetensors or .bin file, or a folder that holds them";
   }
   return e;
 }

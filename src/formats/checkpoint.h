@@ -20,8 +20,10 @@ struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
-  uint32_t file = 0;    // index into Checkpoint::files()
-  uint64_t offset = 0;  // absolute offset of the first byte in that file
+  uint32_t file = 0;  // index into Checkpoint::files()
+  // Absolute offset of the first byte in that file. Only Data() gives the bytes: a tensor of a
+  // torch file need not be contiguous there.
+  uint64_t offset = 0;
   uint64_t nbytes = 0;
 };
 
@@ -33,7 +35,9 @@ struct FileInfo {
 
 // Something about the files that is no fault but that a report should say.
 struct CheckpointNote {
-  std::string id;  // "extra-files", "index-missing", "index-total-size", "header-over-limit"
+  // "extra-files", "index-missing", "index-total-size", "header-over-limit", "nested-state-dict",
+  // "not-contiguous"
+  std::string id;
   std::string message;
 };
 
@@ -43,7 +47,7 @@ class Checkpoint {
 
   // Folder or file as it was opened.
   virtual const std::filesystem::path& path() const = 0;
-  virtual std::string_view format() const = 0;  // "safetensors"
+  virtual std::string_view format() const = 0;  // "safetensors", "pytorch"
   virtual const std::vector<FileInfo>& files() const = 0;
   // Sorted by name; names are unique.
   virtual const std::vector<TensorInfo>& tensors() const = 0;
@@ -63,9 +67,10 @@ class Checkpoint {
   }
 };
 
-// Opens what `path` is: a .safetensors file, a folder with model.safetensors.index.json, or a
-// folder that holds exactly one set of safetensors files. Errors: kNotFound (with a hint), kCorrupt
-// with a cause id, kUnsupported for a format that is not known.
+// Opens what `path` is: a .safetensors file, a folder with model.safetensors.index.json, a folder
+// that holds exactly one set of safetensors files; else a file of torch.save that is a state dict,
+// or a folder with pytorch_model.bin or its index (where both are, safetensors are read). Errors:
+// kNotFound (with a hint), kCorrupt with a cause id, kUnsupported for a format that is not known.
 Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::filesystem::path& path);
 
 // Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the

@@ -57,6 +57,10 @@ Status CheckNamesUnique(const Checkpoint& checkpoint) {
                          [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; });
   if (twice == tensors.end()) return {};
   const auto& other = *std::next(twice);
+  if (twice->file == other.file) {
+    return Corrupt("duplicate-name", fmt::format("tensor '{}' is there twice", twice->name),
+                   Place(checkpoint, other));
+  }
   return Corrupt(
       "duplicate-name",
       fmt::format("tensor '{}' is in two shards, with {} bytes: {} and {}", twice->name,

@@ -202,7 +202,7 @@ std::string RowHtml(const Report& report, const ResultRow& row, bool metrics) {
   const char* sign = passed ? "\u2713" : skipped ? "\u2013" : "\u2717";
   const TensorRef& primary = PrimaryTensor(report, row);
   std::string out = fmt::format("<tr class=\"{}\">{}", kind, NameCell(report, row));
-  out += fmt::format("<td class=\"state\">{} {}</td>", sign, MatchWord(row.status));
+  out += fmt::format("<td class=\"state\">{} {}</td>", sign, MatchWord(report, row));
   out += fmt::format("<td class=\"shape\">{}</td><td>{}</td><td>{}</td>",
                      primary.dtype ? Esc(ToString(primary.shape)) : "&ndash;", Esc(DTypeText(row)),
                      Esc(row.op == "none" ? row.transform : row.transform + ", " + row.op));

@@ -181,7 +181,9 @@ void WriteJson(const Report& report, const Sink& sink, const JsonOptions& option
   Json details = Json::object();
   for (const auto& [key, value] : report.details) details[key] = value;
   writer.Member("details", details);
-  writer.Member("tolerances", Json::object());
+  Json tolerances = Json::object();
+  for (const auto& [key, value] : report.tolerances) tolerances[key] = value;
+  writer.Member("tolerances", tolerances);
   writer.Member("timing", Timing(report));
   writer.Member("memory", {{"peak_anonymous_bytes", report.peak_anonymous_bytes}});
   writer.Member("reproduce", Reproduce(report));

@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 
 namespace weighbridge {
 namespace {
@@ -111,10 +112,12 @@ Status WriteOutputFile(const std::filesystem::path& path,
   const int fd =
       ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) return Fail(ErrnoError(errno, "cannot create the output", target));
+  RegisterUnfinished(partial);
   int failure = RenderTo(fd, /*sync=*/true, render);
   if (failure == 0 && ::rename(partial.c_str(), target.c_str()) != 0) failure = errno;
+  if (failure != 0) ::unlink(partial.c_str());
+  ForgetUnfinished(partial);
   if (failure != 0) {
-    ::unlink(partial.c_str());
     return Fail(ErrnoError(failure, "cannot write the output", target));
   }
   return {};

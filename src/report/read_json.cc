@@ -241,6 +241,16 @@ void ReadDetails(FieldReader& read, const Json& json, Report& report) {
   }
 }
 
+void ReadTolerances(FieldReader& read, const Json& json, Report& report) {
+  const Json* tolerances = read.Find(json, "tolerances");
+  if (tolerances == nullptr) return;
+  if (!tolerances->is_object()) return read.Complain("'tolerances' is not an object");
+  for (const auto& [key, value] : tolerances->items()) {
+    if (!value.is_number()) return read.Complain("'tolerances' holds something that is no number");
+    report.tolerances.emplace_back(key, value.get<double>());
+  }
+}
+
 void ReadTiming(FieldReader& read, const Json& json, Report& report) {
   if (const Json* timing = read.Find(json, "timing")) {
     const double wall_s = read.Number(*timing, "wall_s");
@@ -276,6 +286,7 @@ Report ReadReport(FieldReader& read, const Json& json) {
   report.results_omitted = read.Unsigned(json, "results_omitted");
   report.unproven = read.Strings(json, "unproven");
   ReadDetails(read, json, report);
+  ReadTolerances(read, json, report);
   ReadTiming(read, json, report);
   ReadReproduce(read, json, report);
   return report;

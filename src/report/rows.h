@@ -14,7 +14,8 @@ namespace weighbridge {
 bool Failed(const ResultRow& row);
 
 // True when the elements of both sides were compared, so that the metrics mean something: not for
-// an absent or skipped tensor, nor for one that differs in shape only.
+// an absent or skipped tensor, nor for one that differs in shape only or of which headers were
+// read.
 bool HasMetrics(const ResultRow& row);
 
 // Indexes of the rows, worst first: missing, extra, mismatch (values that are not finite, then by
@@ -37,6 +38,8 @@ std::string IndexText(const std::vector<int64_t>& index);
 
 // "yes", "yes (widened)", "no", "missing": the column 'Matches Original'.
 std::string_view MatchWord(RowStatus status);
+// The same, and "fits" where only headers were read.
+std::string_view MatchWord(const Report& report, const ResultRow& row);
 
 // "bf16", "bf16 -> fp32" where the sides differ, "" where neither is known.
 std::string DTypeText(const ResultRow& row);

@@ -109,7 +109,7 @@ Cells CellsOf(const Report& report, const ResultRow& row) {
   const bool diff = row.status == RowStatus::kMismatch && HasMetrics(row);
   const TensorRef& primary = PrimaryTensor(report, row);
   return {RowName(report, row), primary.dtype ? ToString(primary.shape) : "-",
-          DTypeText(row).empty() ? "-" : DTypeText(row), std::string(MatchWord(row.status)),
+          DTypeText(row).empty() ? "-" : DTypeText(row), std::string(MatchWord(report, row)),
           diff ? MetricText(row.metrics.max_diff) : "-"};
 }
 
@@ -270,11 +270,17 @@ void WriteDetails(const Report& report, const TerminalOptions& options, const Si
 
 std::string Headline(const Report& report) {
   const Counts& c = report.counts;
+  const bool headers = report.level == "L0";
   switch (report.verdict) {
     case Verdict::kPass:
+      if (headers && c.skipped == 0) {
+        return fmt::format("All {} tensors fit (headers only)", c.passed);
+      }
+      if (headers) return fmt::format("{} of {} tensors fit (headers only)", c.passed, c.total);
       return c.skipped == 0 ? fmt::format("All {} tensors match", c.passed)
                             : fmt::format("{} of {} tensors match", c.passed, c.total);
     case Verdict::kFail:
+      if (c.total == 0) return "No tensor was compared, a fault was found first";
       if (c.failed == 0) return "No tensor differs, but a fault was found";
       return fmt::format("{} of {} tensors failed", c.failed, c.total);
     case Verdict::kUndecided:

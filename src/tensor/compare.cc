@@ -74,8 +74,16 @@ bool Matches(Side e, uint64_t raw_e, Side a, uint64_t raw_a, Tolerance tolerance
   if (tolerance.bitwise()) return false;
   const double x = BitsToDouble(e.dtype, raw_e), y = BitsToDouble(a.dtype, raw_a);
   if (!std::isfinite(x) || !std::isfinite(y)) return false;
-  return !(AbsDiff(e.dtype, raw_e, x, a.dtype, raw_a, y) >
-           tolerance.atol + tolerance.rtol * std::fabs(x));
+  return AbsDiff(e.dtype, raw_e, x, a.dtype, raw_a, y) <=
+         tolerance.atol + tolerance.rtol * std::fabs(x);
+}
+
+// A tolerance that is no number matches nothing: a check that any difference passes is no check.
+Tolerance Sound(Tolerance tolerance) {
+  const auto sound = [](double x) { return std::isfinite(x) && x >= 0; };
+  if (sound(tolerance.atol) && sound(tolerance.rtol)) return tolerance;
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  return {kNan, kNan};
 }
 
 // The distance in ULP of a pair of finite values (compare.h).
@@ -112,6 +120,8 @@ void CompareGeneric(Side e, Side a, size_t first, size_t count, Tolerance tolera
     dot[lane] += x * y;
     norm_e[lane] += x * x;
     norm_a[lane] += y * y;
+    stats->max_abs_expected = std::max(stats->max_abs_expected, std::fabs(x));
+    stats->max_abs_actual = std::max(stats->max_abs_actual, std::fabs(y));
     stats->max_abs_diff = std::max(stats->max_abs_diff, diff);
     if (x != 0) stats->max_relative = std::max(stats->max_relative, diff / std::fabs(x));
     if (!matches || raw_e != raw_a) {
@@ -211,6 +221,8 @@ void AddChunk(ElementStats& total, const ChunkStats& chunk) {
   total.norm2_expected.Add(chunk.norm2_expected);
   total.norm2_actual.Add(chunk.norm2_actual);
   total.max_abs_diff = std::max(total.max_abs_diff, chunk.max_abs_diff);
+  total.max_abs_expected = std::max(total.max_abs_expected, chunk.max_abs_expected);
+  total.max_abs_actual = std::max(total.max_abs_actual, chunk.max_abs_actual);
   total.finite_max_relative = std::max(total.finite_max_relative, chunk.max_relative);
   total.max_ulp = std::max(total.max_ulp, chunk.max_ulp);
   total.mismatched += chunk.mismatched;
@@ -262,6 +274,7 @@ const KernelTable* const* AvailableKernels() {
 ElementStats CompareBlockWith(const KernelTable& kernels, const TensorView& expected,
                               const TensorView& actual, int64_t first, int64_t count,
                               Tolerance tolerance) {
+  tolerance = Sound(tolerance);
   const Side e{ComponentDType(expected.dtype), expected.bytes.data()};
   const Side a{ComponentDType(actual.dtype), actual.bytes.data()};
   const Kernel kernel = KernelFor(kernels, e.dtype, a.dtype);
@@ -316,10 +329,17 @@ double ElementStats::mean_diff() const {
 double ElementStats::cosine() const {
   if (non_finite_mismatched > 0) return std::numeric_limits<double>::quiet_NaN();
   if (sum_abs_diff.value() == 0) return 1;
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
   const double e = norm2_expected.value(), a = norm2_actual.value();
+  // The squares of all values are so small that bits of them are lost, or one overflows.
+  constexpr double kLeastNorm2 = 0x1p-960;
+  const auto unreliable = [](double max, double norm2) {
+    return !std::isfinite(norm2) || (max > 0 && norm2 < kLeastNorm2);
+  };
+  if (unreliable(max_abs_expected, e) || unreliable(max_abs_actual, a)) return kNan;
   if (e == 0 || a == 0) return e == a ? 1 : 0;
   const double cosine = dot.value() / (std::sqrt(e) * std::sqrt(a));
-  return std::isfinite(cosine) ? std::clamp(cosine, -1.0, 1.0) : cosine;
+  return std::isfinite(cosine) ? std::clamp(cosine, -1.0, 1.0) : kNan;
 }
 
 void ElementStats::Append(const ElementStats& next) {
@@ -329,6 +349,8 @@ void ElementStats::Append(const ElementStats& next) {
   norm2_expected.Add(next.norm2_expected);
   norm2_actual.Add(next.norm2_actual);
   max_abs_diff = std::max(max_abs_diff, next.max_abs_diff);
+  max_abs_expected = std::max(max_abs_expected, next.max_abs_expected);
+  max_abs_actual = std::max(max_abs_actual, next.max_abs_actual);
   finite_max_relative = std::max(finite_max_relative, next.finite_max_relative);
   max_ulp = std::max(max_ulp, next.max_ulp);
   mismatched += next.mismatched;
@@ -383,7 +405,8 @@ ElementStats CompareElements(const TensorView& expected, const TensorView& actua
 bool PairMatches(DType expected_dtype, uint64_t expected, DType actual_dtype, uint64_t actual,
                  Tolerance tolerance) {
   return internal::Matches({ComponentDType(expected_dtype), nullptr}, expected,
-                           {ComponentDType(actual_dtype), nullptr}, actual, tolerance);
+                           {ComponentDType(actual_dtype), nullptr}, actual,
+                           internal::Sound(tolerance));
 }
 
 int64_t ComponentCount(const TensorView& view) {

@@ -35,7 +35,7 @@
 namespace weighbridge {
 
 struct Tolerance {
-  double atol = 0, rtol = 0;  // not negative; both 0: bits
+  double atol = 0, rtol = 0;  // finite and not negative, else no pair matches; both 0: bits
   bool bitwise() const { return atol == 0 && rtol == 0; }
 };
 
@@ -58,6 +58,9 @@ struct ElementStats {
   // Over finite pairs.
   CompensatedSum sum_abs_diff, dot, norm2_expected, norm2_actual;
   double max_abs_diff = 0, finite_max_relative = 0;
+  // Largest magnitudes, where a side is wider than float32 (its squares may leave float64's range);
+  // else 0.
+  double max_abs_expected = 0, max_abs_actual = 0;
   uint64_t max_ulp = 0;
   // Over all pairs.
   int64_t mismatched = 0;
@@ -68,7 +71,8 @@ struct ElementStats {
   // The figures of a report. NaN when a pair that is not finite does not match.
   double max_diff() const;
   double mean_diff() const;  // over all finite pairs
-  double cosine() const;     // in [-1, 1]; of two zero vectors 1, of one 0
+  double cosine() const;     // in [-1, 1]; of two zero vectors 1, of one 0; NaN where the squares
+                             // of the values leave float64's range
   double max_relative() const;
 
   // Joins the figures of the pairs that follow. Call in rising order.

@@ -35,9 +35,9 @@ struct Avx2Ops {
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_cmp_pd(x.a, y.a, _CMP_GE_OQ),
                                            _mm256_cmp_pd(x.b, y.b, _CMP_GE_OQ))) != 0;
   }
-  static int CountGreater(D x, D y) {
-    const int a = _mm256_movemask_pd(_mm256_cmp_pd(x.a, y.a, _CMP_GT_OQ));
-    const int b = _mm256_movemask_pd(_mm256_cmp_pd(x.b, y.b, _CMP_GT_OQ));
+  static int CountNotWithin(D x, D y) {
+    const int a = _mm256_movemask_pd(_mm256_cmp_pd(x.a, y.a, _CMP_NLE_UQ));
+    const int b = _mm256_movemask_pd(_mm256_cmp_pd(x.b, y.b, _CMP_NLE_UQ));
     return __builtin_popcount(static_cast<unsigned>(a | b << 4));
   }
   static void Store(double* out, D x) {

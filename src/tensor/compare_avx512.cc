@@ -23,8 +23,8 @@ struct Avx512Ops {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(condition, Zero(), _CMP_NEQ_OQ), value);
   }
   static bool AnyGreaterEqual(D a, D b) { return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ) != 0; }
-  static int CountGreater(D a, D b) {
-    return __builtin_popcount(_mm512_cmp_pd_mask(a, b, _CMP_GT_OQ));
+  static int CountNotWithin(D a, D b) {
+    return __builtin_popcount(_mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ));
   }
   static void Store(double* out, D a) { _mm512_storeu_pd(out, a); }
 

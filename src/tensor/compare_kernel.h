@@ -23,6 +23,8 @@ namespace weighbridge::internal {
 struct ChunkStats {
   double sum_abs_diff = 0, dot = 0, norm2_expected = 0, norm2_actual = 0;
   double max_abs_diff = 0, max_relative = 0;
+  // Only where squares can leave float64's range: the generic path.
+  double max_abs_expected = 0, max_abs_actual = 0;
   uint64_t max_ulp = 0;
   int64_t mismatched = 0;             // of all pairs
   int64_t non_finite = 0;             // pairs with a NaN or infinity on either side

@@ -2,10 +2,9 @@
 //
 // Ops offers, for 8 float64 lanes `D` and a group of 32 patterns:
 //   D Load(Format, const Bits*); Zero, Splat, Sub, Abs, Max, Add, Mul, MulAdd, Div;
-//   bool AnyGreaterEqual(D, D); int CountGreater(D, D); D ZeroWhereZero(D value, D condition);
-//   void Store(double*, D);
-//   bool AnyNonFinite<Format>(e, a); int CountUnequal<Format>(e, a); Ulps<Format>: a running
-//   maximum.
+//   bool AnyGreaterEqual(D, D); int CountNotWithin(D, D): lanes where not x <= y, NaN included; D
+//   ZeroWhereZero(D value, D condition); void Store(double*, D); bool AnyNonFinite<Format>(e, a);
+//   int CountUnequal<Format>(e, a); Ulps<Format>: a running maximum.
 #pragma once
 
 #include <cstring>
@@ -113,7 +112,7 @@ void CompareChunk(const void* expected, const void* actual, size_t count,
       norm_e = Ops::MulAdd(x, x, norm_e);
       norm_a = Ops::MulAdd(y, y, norm_a);
       if (kTolerant) {
-        stats->mismatched += Ops::CountGreater(diff, Ops::Add(atol, Ops::Mul(rtol, magnitude)));
+        stats->mismatched += Ops::CountNotWithin(diff, Ops::Add(atol, Ops::Mul(rtol, magnitude)));
       }
       // Only where diff >= best * |expected| can the quotient exceed the best one so far.
       if (Ops::AnyGreaterEqual(diff, Ops::Max(Ops::Mul(best, magnitude), smallest))) {

@@ -46,9 +46,9 @@ struct ScalarOps {
     for (size_t i = 0; i < kLanes; ++i) any |= a.v[i] >= b.v[i];
     return any;
   }
-  static int CountGreater(D a, D b) {
+  static int CountNotWithin(D a, D b) {
     int n = 0;
-    for (size_t i = 0; i < kLanes; ++i) n += a.v[i] > b.v[i];
+    for (size_t i = 0; i < kLanes; ++i) n += !(a.v[i] <= b.v[i]);
     return n;
   }
   static void Store(double* out, D a) { std::memcpy(out, a.v, sizeof(a.v)); }

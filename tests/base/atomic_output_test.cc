@@ -13,6 +13,8 @@ using testing::ReadBytes;
 using testing::TempDir;
 using testing::WriteBytes;
 
+Status Consent(const fs::path&) { return {}; }
+
 std::vector<std::string> Names(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
@@ -116,7 +118,7 @@ TEST(AtomicDirectory, AppearsWhole) {
 TEST(AtomicDirectory, ReplacesTheWholeOldFolderAndLeavesNothingBehind) {
   TempDir dir;
   WriteBytes(dir / "out/stale-shard", "old");
-  auto out = AtomicDirectory::Create(dir / "out", {.overwrite = true});
+  auto out = AtomicDirectory::Create(dir / "out", {.overwrite = true, .may_replace = Consent});
   ASSERT_TRUE(out);
   ASSERT_TRUE(out->WriteFile("new", "new"));
   EXPECT_TRUE(fs::exists(dir / "out/stale-shard"));
@@ -145,11 +147,35 @@ TEST(AtomicDirectory, LeavesTheTargetAloneWhenItIsGivenUp) {
   TempDir dir;
   WriteBytes(dir / "out/old", "old");
   {
-    auto out = AtomicDirectory::Create(dir / "out", {.overwrite = true});
+    auto out = AtomicDirectory::Create(dir / "out", {.overwrite = true, .may_replace = Consent});
     ASSERT_TRUE(out->WriteFile("new", "new"));
   }
   EXPECT_EQ(Names(dir.path()), std::vector<std::string>{"out"});
   EXPECT_EQ(ReadBytes(dir / "out/old"), "old");
+}
+
+TEST(AtomicDirectory, ReplacesNoFolderThatHoldsAnythingWithoutConsent) {
+  TempDir dir;
+  WriteBytes(dir / "out/letter", "dear");
+  const auto silent = AtomicDirectory::Create(dir / "out", {.overwrite = true});
+  ASSERT_FALSE(silent);
+  EXPECT_EQ(silent.error().kind, ErrorKind::kUsage);
+  EXPECT_EQ(ReadBytes(dir / "out/letter"), "dear");
+}
+
+TEST(AtomicDirectory, AsksAgainBeforeOldAndNewChangePlaces) {
+  TempDir dir;
+  fs::create_directory(dir / "out");
+  const auto only_empty = [](const fs::path& folder) -> Status {
+    if (fs::is_empty(folder)) return {};
+    return Fail(ErrorKind::kUsage, "test", "not empty");
+  };
+  auto out = AtomicDirectory::Create(dir / "out", {.overwrite = true, .may_replace = only_empty});
+  ASSERT_TRUE(out) << out.error().what;
+  ASSERT_TRUE(out->WriteFile("new", "new"));
+  WriteBytes(dir / "out/letter", "dear");
+  EXPECT_FALSE(out->Commit());
+  EXPECT_EQ(ReadBytes(dir / "out/letter"), "dear");
 }
 
 }  // namespace

@@ -227,5 +227,37 @@ TEST(CompareStateDicts, NeverCallsNothingEqual) {
   EXPECT_FALSE(CompareStateDicts(MemoryCheckpoint(), MemoryCheckpoint()).equal);
 }
 
+TEST(Diff, CallsANarrowerDTypeWithEqualValuesAMatchButNotWidened) {
+  const std::vector<uint16_t> half = RoundedTo(DType::kBF16, Values(500));
+  std::vector<float> widened;
+  for (uint16_t raw : half) widened.push_back(static_cast<float>(BitsToDouble(DType::kBF16, raw)));
+  MemoryCheckpoint b;
+  b.Add("w", DType::kBF16, {500}, half);
+  const Report report = DiffOf(One(widened), b);
+  EXPECT_EQ(report.verdict, Verdict::kPass);
+  EXPECT_EQ(report.results[0].status, RowStatus::kMatch);
+  ASSERT_EQ(report.notes.size(), 1u);
+  EXPECT_EQ(report.notes[0].id, "match-narrowed");
+}
+
+TEST(Diff, SaysWhichTolerancesWereInForce) {
+  const MemoryCheckpoint a = One(Values(5));
+  DiffOptions options;
+  options.tolerance = {0.5, 0.25};
+  using Pairs = std::vector<std::pair<std::string, double>>;
+  EXPECT_EQ(Diff(a, a, options).tolerances, (Pairs{{"atol", 0.5}, {"rtol", 0.25}}));
+  EXPECT_EQ(Diff(a, a, {}).tolerances, (Pairs{{"atol", 0}, {"rtol", 0}}));
+}
+
+TEST(Diff, ComparesNothingWhereNoTensorHasAnElement) {
+  MemoryCheckpoint a;
+  a.Add("w", DType::kF32, {0, 4}, std::vector<float>());
+  const Report report = DiffOf(a, a);
+  EXPECT_EQ(report.verdict, Verdict::kUndecided);
+  EXPECT_EQ(report.error->id, "nothing-compared");
+  a.Add("x", DType::kF32, {1}, std::vector<float>{1});
+  EXPECT_EQ(DiffOf(a, a).verdict, Verdict::kPass);
+}
+
 }  // namespace
 }  // namespace weighbridge

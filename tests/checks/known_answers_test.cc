@@ -131,5 +131,53 @@ TEST_P(KnownAnswers, EveryRankHoldsWhatMegatronCoreHolds) {
 INSTANTIATE_TEST_SUITE_P(Grids, KnownAnswers, testing::ValuesIn(AllCases()),
                          [](const auto& test) { return test.param.model + "_" + test.param.grid; });
 
+// Grids on which megatron-core raised instead of building the model.
+TEST(RefusedGrids, WhatMegatronCoreRefusesIsRefusedOrSaid) {
+  const auto known = ReadJsonFile(TestData() / "known/refused.json");
+  ASSERT_TRUE(known) << known.error().what;
+  int refused = 0, noted = 0, padded = 0;
+  for (const json& entry : (*known)["refused"]) {
+    const ParallelGrid grid = GridOf(entry["grid"]);
+    const std::string name = entry["name"], error = entry["error"];
+    SCOPED_TRACE(name + " " + ToString(grid) + ": " + error);
+    const auto opened = OpenGolden(TestData() / "hf" / name, {.tp = grid.tp});
+    ASSERT_NE(opened, nullptr);
+    const auto placement = Placement::Create(*opened->model, grid);
+    if (error.find("Bias in Moe") != std::string::npos) {
+      // The layout is defined, and grids with such ranks are asked for: a note.
+      ASSERT_TRUE(placement) << placement.error().what;
+      ASSERT_EQ(placement->notes().size(), 1u);
+      EXPECT_EQ(placement->notes()[0].id, "moe-bias-etp");
+      ++noted;
+    } else if (error.find("386 is not divisible by 3") != std::string::npos) {
+      // There the vocabulary was not padded; here it always is, and a note says so.
+      ASSERT_TRUE(placement) << placement.error().what;
+      EXPECT_GT(opened->model->padded_vocab(), opened->model->vocab());
+      EXPECT_EQ(opened->model->padded_vocab() % grid.tp, 0);
+      ++padded;
+    } else {
+      ASSERT_FALSE(placement);
+      EXPECT_EQ(placement.error().kind, ErrorKind::kUsage);
+      EXPECT_EQ(placement.error().id, "grid");
+      ++refused;
+    }
+  }
+  EXPECT_EQ(padded, 1);
+  EXPECT_EQ(noted, 6);
+  EXPECT_EQ(refused, 13);
+}
+
+TEST(RefusedGrids, ExpertRanksNeedExperts) {
+  const auto opened = OpenGolden(TestData() / "hf/llama_tied", {});
+  ASSERT_NE(opened, nullptr);
+  const auto ep = Placement::Create(*opened->model, {.ep = 2});
+  ASSERT_FALSE(ep);
+  EXPECT_EQ(ep.error().id, "grid");
+  const auto etp = Placement::Create(*opened->model, {.etp = 2});
+  ASSERT_TRUE(etp);
+  ASSERT_EQ(etp->notes().size(), 1u);
+  EXPECT_EQ(etp->notes()[0].id, "etp-unused");
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -121,5 +121,24 @@ TEST_F(DiffAndInspect, InspectOfAPatternThatMatchesNothingIsAnError) {
   EXPECT_THAT(o.text, HasSubstr("no tensor matches 'nothing'"));
 }
 
+TEST_F(DiffAndInspect, RefusesAToleranceThatEveryDifferenceWouldPass) {
+  const std::string pair = Write("a.safetensors", 0.5f) + " " + Write("b.safetensors", 0.25f);
+  for (const char* value : {"nan", "inf", "-inf", "-1", "infinity", "NAN", "x"}) {
+    EXPECT_EQ(RunProgram("diff " + pair + " --atol=" + value).status, 2) << value;
+    EXPECT_EQ(RunProgram("diff " + pair + " --rtol=" + value).status, 2) << value;
+  }
+  EXPECT_EQ(RunProgram("diff " + pair + " --rtol=1e-9").status, 1);
+}
+
+TEST_F(DiffAndInspect, InspectShowsTheConfigInBothVocabularies) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/qwen2";
+  const Outcome text = RunProgram("inspect " + model);
+  EXPECT_THAT(text.text, HasSubstr("num_key_value_heads"));
+  EXPECT_THAT(text.text, HasSubstr("num_query_groups"));
+  const auto document = nlohmann::json::parse(RunProgram("inspect " + model + " --json").text);
+  EXPECT_EQ(document["megatron_config"]["num_query_groups"],
+            document["config"]["num_key_value_heads"]);
+}
+
 }  // namespace
 }  // namespace weighbridge

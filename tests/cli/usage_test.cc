@@ -149,5 +149,118 @@ TEST(Env, PrintsTheSameAsJson) {
   EXPECT_FALSE(json["absent"].empty());
 }
 
+TEST(CommandLine, TakesPathsThatCannotBeLookedAtAsErrorsOfTheUser) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/llama_tied";
+  const std::string scene = "cd " + testing::FreshFolder() + " && ln -s loop loop && cp -r " +
+                            model +
+                            " m && chmod -R u+w m && rm m/config.json && ln -s config.json "
+                            "m/config.json; long=$(printf 'x%.0s' $(seq 300)); ";
+  for (const char* command :
+       {"roundtrip m", "roundtrip loop", "roundtrip m --config loop", "roundtrip m --config $long",
+        "roundtrip $long", "roundtrip m --family loop", "toy o --like m --num-hidden-layers 1",
+        "toy o --like loop --num-hidden-layers 1", "toy o --config loop",
+        "toy $long --family llama", "toy loop/o --family llama", "diff loop $long", "inspect loop",
+        "report loop $long", "roundtrip m --json loop/x", "roundtrip m --json $long",
+        "families lint loop"}) {
+    const ProgramRun run = Shell(scene + "$W " + command);
+    EXPECT_EQ(run.status, 2) << command << run.err;
+    EXPECT_EQ(run.err.find("internal error"), std::string::npos) << command << run.err;
+    EXPECT_NE(run.err.find("error: "), std::string::npos) << command;
+  }
+}
+
+TEST(CommandLine, WorksWithFewerThreadsThanItWasAskedFor) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/llama_tied";
+  const ProgramRun run = Shell("ulimit -v 400000; $W roundtrip " + model + " --threads 1024 -q");
+  EXPECT_EQ(run.status, 0) << run.err;
+}
+
+TEST(Toy, LeavesNothingWhenItIsInterrupted) {
+  for (const char* signal : {"INT", "TERM"}) {
+    const ProgramRun run = Shell(
+        "cd " + testing::FreshFolder() +
+        " && { $W toy out --family llama --set hidden_size=4096 --set intermediate_size=16384 "
+        "--set vocab_size=200000 --num-hidden-layers 40 --threads 2 & } ; p=$!; "
+        "for i in $(seq 200); do ls | grep -q partial && break; sleep 0.02; done; ls | wc -l; "
+        "sleep 0.2; kill -" +
+        std::string(signal) + " $p; wait $p; s=$?; ls -A; exit $s");
+    EXPECT_EQ(run.status, signal == std::string("INT") ? 130 : 143) << run.err;
+    EXPECT_EQ(run.out, "1\n") << "the partial folder is there, then nothing is";
+    EXPECT_NE(run.err.find("interrupted"), std::string::npos) << run.err;
+  }
+}
+
+TEST(Toy, RefusesSeedsThatAreNoNumbers) {
+  for (const char* seed : {"-1", "99999999999999999999", "1.5", "x", "0x10"}) {
+    const ProgramRun run =
+        Shell("cd " + testing::FreshFolder() + " && $W toy out --family llama --seed=" + seed +
+              "; s=$?; ls; exit $s");
+    EXPECT_EQ(run.status, 2) << seed;
+    EXPECT_EQ(run.out, "") << seed;
+  }
+  EXPECT_EQ(Shell("cd " + testing::FreshFolder() +
+                  " && $W toy out --family llama -q "
+                  "--seed 18446744073709551615")
+                .status,
+            0);
+}
+
+TEST(Roundtrip, TakesTheFamilyThatItIsTold) {
+  const std::string source = WEIGHBRIDGE_SOURCE_DIR;
+  const std::string model = source + "/tests/testdata/hf/llama_tied";
+  const std::string scene = "cd " + testing::FreshFolder() + " && sed 's/LlamaForCausalLM/Mine/' " +
+                            source +
+                            "/families/llama.toml > mine.toml && sed -i "
+                            "'s/^family = .*/family = \"mine\"/' mine.toml; ";
+  EXPECT_EQ(Shell(scene + "$W roundtrip " + model + " --family llama -q").status, 0);
+  const ProgramRun file = Shell(scene + "$W roundtrip " + model + " --family mine.toml");
+  EXPECT_EQ(file.status, 0) << file.err;
+  EXPECT_NE(file.out.find("family mine is used"), std::string::npos) << file.out;
+  const ProgramRun other = Shell(scene + "$W roundtrip " + model + " --family qwen3");
+  EXPECT_EQ(other.status, 1) << other.err;
+  const ProgramRun unknown = Shell(scene + "$W roundtrip " + model + " --family lama");
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_NE(unknown.err.find("did you mean 'llama'?"), std::string::npos) << unknown.err;
+}
+
+TEST(CommandLine, NamesWhatIsMissingAndWhatIsTooSmallInFewWords) {
+  EXPECT_THAT(Program({"roundtrip"}).err, HasSubstr("error: MODEL is required"));
+  const ProgramRun run = Program({"roundtrip", "m", "--top=-1"});
+  EXPECT_EQ(run.status, 2);
+  EXPECT_THAT(run.err, HasSubstr("-1 is too small"));
+  EXPECT_LT(run.err.size(), 200u);
+}
+
+TEST(CommandLine, SaysEachDefaultOnce) {
+  for (const char* command : {"roundtrip", "diff", "inspect", "toy"}) {
+    const ProgramRun run = Program({command, "--help"});
+    EXPECT_THAT(run.out, Not(HasSubstr("all processors [default"))) << command;
+  }
+}
+
+TEST(Roundtrip, SaysWhenAFaultWasFoundBeforeAnythingWasCompared) {
+  const std::string model = std::string(WEIGHBRIDGE_SOURCE_DIR) + "/tests/testdata/hf/llama_tied";
+  const ProgramRun run =
+      Shell("cd " + testing::FreshFolder() +
+            " && sed 's/\"num_attention_heads\":"
+            " *[0-9]*/\"num_attention_heads\": 0/' " +
+            model + "/config.json > c.json && $W roundtrip " + model + " --config c.json");
+  EXPECT_EQ(run.status, 1) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("cause: head-geometry"));
+  EXPECT_THAT(run.out, HasSubstr("No tensor was compared, a fault was found first"));
+}
+
+TEST(Roundtrip, NamesItsConfigAndFamilyFilesAmongTheInputs) {
+  const std::string source = WEIGHBRIDGE_SOURCE_DIR;
+  const ProgramRun run =
+      Shell("$W roundtrip " + source + "/tests/testdata/hf/llama_tied --family " + source +
+            "/families/llama.toml --json -");
+  const auto report = nlohmann::json::parse(run.out);
+  std::string paths;
+  for (const auto& input : report["reproduce"]["inputs"]) paths += input["path"].get<std::string>();
+  EXPECT_THAT(paths, HasSubstr("config.json"));
+  EXPECT_THAT(paths, HasSubstr("llama.toml"));
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -54,7 +54,7 @@ TEST(ConfigFunctions, GoodValues) {
 
 TEST(ConfigFunctions, BadValuesAreErrorsThatSayTheValue) {
   const std::vector<std::pair<const char*, std::vector<json>>> bad = {
-      {"activation", {"Silu", "", 3, nullptr, json::array({"silu"}), json::object()}},
+      {"activation", {3, nullptr, json::array({"silu"}), json::object()}},
       {"not", {0, 1, "true", nullptr, json::array()}},
       {"position_embedding", {"yarn", 1, nullptr}},
       {"rsqrt",
@@ -110,6 +110,15 @@ TEST(Describe, ShortensLongValuesAndKeepsText) {
   EXPECT_EQ(Describe(json(std::string(10000, 'x'))).size(), 83u);
   EXPECT_EQ(Describe(json("\xC3\xA4")), "\"\\u00e4\"");
   EXPECT_NO_THROW(Describe(json("\xFF")));
+}
+
+TEST(ConfigFunctions, AnActivationThatIsNotKnownIsUnsupported) {
+  for (const json& value : std::vector<json>{"Silu", "", "bogus"}) {
+    const auto result = Call("activation", value);
+    ASSERT_FALSE(result) << value;
+    EXPECT_EQ(result.error().kind, ErrorKind::kUnsupported);
+    EXPECT_NE(result.error().what.find(value.dump()), std::string::npos);
+  }
 }
 
 }  // namespace

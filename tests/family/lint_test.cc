@@ -2,6 +2,7 @@
 // exists.
 #include "family/lint.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -13,6 +14,7 @@ namespace weighbridge {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 std::string Fault(const std::string& from, const std::string& to) {
   const Error error = ErrorOf(With(kSampleFamily, from, to));
@@ -148,6 +150,16 @@ TEST(Lint, EveryBuiltInFamilyPasses) {
     // Found by its file's name, without reading the others.
     EXPECT_EQ(spec.origin, "families/" + name + ".toml");
   }
+}
+
+TEST(Lint, FindsDefaultsThatNoConfigCanCompute) {
+  const auto with = [](const char* expression) {
+    return Fault("\"2 * half\"", fmt::format("\"{}\"", expression));
+  };
+  EXPECT_THAT(with("hidden / 0"), HasSubstr("divides by zero"));
+  EXPECT_THAT(with("hidden / (half - half)"), HasSubstr("divides by zero"));
+  EXPECT_THAT(with("2 * half / (half - hidden)"), Not(HasSubstr("divides by zero")));
+  EXPECT_THAT(Fault("\"hidden / 2\"", "\"2 * half\""), HasSubstr("is defined by itself"));
 }
 
 }  // namespace

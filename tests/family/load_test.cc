@@ -272,5 +272,24 @@ TEST(FamilyLibrary, ArchitectureDecidesAndModelTypeOnlyWithoutOne) {
   }
 }
 
+TEST(FamilyLibrary, AFileOfABuiltInNameThatDescribesAnotherFamilyHidesNothing) {
+  FamilyLibrary library = FamilyLibrary::BuiltIn();
+  ASSERT_TRUE(library.Add({{"llama.toml", kSampleFamily}}, "dir/"));
+  ASSERT_TRUE(library.Find("llama"));
+  EXPECT_EQ((*library.Find("llama"))->origin, "families/llama.toml");
+  EXPECT_EQ((*library.Find("tiny"))->origin, "dir/llama.toml");
+  const auto config = nlohmann::json::parse(R"({"architectures": ["LlamaForCausalLM"]})");
+  EXPECT_EQ((*library.ForConfig(config))->name, "llama");
+}
+
+TEST(FamilyLibrary, BlamesTheFileThatReplacesABaseAndNotItsChildren) {
+  FamilyLibrary library = FamilyLibrary::BuiltIn();
+  const auto added = library.Add(
+      {{"base_gpt.toml", "schema = 1\nfamily = \"base_gpt\"\nabstract = true\n"}}, "mine/");
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().at, "mine/base_gpt.toml");
+  EXPECT_NE(added.error().what.find("can no longer be read"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace weighbridge

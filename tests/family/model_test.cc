@@ -18,6 +18,7 @@ namespace weighbridge {
 namespace {
 
 using nlohmann::json;
+using testing::AnyOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -125,7 +126,8 @@ TEST(Model, HostileValueInAnyKeyGivesAModelOrAnError) {
         if (!model) {
           EXPECT_FALSE(model.error().what.empty());
           EXPECT_LT(model.error().what.size(), 400u);
-          EXPECT_THAT(model.error().kind, ErrorKind::kInvalid) << key << " " << model.error().what;
+          EXPECT_THAT(model.error().kind, AnyOf(ErrorKind::kInvalid, ErrorKind::kUnsupported))
+              << key << " " << model.error().what;
           ++errors;
         } else {
           // The first of each rule is planned: all layers share its geometry.
@@ -383,6 +385,46 @@ TEST(Model, GeometryThatNoTensorHasIsAnError) {
             "config-value");  // 2^59 x 4 experts
   EXPECT_EQ(fault("experts = \"experts\"\n", "experts = \"0 - 3\"\n"),
             "accepted");  // no expert, no parameter
+}
+
+TEST(Model, HeadsThatFitNoSizeAreOneKindOfFault) {
+  const json config = *ReadJsonFile(std::string(WEIGHBRIDGE_SOURCE_DIR) +
+                                    "/tests/testdata/hf/llama_untied/config.json");
+  const auto spec = Library().ForConfig(config);
+  ASSERT_TRUE(spec);
+  for (const char* key : {"num_attention_heads", "num_key_value_heads"}) {
+    for (const json& value : std::vector<json>{0, -1, 3, 5, "2", 2.0}) {
+      json wrong = config;
+      wrong.erase("head_dim");
+      wrong[key] = value;
+      const auto model = Try(**spec, wrong);
+      ASSERT_FALSE(model) << key << " " << value;
+      EXPECT_EQ(model.error().kind, ErrorKind::kInvalid);
+      EXPECT_EQ(model.error().id, "head-geometry") << key << " " << value << model.error().what;
+    }
+  }
+}
+
+TEST(Model, AnUnknownActivationIsNoFaultOfTheCheckpoint) {
+  json config = *ReadJsonFile(std::string(WEIGHBRIDGE_SOURCE_DIR) +
+                              "/tests/testdata/hf/llama_untied/config.json");
+  config["hidden_act"] = "bogus";
+  const auto model = Try(**Library().ForConfig(config), config);
+  ASSERT_FALSE(model);
+  EXPECT_EQ(model.error().kind, ErrorKind::kUnsupported);
+}
+
+TEST(Model, PadVocabIsRefusedBelowTheVocabularyAndFarAboveIt) {
+  const json config = *ReadJsonFile(std::string(WEIGHBRIDGE_SOURCE_DIR) +
+                                    "/tests/testdata/hf/llama_untied/config.json");
+  const auto spec = Library().ForConfig(config);
+  const int64_t vocab = config["vocab_size"].get<int64_t>();
+  EXPECT_EQ(Try(**spec, config, {.pad_vocab = vocab + 2})->padded_vocab(), vocab + 2);
+  for (const int64_t rows : {vocab - 1, int64_t{1}, int64_t{1} << 25, int64_t{1000000000000}}) {
+    const auto model = Try(**spec, config, {.pad_vocab = rows});
+    ASSERT_FALSE(model) << rows;
+    EXPECT_EQ(model.error().kind, ErrorKind::kUsage);
+  }
 }
 
 }  // namespace

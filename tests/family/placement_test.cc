@@ -103,8 +103,8 @@ TEST(Placement, ExpertsThatDoNotDivideAreAUsageError) {
     EXPECT_EQ(placement.error().kind, ErrorKind::kUsage);
     EXPECT_EQ(placement.error().id, "grid");
   }
-  // A model without experts does not mind.
-  EXPECT_TRUE(Placement::Create(Known("llama"), Grid(1, 1, 1, 3, 1)));
+  // megatron-core: "num_moe_experts must be non None to use expert-parallel."
+  EXPECT_FALSE(Placement::Create(Known("llama"), Grid(1, 1, 1, 3, 1)));
 }
 
 TEST(Placement, GroupOfExpertsIsEtpOfOthersTp) {
@@ -119,7 +119,9 @@ TEST(Placement, GroupOfExpertsIsEtpOfOthersTp) {
 }
 
 TEST(Placement, WorldIsTheSmallestThatHoldsBothGroups) {
-  const Model& model = Known("qwen3_moe");
+  // Heads and groups that every TP below divides.
+  const Model& model =
+      Known("qwen3_moe", {{"num_attention_heads", 12}, {"num_key_value_heads", 12}});
   const auto world = [&](int tp, int pp, int ep, int etp) {
     return Placed(model, Grid(tp, pp, 1, ep, etp)).WorldSize();
   };

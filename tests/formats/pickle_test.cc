@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "formats/pickle_json.h"
 #include "support/temp_dir.h"
+#include "support/visit_pickle.h"
 
 namespace weighbridge {
 namespace {

@@ -219,5 +219,39 @@ TEST_F(HubCache, FollowsTheClientsOrderOfEnvironmentVariables) {
   ::unsetenv("HF_HOME");
 }
 
+TEST_F(HubCache, TakesASingleFileWhoseBlobIsGoneAsMissing) {
+  for (const char* name : {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                           "model.safetensors.index.json"}) {
+    fs::remove(snapshot_ / name);
+  }
+  fs::create_symlink("../../blobs/gone", snapshot_ / "model.safetensors");
+  const auto checkpoint = OpenCheckpoint(snapshot_);
+  ASSERT_FALSE(checkpoint);
+  EXPECT_EQ(checkpoint.error().kind, ErrorKind::kCorrupt);
+  EXPECT_EQ(checkpoint.error().id, "shard-missing");
+  EXPECT_NE(checkpoint.error().hint.find("hf download org/name"), std::string::npos);
+}
+
+TEST_F(SafetensorsReader, KeepsOneOfTwoEqualCopiesAndSaysSo) {
+  WriteModel(dir_ / "one", {"a", "b"}, 32);
+  WriteModel(dir_ / "two", {"a", "c"}, 32);
+  fs::rename(dir_ / "one/model.safetensors", dir_ / "model-00001-of-00002.safetensors");
+  fs::rename(dir_ / "two/model.safetensors", dir_ / "model-00002-of-00002.safetensors");
+  fs::remove_all(dir_ / "one");
+  fs::remove_all(dir_ / "two");
+  auto checkpoint = Open(dir_.path());
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ(checkpoint->tensors().size(), 3u);
+  EXPECT_EQ(NoteIds(*checkpoint), (std::vector<std::string>{"duplicate-equal", "index-missing"}));
+  // With an index its shard is the one that is kept.
+  WriteBytes(dir_ / "model.safetensors.index.json",
+             R"({"weight_map": {"a": "model-00002-of-00002.safetensors",
+                                "b": "model-00001-of-00002.safetensors",
+                                "c": "model-00002-of-00002.safetensors"}})");
+  checkpoint = Open(dir_.path());
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ(checkpoint->Find("a")->file, 1u);
+}
+
 }  // namespace
 }  // namespace weighbridge

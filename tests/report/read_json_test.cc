@@ -42,6 +42,7 @@ TEST(ReadReport, GivesBackEveryReportByteForByte) {
   odd.results.back().rank = RankId{1, 2, 3, 4, 5};
   odd.results.back().hf.push_back({"second", {}, DType::kF8E4M3});
   odd.inputs[0].content_xxh3 = "abcd";
+  odd.tolerances = {{"atol", 0.5}, {"rtol", 0}};
   Conclude(odd);
   for (const Report& report : {PassingReport(), FailingReport(), UndecidedReport(), odd}) {
     const Result<Report> again = ParseReport(Json(report), "r.json");
@@ -116,6 +117,8 @@ TEST(ReadReport, RefusesFieldsOfTheWrongType) {
   EXPECT_THAT(ErrorAfter([](J& j) { j["reproduce"]["argv"] = {1}; }), HasSubstr("'argv'"));
   EXPECT_THAT(ErrorAfter([](J& j) { j.erase("reproduce"); }), HasSubstr("'reproduce'"));
   EXPECT_THAT(ErrorAfter([](J& j) { j["details"] = 3; }), HasSubstr("'details'"));
+  EXPECT_THAT(ErrorAfter([](J& j) { j["tolerances"] = 3; }), HasSubstr("'tolerances'"));
+  EXPECT_THAT(ErrorAfter([](J& j) { j["tolerances"]["atol"] = "x"; }), HasSubstr("'tolerances'"));
 }
 
 TEST(ReadReport, RefusesReportsThatContradictThemselves) {

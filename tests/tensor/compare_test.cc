@@ -276,5 +276,38 @@ TEST(CompareElements, GivesTheSameBitsForEveryNumberOfThreads) {
   EXPECT_NEAR(one.max_relative(), 1e-4, 1e-6);
 }
 
+TEST(CompareElements, LetsNothingPassAToleranceThatIsNoNumber) {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const auto check = [](const Buffer& e, const Buffer& a) {
+    for (const Tolerance t : {Tolerance{kNan, 0}, Tolerance{0, kNan}, Tolerance{kInfinity, 0},
+                              Tolerance{0, kInfinity}, Tolerance{-1, 0}}) {
+      for (auto* kernels = internal::AvailableKernels(); *kernels != nullptr; ++kernels) {
+        const auto stats = internal::CompareBlockWith(**kernels, e.view(), a.view(), 0, e.count, t);
+        EXPECT_GE(stats.mismatched, 2) << (*kernels)->name << " " << t.atol << " " << t.rtol;
+      }
+      EXPECT_FALSE(PairMatches(e.dtype, 0, a.dtype, 1, t));
+    }
+  };
+  check(Make<float>(DType::kF32, {1, 2, 3}), Make<float>(DType::kF32, {1, 2.5f, 4}));
+  check(Make<double>(DType::kF64, {1, 2, 3}), Make<double>(DType::kF64, {1, 2.5, 4}));
+  check(Make<uint16_t>(DType::kBF16, {1, 2, 3}), Make<uint16_t>(DType::kBF16, {1, 5, 9}));
+}
+
+TEST(CompareElements, GivesNoCosineWhereSquaresLeaveTheRangeOfFloat64) {
+  for (const double scale : {1e-200, 1e-160, 1e160, 1e300}) {
+    const auto stats = CompareElements(Make<double>(DType::kF64, {scale, 2 * scale}).view(),
+                                       Make<double>(DType::kF64, {-scale, -2 * scale}).view());
+    EXPECT_TRUE(std::isnan(stats.cosine())) << scale << ": " << stats.cosine();
+  }
+  // A few tiny values among others change nothing.
+  const auto mixed = CompareElements(Make<double>(DType::kF64, {1e-200, 1}).view(),
+                                     Make<double>(DType::kF64, {-1e-200, -1}).view());
+  EXPECT_EQ(mixed.cosine(), -1);
+  const auto zero = CompareElements(Make<double>(DType::kF64, {0, 0}).view(),
+                                    Make<double>(DType::kF64, {1, 0}).view());
+  EXPECT_EQ(zero.cosine(), 0);
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -65,6 +65,7 @@ std::optional<int> ParseNumber(std::string_view digits) {
 
 // "model-00001-of-00003.safetensors"
 std::optional<ShardName> ParseShardName(std::string_view name) {
+  if (!name.ends_with(kSuffix)) return std::nullopt;
   name.remove_suffix(kSuffix.size());
   const auto of = name.rfind("-of-");
   if (of == name.npos) return std::nullopt;
@@ -171,6 +172,11 @@ Result<WeightFiles> ChooseWeightFiles(const fs::path& path) {
   const std::string name = path.filename().string();
   if (name.ends_with(".index.json")) return WeightFiles{folder, name, {}, {}};
   return WeightFiles{folder, "", {name}, {}};
+}
+
+bool SameSeries(std::string_view a, std::string_view b) {
+  const auto x = ParseShardName(a), y = ParseShardName(b);
+  return x && y && x->stem == y->stem && x->count == y->count;
 }
 
 std::string DownloadHint(const fs::path& folder) {

@@ -30,6 +30,9 @@ bool HoldsSafetensors(const std::filesystem::path& folder);
 // sets), kCorrupt shard-missing (a set NAME-0000i-of-0000N with gaps).
 Result<WeightFiles> ChooseWeightFiles(const std::filesystem::path& path);
 
+// True for two shards NAME-0000i-of-0000N of one series.
+bool SameSeries(std::string_view a, std::string_view b);
+
 // The command that completes a folder of the Hugging Face cache, a general sentence elsewhere.
 std::string DownloadHint(const std::filesystem::path& folder);
 

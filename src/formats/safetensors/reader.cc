@@ -60,18 +60,59 @@ class SafetensorsCheckpoint final : public Checkpoint {
     return {};
   }
 
-  // Sorts the inventory of several files; a name in two of them is duplicate-name.
-  Status Finish() {
+  // Sorts the inventory of several files. A name in two of them is duplicate-name, unless the two
+  // are equal in every byte: then one of them is kept (the one that `index` names) and a note says
+  // so.
+  Status Finish(const SafetensorsIndex* index = nullptr) {
     if (files_.size() == 1) return {};
+    tensors_.shrink_to_fit();  // it grew file by file, to twice its size at worst
     std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
       return std::tie(a.name, a.file) < std::tie(b.name, b.file);
     });
-    return CheckNamesUnique(*this);
+    const auto same = [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; };
+    if (std::adjacent_find(tensors_.begin(), tensors_.end(), same) == tensors_.end()) return {};
+    std::vector<TensorInfo> kept;
+    size_t dropped = 0;
+    for (TensorInfo& tensor : tensors_) {
+      if (kept.empty() || !same(kept.back(), tensor)) {
+        kept.push_back(std::move(tensor));
+        continue;
+      }
+      WB_RETURN_IF_ERROR(CheckEqual(kept.back(), tensor));
+      ++dropped;
+      if (index != nullptr && ShardOf(*index, tensor.name) == tensor.file) {
+        kept.back() = std::move(tensor);
+      }
+    }
+    tensors_ = std::move(kept);
+    notes_.push_back({"duplicate-equal",
+                      fmt::format("{} tensor(s) are in two shards, with equal bytes", dropped)});
+    return {};
   }
 
   Status CheckIndex(const SafetensorsIndex& index, const fs::path& index_path) {
     WB_RETURN_IF_ERROR(CheckAgainstIndex(*this, index, index_path));
     if (auto note = TotalSizeNote(*this, index, index_path)) AddNote(std::move(*note));
+    return {};
+  }
+
+  // A shard of the same series that the index does not name must not hold a tensor that the index
+  // does not list: whoever follows the index would miss it.
+  Status CheckUnlistedShards(const SafetensorsIndex& index,
+                             const std::vector<fs::path>& extra) const {
+    for (const fs::path& path : extra) {
+      const std::string file = path.filename().string();
+      if (!std::any_of(index.shards.begin(), index.shards.end(),
+                       [&](const std::string& shard) { return SameSeries(shard, file); })) {
+        continue;
+      }
+      WB_TRY(const auto mapping, MappedFile::Open(path));
+      WB_TRY(const SafetensorsHeader header,
+             ParseSafetensorsHeader(mapping->bytes(), path.string()));
+      for (const TensorInfo& tensor : header.tensors) {
+        if (Find(tensor.name) == nullptr) return FailIncomplete(file, tensor, path);
+      }
+    }
     return {};
   }
 
@@ -82,6 +123,35 @@ class SafetensorsCheckpoint final : public Checkpoint {
   void AddNote(CheckpointNote note) { notes_.push_back(std::move(note)); }
 
  private:
+  static std::optional<uint32_t> ShardOf(const SafetensorsIndex& index, std::string_view name) {
+    const auto it =
+        std::lower_bound(index.entries.begin(), index.entries.end(), name,
+                         [](const auto& e, std::string_view n) { return e.tensor < n; });
+    if (it == index.entries.end() || it->tensor != name) return std::nullopt;
+    return it->shard;
+  }
+
+  Status CheckEqual(const TensorInfo& a, const TensorInfo& b) const {
+    const bool alike = a.dtype == b.dtype && a.shape == b.shape;
+    if (alike && std::ranges::equal(Data(a), Data(b))) return {};
+    return Corrupt(
+        "duplicate-name",
+        fmt::format("tensor '{}' is in two shards, with different {}: {} and {}", a.name,
+                    alike ? "bytes" : "shapes or dtypes", ShardName(a.file), ShardName(b.file)),
+        fmt::format("{}:{}", files_[b.file].path.string(), b.offset));
+  }
+
+  std::string ShardName(uint32_t file) const { return files_[file].path.filename().string(); }
+
+  static tl::unexpected<Error> FailIncomplete(const std::string& shard, const TensorInfo& tensor,
+                                              const fs::path& path) {
+    return Corrupt(
+        "index-incomplete",
+        fmt::format("{} holds tensor '{}', which the index does not list", shard, tensor.name),
+        fmt::format("{}:{}", path.string(), tensor.offset),
+        "readers that follow the index miss this tensor: fetch or write the index again");
+  }
+
   fs::path path_;
   std::vector<FileInfo> files_;
   std::vector<std::shared_ptr<const MappedFile>> mappings_;
@@ -94,6 +164,10 @@ Result<std::unique_ptr<Checkpoint>> OpenFiles(const fs::path& path, const Weight
   auto checkpoint = std::make_unique<SafetensorsCheckpoint>(path);
   const fs::path folder = files.folder;
   if (files.index.empty()) {
+    std::error_code error;
+    if (fs::is_directory(path, error)) {
+      WB_RETURN_IF_ERROR(CheckShardsPresent(folder, files.names, "the folder"));
+    }
     for (const std::string& name : files.names)
       WB_RETURN_IF_ERROR(checkpoint->AddFile(folder / name));
     WB_RETURN_IF_ERROR(checkpoint->Finish());
@@ -112,8 +186,9 @@ Result<std::unique_ptr<Checkpoint>> OpenFiles(const fs::path& path, const Weight
   for (const std::string& shard : index.shards) {
     WB_RETURN_IF_ERROR(checkpoint->AddFile(folder / shard));
   }
-  WB_RETURN_IF_ERROR(checkpoint->Finish());
+  WB_RETURN_IF_ERROR(checkpoint->Finish(&index));
   WB_RETURN_IF_ERROR(checkpoint->CheckIndex(index, index_path));
+  WB_RETURN_IF_ERROR(checkpoint->CheckUnlistedShards(index, files.ExtraFiles(index.shards)));
   checkpoint->AddExtraFiles(files.ExtraFiles(index.shards));
   return checkpoint;
 }

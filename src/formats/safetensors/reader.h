@@ -24,7 +24,8 @@ bool ProbeSafetensors(const std::filesystem::path& path);
 // the user names the file. Files of the folder that do not belong are extra_files() and a note.
 // Errors: those of header.h and index.h; kCorrupt shard-missing, index-ghost (the index lists a
 // tensor that its shard does not hold), index-incomplete (a shard holds a tensor that the index
-// does not list), duplicate-name (in two shards).
+// does not list; one that the index does not name, of the same numbered series, included),
+// duplicate-name (in two shards, with different bytes; equal ones are a note).
 Result<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::filesystem::path& path);
 
 }  // namespace weighbridge

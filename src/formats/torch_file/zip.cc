@@ -243,14 +243,14 @@ class ZipReader {
     if ((entry.flags & kHasDescriptor) == 0) {
       return gap == 0 ? Status() : Invalid(fmt::format("{} bytes that are no member's", gap), end);
     }
-    // A signature, that may be missing, the CRC and both sizes, in 32 or 64 bits.
-    const bool wide = gap == 24 || gap == 20;
-    const bool has_signature = gap == 16 || gap == 24;
-    if (!wide && gap != 16 && gap != 12) return Invalid("a descriptor of no known size", end);
-    const uint64_t at = end + (has_signature ? 4 : 0);
-    const bool agree = (!has_signature || U32(end) == kDescriptorSignature) &&
-                       U32(at) == member.crc32 && Number(at + 4, wide ? 8 : 4) == member.size &&
-                       Number(at + (wide ? 12 : 8), wide ? 8 : 4) == member.size;
+    // A signature, the CRC and both sizes, in 32 or 64 bits. Descriptors without the signature,
+    // which old writers left out, are not read: one could pass for the last bytes of a shifted
+    // member.
+    const int width = gap == 24 ? 8 : 4;
+    if (gap != 16 && gap != 24) return Invalid("a descriptor of no known size", end);
+    const bool agree = U32(end) == kDescriptorSignature && U32(end + 4) == member.crc32 &&
+                       Number(end + 8, width) == member.size &&
+                       Number(end + 8 + static_cast<uint64_t>(width), width) == member.size;
     return agree ? Status() : Disagree(entry);
   }
 
