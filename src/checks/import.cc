@@ -93,14 +93,21 @@ class Planner {
     return static_cast<uint32_t>(placed.pp * stage + in_stage);
   }
 
-  // Linear layers of Transformer Engine keep one `_extra_state` per module.
-  void AddExtraState(const DiskName& name) {
-    if (!options_.extra_state || options_.dialect != Dialect::kTe) return;
-    const size_t dot = name.key.rfind('.');
-    if (dot == std::string::npos) return;
-    const std::string module = name.key.substr(0, dot);
+  // What megatron-core asks for when it loads: one `_extra_state` for each linear layer, an empty
+  // tensor from Transformer Engine's and None from its own, and one for an attention of Transformer
+  // Engine that has a parameter (gpt-oss' sinks).
+  bool KeepsExtraState(const std::string& module) const {
     const std::string last = module.substr(module.rfind('.') + 1);
-    if (!last.starts_with("linear_") && last != "eh_proj") return;
+    if (last.starts_with("linear_") || last == "eh_proj") return true;
+    return last == "core_attention" && options_.dialect == Dialect::kTe;
+  }
+
+  void AddExtraState(const DiskName& name) {
+    const size_t dot = name.key.rfind('.');
+    if (!options_.extra_state || dot == std::string::npos) return;
+    const std::string module = name.key.substr(0, dot);
+    // The local spec writes a norm under the name of a linear layer that need not be there.
+    if (!KeepsExtraState(module) || name.key.substr(dot + 1).starts_with("layer_norm_")) return;
     std::string index, extents;
     for (size_t i = 0; i < name.index.size(); ++i) {
       index += fmt::format("{}{}", i == 0 ? "" : ".", name.index[i]);
@@ -111,8 +118,9 @@ class Planner {
   }
 
   std::vector<TorchDistBytes> ExtraStates() const {
+    const bool none = options_.dialect == Dialect::kLocal;
     std::vector<TorchDistBytes> entries;
-    for (const std::string& key : extra_states_) entries.push_back(ExtraStateEntry(key));
+    for (const std::string& key : extra_states_) entries.push_back(ExtraStateEntry(key, none));
     return entries;
   }
 

@@ -15,6 +15,7 @@
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/parameter_plan.h"
+#include "checks/run_config_check.h"
 #include "tensor/compare.h"
 #include "tensor/float_bits.h"
 
@@ -74,6 +75,7 @@ class Verifier {
     }
     WB_RETURN_IF_ERROR(CompareTiedCopy());
     Finish();
+    WB_RETURN_IF_ERROR(JudgeRunConfig());
     return std::move(report_);
   }
 
@@ -402,6 +404,20 @@ class Verifier {
                 "set tie_word_embeddings to what the weights are"});
     }
     report_.results.push_back(std::move(row));
+    return {};
+  }
+
+  // A broken one is a fault of the checkpoint, and the weights can be judged all the same.
+  Status JudgeRunConfig() {
+    const auto path = megatron_.path() / kRunConfigName;
+    const auto run_config = ReadRunConfig(path);
+    if (run_config) {
+      if (*run_config) CheckRunConfig(model_, **run_config, report_);
+      return {};
+    }
+    const Error& e = run_config.error();
+    if (e.kind != ErrorKind::kCorrupt) return Fail(e);
+    AddCause({e.id, Proof::kStructural, Origin::kConfig, {kRunConfigName}, e.what, e.at, e.hint});
     return {};
   }
 

@@ -17,7 +17,9 @@
 #include "cli/conversion.h"
 #include "cli/model_input.h"
 #include "cli/size_option.h"
+#include "formats/all.h"
 #include "formats/checkpoint_files.h"
+#include "formats/megatron_config/run_config.h"
 #include "report/rows.h"
 
 namespace weighbridge::cli {
@@ -42,6 +44,25 @@ struct Like {
   fs::path config_file;
 };
 
+// Without --like and --config: the model that run_config.yaml names, when it is on this machine.
+Status FindSource(const TorchDistCheckpoint& megatron, ExportArguments& a, Conversion& done) {
+  WB_TRY(const auto run_config, ReadRunConfig(megatron.path() / kRunConfigName));
+  const std::string model = run_config ? run_config->HfModel() : "";
+  if (!model.empty() && ResolveModelPath(model)) {
+    a.like = model;
+    done.notes.push_back(
+        fmt::format("config, tokenizer and dtypes are those of {}, which {} names as the source",
+                    ToPrintable(model), kRunConfigName));
+    return {};
+  }
+  const std::string why = model.empty() ? ""
+                                        : fmt::format("; {} names {}, which is not on this machine",
+                                                      kRunConfigName, ToPrintable(model));
+  return Fail(ErrorKind::kUsage, "usage",
+              "say which config.json the export has: --like or --config" + why, "",
+              "for example: weighbridge export ./mcore ./hf --like ./Llama-3.2-1B");
+}
+
 Result<std::unique_ptr<Like>> OpenLike(const ExportArguments& a) {
   auto like = std::make_unique<Like>();
   if (!a.like.empty()) {
@@ -53,11 +74,6 @@ Result<std::unique_ptr<Like>> OpenLike(const ExportArguments& a) {
                         : fs::is_directory(path) ? path / "config.json"
                                                  : path.parent_path() / "config.json";
     return like;
-  }
-  if (a.config.empty()) {
-    return Fail(ErrorKind::kUsage, "usage",
-                "say which config.json the export has: --like or --config", "",
-                "for example: weighbridge export ./mcore ./hf --like ./Llama-3.2-1B");
   }
   WB_TRY(like->families, LoadFamilies(a.families));
   WB_TRY(like->config, ReadConfig(a.config));
@@ -93,11 +109,13 @@ Status WriteOthers(const ExportArguments& a, const Like& like, const AtomicDirec
 
 Result<Conversion> Make(ExportArguments& a) {
   const auto start = std::chrono::steady_clock::now();
+  Conversion done;
+  WB_TRY(const auto megatron, OpenMegatron(a.megatron));
+  if (a.like.empty() && a.config.empty()) WB_RETURN_IF_ERROR(FindSource(*megatron, a, done));
   CommandInputs inputs{{a.megatron, a.like}, a.families};
   inputs.files.push_back(a.config);
   WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, inputs));
   WB_TRY(const auto like, OpenLike(a));
-  WB_TRY(const auto megatron, OpenMegatron(a.megatron));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(megatron->path(), a.target));
   if (!a.like.empty()) {
     WB_RETURN_IF_ERROR(RefuseSourceAsTarget(like->model->checkpoint->path(), a.target));
@@ -112,7 +130,6 @@ Result<Conversion> Make(ExportArguments& a) {
   WB_TRY(
       SafetensorsPlan plan,
       PlanSafetensors(std::move(infos), {.max_shard_bytes = static_cast<uint64_t>(shard_bytes)}));
-  Conversion done;
   done.bytes = plan.total_size;
   done.files = plan.files.size();
   done.tensors = tensors.size();
@@ -158,7 +175,7 @@ void AddExport(CLI::App& app, Context& context) {
   command
       ->add_option("--like", a->like,
                    "the Hugging Face model that it came from: config, tokenizer, dtypes and tied "
-                   "tensors are taken from it")
+                   "tensors are taken from it; default: the one that run_config.yaml names")
       ->type_name("HF")
       ->group("Model");
   command

@@ -11,10 +11,13 @@
 #include "base/progress.h"
 #include "base/strings.h"
 #include "base/threads.h"
+#include "checks/bridge_config.h"
 #include "checks/files_beside.h"
 #include "cli/conversion.h"
 #include "cli/model_input.h"
 #include "formats/checkpoint_files.h"
+#include "formats/megatron_config/run_config.h"
+#include "formats/megatron_config/yaml.h"
 #include "formats/torch_dist/run_files.h"
 #include "report/rows.h"
 
@@ -49,6 +52,26 @@ Status WriteSmallFile(const fs::path& path, std::string_view text) {
   return {};
 }
 
+// That of the embedding: most weights have it.
+DType MainDType(const Model& model, const ModelInput& input, const ImportOptions& options) {
+  if (options.dtype) return *options.dtype;
+  const std::vector<Parameter>& all = model.parameters();
+  const TensorInfo* first = all.empty() ? nullptr : input.checkpoint->Find(all.front().hf[0]);
+  return first == nullptr ? DType::kF32 : first->dtype;
+}
+
+// "" when the family has no provider: the weights can be imported all the same.
+Result<std::string> RunConfigText(const Model& model, const ModelInput& input,
+                                  const ImportArguments& a) {
+  if (model.spec().bridge.provider.empty()) return "";
+  WB_TRY(const nlohmann::json config,
+         BridgeRunConfig(model, {.grid = a.grid,
+                                 .dialect = a.options.dialect,
+                                 .dtype = MainDType(model, input, a.options),
+                                 .hf_model = a.model}));
+  return DumpYaml(config);
+}
+
 // The tracker comes last: before it, nobody finds the iteration.
 Status PublishTracker(const fs::path& root) {
   WB_RETURN_IF_ERROR(WriteSmallFile(root / kLatestTrainStateName, TrainStatePt({})));
@@ -71,6 +94,7 @@ Result<Conversion> Make(ImportArguments& a) {
   WB_TRY(const Placement placement, Placement::Create(model, a.grid));
   a.options.dialect = a.dialect == "local" ? Dialect::kLocal : Dialect::kTe;
   if (!a.dtype.empty()) a.options.dtype = ParseShortName(a.dtype);
+  WB_TRY(const std::string run_config, RunConfigText(model, *input, a));
   WB_TRY(ImportPlan plan, PlanImport(model, placement, *input->checkpoint, a.options));
   std::error_code error;
   fs::create_directories(root, error);
@@ -89,6 +113,7 @@ Result<Conversion> Make(ImportArguments& a) {
   WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(folder.path(), plan.disk));
   WB_RETURN_IF_ERROR(Import(model, *input->checkpoint, plan, a.options, writer));
   WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, TrainStatePt({})));
+  if (!run_config.empty()) WB_RETURN_IF_ERROR(folder.WriteFile(kRunConfigName, run_config));
   if (a.verify == "page") {
     WB_RETURN_IF_ERROR(writer.ReadBack(a.options.threads));
     done.read_back = true;
@@ -104,6 +129,10 @@ Result<Conversion> Make(ImportArguments& a) {
   done.tensors = plan.disk.tensors.size();
   done.files = plan.disk.files.size();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (run_config.empty()) {
+    done.notes.push_back(fmt::format("no {}: family {} names no provider of Megatron Bridge",
+                                     kRunConfigName, input->family->name));
+  }
   if (model.padded_vocab() != model.vocab()) {
     done.notes.push_back(fmt::format("the vocabulary of {} rows is padded with zeros to {}",
                                      model.vocab(), model.padded_vocab()));

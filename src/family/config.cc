@@ -44,6 +44,16 @@ Result<json> Activation(const json& value, const json&) {
   return BadValue("activation", value);
 }
 
+// Megatron-Core numbers the layers in a checkpoint's keys when this field is a list, whatever the
+// list says, and stacks them when it is 1.
+Result<json> AllOnesIsOne(const json& value, const json&) {
+  if (!value.is_array()) return BadValue("all_ones_is_one", value);
+  for (const json& entry : value) {
+    if (entry != 1) return value;
+  }
+  return json(1);
+}
+
 Result<json> Not(const json& value, const json&) {
   if (!value.is_boolean()) return BadValue("not", value);
   return json(!value.get<bool>());
@@ -103,6 +113,7 @@ const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
 const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
       {"activation", "HF's name of an activation function -> Megatron's", Activation},
+      {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne},
       {"not", "the contrary of a truth value", Not},
       {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding},
       {"rsqrt", "1 / sqrt(x)", Rsqrt},

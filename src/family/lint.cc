@@ -186,7 +186,10 @@ class Linter {
   }
 
   Status Config() const {
-    for (const auto& [field, rule] : spec_.config) WB_RETURN_IF_ERROR(ConfigEntry(field, rule));
+    const BridgeRule& bridge = spec_.bridge;
+    for (const auto* fields : {&spec_.config, &bridge.fields, &bridge.local_fields}) {
+      for (const auto& [field, rule] : *fields) WB_RETURN_IF_ERROR(ConfigEntry(field, rule));
+    }
     return {};
   }
 

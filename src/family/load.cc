@@ -127,13 +127,40 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
   return rule;
 }
 
-Status ReadConfig(TomlTable& top, FamilySpec& spec) {
-  const toml::table* table = top.Table("config");
+Status ReadConfig(TomlTable& owner, std::string_view key, std::map<std::string, ConfigRule>& out) {
+  const toml::table* table = owner.Table(key);
+  if (table == nullptr) return {};
+  TomlTable t(*table, owner.origin());
+  for (const std::string& field : t.Keys()) {
+    WB_TRY(out[field], ReadConfigRule(*t.Node(field), t, field, 0));
+  }
+  return t.Finish();
+}
+
+Status ReadLayerSpecs(TomlTable& bridge, std::map<std::string, nlohmann::json>& out) {
+  const toml::table* table = bridge.Table("layer_spec");
+  if (table == nullptr) return {};
+  TomlTable t(*table, bridge.origin());
+  for (const char* name : {"te", "local", "te_mixed", "local_mixed"}) {
+    if (!t.Has(name)) continue;
+    nlohmann::json spec = t.Json(name);
+    const bool function = spec.is_object() && spec.contains("function");
+    if (!spec.is_string() && !function) {
+      t.SetError(t.Node(name), fmt::format("'{}' is a function, or a table with `function`", name));
+    }
+    out[name] = std::move(spec);
+  }
+  return t.Finish();
+}
+
+Status ReadBridge(TomlTable& top, BridgeRule& rule) {
+  const toml::table* table = top.Table("bridge");
   if (table == nullptr) return {};
   TomlTable t(*table, top.origin());
-  for (const std::string& field : t.Keys()) {
-    WB_TRY(spec.config[field], ReadConfigRule(*t.Node(field), t, field, 0));
-  }
+  if (t.Has("provider")) rule.provider = t.String("provider");
+  WB_RETURN_IF_ERROR(ReadLayerSpecs(t, rule.layer_specs));
+  WB_RETURN_IF_ERROR(ReadConfig(t, "fields", rule.fields));
+  WB_RETURN_IF_ERROR(ReadConfig(t, "local_fields", rule.local_fields));
   return t.Finish();
 }
 
@@ -314,7 +341,8 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", spec.dims));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
-  WB_RETURN_IF_ERROR(ReadConfig(top, spec));
+  WB_RETURN_IF_ERROR(ReadConfig(top, "config", spec.config));
+  WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));
   WB_RETURN_IF_ERROR(ReadToy(top, spec));
   WB_RETURN_IF_ERROR(ReadLists(top, spec));
   if (spec.name.empty()) top.SetError(nullptr, "'family' is missing");

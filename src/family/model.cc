@@ -543,7 +543,22 @@ class Model::Builder {
       WB_TRY(nlohmann::json value, FieldValue(field, rule));
       m_.config_.push_back({field, std::move(value)});
     }
+    std::map<std::string, ConfigRule> fields = spec().bridge.fields;
+    WB_TRY(m_.bridge_fields_, BridgeFields(fields));
+    for (const auto& [field, rule] : spec().bridge.local_fields) fields[field] = rule;
+    WB_TRY(m_.local_bridge_fields_, BridgeFields(fields));
     return {};
+  }
+
+  Result<std::vector<Field>> BridgeFields(const std::map<std::string, ConfigRule>& rules) {
+    std::vector<Field> fields;
+    for (const auto& [field, rule] : rules) {
+      WB_TRY(nlohmann::json value, FieldValue(field, rule));
+      // The bridge has a setting that is called "none": a constant means the word.
+      if (value == "none" && rule.constant.is_null()) value = nullptr;
+      fields.push_back({field, std::move(value)});
+    }
+    return fields;
   }
 
   Model& m_;

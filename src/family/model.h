@@ -80,6 +80,10 @@ class Model {
   }
   // Megatron config fields, sorted by name.
   const std::vector<Field>& config() const { return config_; }
+  // Further fields of the class with which Megatron Bridge builds the model. None is null here.
+  const std::vector<Field>& BridgeFields(Dialect dialect) const {
+    return dialect == Dialect::kLocal ? local_bridge_fields_ : bridge_fields_;
+  }
   int64_t layers() const { return layers_; }
   int64_t mtp_layers() const { return mtp_layers_; }
   int64_t vocab() const { return vocab_; }
@@ -116,7 +120,7 @@ class Model {
   std::map<std::string, std::vector<std::string>> layer_kinds_;
   std::vector<Parameter> parameters_;
   std::vector<TensorCopy> copies_;
-  std::vector<Field> config_;
+  std::vector<Field> config_, bridge_fields_, local_bridge_fields_;
   std::map<std::string, const IgnoreRule*> ignored_, ignored_prefixes_;
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
   bool tied_ = false;

@@ -90,6 +90,17 @@ struct IgnoreRule {
   std::string hf, why;
 };
 
+// How Megatron Bridge builds the model: what run_config.yaml says beside [config].
+struct BridgeRule {
+  std::string provider;  // class, with its module
+  // Which function gives the modules of a layer, per name of a spec ("te", "local", "te_mixed",
+  // "local_mixed"): its name as text, or an object of `function` and the arguments that are fixed.
+  std::map<std::string, nlohmann::json> layer_specs;
+  // Fields of the provider that are no fields of [config], or are spelled otherwise there; those of
+  // `local` count under the local spec.
+  std::map<std::string, ConfigRule> fields, local_fields;
+};
+
 struct FamilySpec {
   std::string name, kind, megatron_model, origin;  // origin: the file
   std::vector<std::string> extends;
@@ -98,6 +109,7 @@ struct FamilySpec {
   std::map<std::string, Symbol> dims, flags;
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;
+  BridgeRule bridge;
   std::vector<StackRule> stacks;
   std::vector<ParamRule> params;
   std::optional<CopyRule> tied;

@@ -234,11 +234,10 @@ nlohmann::json YamlValue(const YAML::Node& node) {
   return number.is_discarded() ? nlohmann::json(node.Scalar()) : number;
 }
 
-// Fields that the bridge spells otherwise with the same effect: every layer has experts (1), every
-// other layer has a window (2, or in Gemma2's code), mscale of a RoPE that is not scaled.
+// Fields that the bridge spells otherwise with the same effect: every other layer has a window (2,
+// or in Gemma2's code), mscale of a RoPE that is not scaled.
 bool SpelledOtherwise(const std::string& field, const nlohmann::json& ours,
                       const nlohmann::json& bridge) {
-  if (field == "moe_layer_freq") return bridge == 1 && ours.dump().find('0') == std::string::npos;
   if (field == "window_attn_skip_freq") {
     return (bridge == 2 || bridge == "none") && ours.dump().starts_with("[1,0");
   }

@@ -1,0 +1,28 @@
+// What `import` writes as run_config.yaml: the config with which Megatron Bridge builds the model
+// and loads the checkpoint.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/result.h"
+#include "family/model.h"
+#include "mapping/sharding.h"
+#include "tensor/dtype.h"
+
+namespace weighbridge {
+
+struct BridgeConfigOptions {
+  ParallelGrid grid;
+  Dialect dialect = Dialect::kTe;
+  DType dtype =
+      DType::kBF16;      // of the weights; one that Megatron does not train in becomes float32
+  std::string hf_model;  // a path, or org/name[@REV]
+};
+
+// The whole document, for DumpYaml. Fields of which the model has none are null; what is not said
+// has the provider's default. Errors: kUnsupported when the family has no provider, or no modules
+// of that dialect.
+Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOptions& options);
+
+}  // namespace weighbridge
