@@ -53,8 +53,8 @@ Error DescribeUnknown(const fs::path& path) {
   const bool folder = fs::is_directory(path, error);
   Error e{ErrorKind::kUnsupported, "unsupported-format", "", path.string(), ""};
   if (folder && LooksLikeMegatron(path)) {
-    e.what = "this is a Megatron checkpoint, and this version reads Hugging Face folders only";
-    e.hint = "compare Hugging Face folders, or export the checkpoint to one first";
+    e.what = "this is a Megatron checkpoint, and a Hugging Face model is expected here";
+    e.hint = "`weighbridge verify HF MEGATRON` judges it, `weighbridge export` makes a model of it";
   } else if (folder && HoldsTorchFiles(path)) {
     e.what = "the folder holds PyTorch files, but no pytorch_model.bin and no index of shards";
     e.hint = "name the file that holds the weights";
