@@ -59,7 +59,8 @@ def main():
     copies, seconds = [], {name: [] for name in commands}
     for _ in range(arguments.repeat):  # in turns, so that a noisy moment hits all alike
         copies.append(copy_and_sync(weights, folder / "copy"))
-        for name, command in commands.items():
+        for (name, command), target in zip(commands.items(), (megatron, back)):
+            shutil.rmtree(target, ignore_errors=True)
             seconds[name].append(timed(command))
     copy = statistics.median(copies)
     print(f"  cp and sync of {weights.stat().st_size / 1e9:.2f} GB: {copy:.2f} s, best {min(copies):.2f} s,"

@@ -226,7 +226,6 @@ class Exporter {
       }
       if (options_.progress) options_.progress(out.size());
     }
-    for (const BoundChunk& c : b.chunks) megatron_.DropBehind(*c.chunk);
     return {};
   }
 
