@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -33,6 +35,21 @@ void ParallelFor(size_t count, int threads, const std::function<void(size_t)>& f
   }
   work();
   for (std::thread& thread : pool) thread.join();
+}
+
+Status TryParallelFor(size_t count, int threads, const std::function<Status(size_t)>& fn) {
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::optional<Error> error;  // guarded by mutex
+  ParallelFor(count, threads, [&](size_t i) {
+    if (failed) return;
+    Status status = fn(i);
+    if (status) return;
+    const std::lock_guard lock(mutex);
+    if (!failed.exchange(true)) error = std::move(status).error();
+  });
+  if (error) return Fail(*std::move(error));
+  return {};
 }
 
 }  // namespace weighbridge

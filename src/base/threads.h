@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <functional>
 
+#include "base/result.h"
+
 namespace weighbridge {
 
 // The processors that this process may use (its affinity mask); at least 1.
@@ -14,5 +16,9 @@ int DefaultThreads();
 // order, so a result that must not depend on the number of threads is stored per piece and combined
 // after. `fn` must not throw. threads <= 1 runs everything on the calling thread.
 void ParallelFor(size_t count, int threads, const std::function<void(size_t)>& fn);
+
+// The same for work that can fail: returns the first error to arrive. Pieces that were not begun by
+// then are left out.
+Status TryParallelFor(size_t count, int threads, const std::function<Status(size_t)>& fn);
 
 }  // namespace weighbridge

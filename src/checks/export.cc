@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 
 #include "base/threads.h"
@@ -132,21 +130,13 @@ class Exporter {
       }
     }
     // Every element of every HF tensor is written exactly once; the writer counts and says so.
-    ParallelFor(parts.size(), options_.threads > 0 ? options_.threads : DefaultThreads(),
-                [&](size_t i) {
-                  if (!failed_) Keep(Write(parts[i], tensors));
-                });
-    if (error_) return Fail(*error_);
+    WB_RETURN_IF_ERROR(TryParallelFor(parts.size(),
+                                      options_.threads > 0 ? options_.threads : DefaultThreads(),
+                                      [&](size_t i) { return Write(parts[i], tensors); }));
     return writer_.Finish();
   }
 
  private:
-  void Keep(Status status) {
-    if (status) return;
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = status.error();
-  }
-
   // Where the elements of an HF tensor's part are in the chunks, in stored bytes.
   Result<Plan> PlanOf(const Part& part) const {
     const Parameter& p = *part.bound->parameter;
@@ -234,25 +224,21 @@ class Exporter {
   const ExportOptions& options_;
   SafetensorsWriter& writer_;
   std::map<std::string, std::vector<size_t>> targets_;
-  std::mutex mutex_;
-  std::optional<Error> error_;  // guarded by mutex_
-  std::atomic<bool> failed_{false};
 };
 
 }  // namespace
 
-Result<std::vector<ExportTensor>> PlanExport(const Model& model,
-                                             const TorchDistCheckpoint& megatron,
-                                             const Checkpoint* like, const ExportOptions& options) {
-  WB_TRY(const MegatronBinding binding, BindComplete(model, megatron, options.without_mtp));
-  return Planner(model, like, options).Run(binding);
+Result<ExportPlan> PlanExport(const Model& model, const TorchDistCheckpoint& megatron,
+                              const Checkpoint* like, const ExportOptions& options) {
+  ExportPlan plan;
+  WB_TRY(plan.binding, BindComplete(model, megatron, options.without_mtp));
+  WB_TRY(plan.tensors, Planner(model, like, options).Run(plan.binding));
+  return plan;
 }
 
-Status Export(const Model& model, const TorchDistCheckpoint& megatron,
-              const std::vector<ExportTensor>& tensors, const ExportOptions& options,
-              SafetensorsWriter& writer) {
-  WB_TRY(const MegatronBinding binding, BindComplete(model, megatron, options.without_mtp));
-  return Exporter(model, megatron, options, writer).MoveAll(binding, tensors);
+Status Export(const Model& model, const TorchDistCheckpoint& megatron, const ExportPlan& plan,
+              const ExportOptions& options, SafetensorsWriter& writer) {
+  return Exporter(model, megatron, options, writer).MoveAll(plan.binding, plan.tensors);
 }
 
 }  // namespace weighbridge

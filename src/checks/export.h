@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/megatron_binding.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "formats/safetensors/writer.h"
@@ -22,6 +23,12 @@ struct ExportTensor {
   std::string same_as;
 };
 
+// Points into the model and the Megatron checkpoint that it was made from.
+struct ExportPlan {
+  MegatronBinding binding;
+  std::vector<ExportTensor> tensors;
+};
+
 struct ExportOptions {
   std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
   bool without_mtp = false;
@@ -33,13 +40,11 @@ struct ExportOptions {
 // `like`, an existing HF checkpoint of the same model, its dtypes, its order, and its copies of
 // tied tensors are kept. Errors: kCorrupt with a cause id when the Megatron checkpoint lacks a
 // parameter or has another shape; kInvalid when `like` is of another model.
-Result<std::vector<ExportTensor>> PlanExport(const Model& model,
-                                             const TorchDistCheckpoint& megatron,
-                                             const Checkpoint* like, const ExportOptions& options);
+Result<ExportPlan> PlanExport(const Model& model, const TorchDistCheckpoint& megatron,
+                              const Checkpoint* like, const ExportOptions& options);
 
-// Writes the tensors. `writer` was planned from `tensors`, in their order.
-Status Export(const Model& model, const TorchDistCheckpoint& megatron,
-              const std::vector<ExportTensor>& tensors, const ExportOptions& options,
-              SafetensorsWriter& writer);
+// Writes the tensors. `writer` was planned from plan.tensors, in their order.
+Status Export(const Model& model, const TorchDistCheckpoint& megatron, const ExportPlan& plan,
+              const ExportOptions& options, SafetensorsWriter& writer);
 
 }  // namespace weighbridge

@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
-#include <mutex>
 #include <set>
 
 #include "base/threads.h"
@@ -134,12 +132,6 @@ class Planner {
   std::set<std::string> extra_states_;
 };
 
-// A part of one chunk, in elements.
-struct Piece {
-  size_t tensor = 0, chunk = 0;
-  int64_t begin = 0, end = 0;
-};
-
 class Importer {
  public:
   Importer(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
@@ -151,21 +143,13 @@ class Importer {
     for (size_t t = 0; t < plan_.sources.size(); ++t) {
       for (size_t c = 0; c < plan_.sources[t].size(); ++c) chunks.emplace_back(t, c);
     }
-    ParallelFor(chunks.size(), options_.threads > 0 ? options_.threads : DefaultThreads(),
-                [&](size_t i) {
-                  if (!failed_) Keep(Move(chunks[i].first, chunks[i].second));
-                });
-    if (error_) return Fail(*error_);
+    WB_RETURN_IF_ERROR(
+        TryParallelFor(chunks.size(), options_.threads > 0 ? options_.threads : DefaultThreads(),
+                       [&](size_t i) { return Move(chunks[i].first, chunks[i].second); }));
     return writer_.Finish();
   }
 
  private:
-  void Keep(Status status) {
-    if (status) return;
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = status.error();
-  }
-
   Status Move(size_t tensor, size_t chunk) {
     const ImportPlan::Source& source = plan_.sources[tensor][chunk];
     WB_TRY(const ParameterPlan whole, ParameterPlan::Create(model_, *source.parameter, hf_));
@@ -209,9 +193,6 @@ class Importer {
   const ImportPlan& plan_;
   const ImportOptions& options_;
   TorchDistWriter& writer_;
-  std::mutex mutex_;
-  std::optional<Error> error_;  // guarded by mutex_
-  std::atomic<bool> failed_{false};
 };
 
 }  // namespace

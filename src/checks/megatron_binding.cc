@@ -269,4 +269,12 @@ int64_t StoredVocab(const Model& model, const DistMetadata& metadata) {
   return 0;
 }
 
+Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
+                             ExpandOptions options, const DistMetadata& metadata) {
+  WB_TRY(Model model, Model::Expand(family, config, options));
+  options.pad_vocab = StoredVocab(model, metadata);
+  if (options.pad_vocab <= model.padded_vocab()) return model;
+  return Model::Expand(family, config, options);
+}
+
 }  // namespace weighbridge

@@ -45,4 +45,8 @@ MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, b
 // Rows of the word embedding on disk; 0 when there is none.
 int64_t StoredVocab(const Model& model, const DistMetadata& metadata);
 
+// Model::Expand for the vocabulary that the Megatron checkpoint really has.
+Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
+                             ExpandOptions options, const DistMetadata& metadata);
+
 }  // namespace weighbridge

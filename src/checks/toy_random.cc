@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <mutex>
 #include <set>
 #include <tuple>
 
@@ -97,10 +95,8 @@ class RandomWriter {
       const auto count = static_cast<uint64_t>(Numel(tensors_[i].info.shape));
       for (uint64_t first = 0; first < count; first += kBlock) blocks.push_back({i, first});
     }
-    ParallelFor(blocks.size(), options_.threads, [&](size_t i) {
-      if (!failed_) Keep(WriteBlock(writer, blocks[i]));
-    });
-    if (error_) return Fail(*error_);
+    WB_RETURN_IF_ERROR(TryParallelFor(blocks.size(), options_.threads,
+                                      [&](size_t i) { return WriteBlock(writer, blocks[i]); }));
     return writer.Finish();
   }
 
@@ -120,18 +116,9 @@ class RandomWriter {
     return {};
   }
 
-  void Keep(Status status) {
-    if (status) return;
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = status.error();
-  }
-
   const std::vector<RandomTensor>& tensors_;
   const RandomToyOptions& options_;
   const float scale_, norm_centre_;
-  std::mutex mutex_;
-  std::atomic<bool> failed_{false};
-  std::optional<Error> error_;
 };
 
 // What transformers derives from a config when it saves a model; empty without special tokens.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <mutex>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -70,10 +68,8 @@ class Copier {
 
   Status Run(SafetensorsWriter& writer) {
     // A tensor is one piece of work, so that its pages can be dropped when it is done.
-    ParallelFor(kept_.size(), options_.threads, [&](size_t i) {
-      if (!failed_) Keep(CopyTensor(writer, i));
-    });
-    if (error_) return Fail(*error_);
+    WB_RETURN_IF_ERROR(TryParallelFor(kept_.size(), options_.threads,
+                                      [&](size_t i) { return CopyTensor(writer, i); }));
     return writer.Finish();
   }
 
@@ -89,18 +85,9 @@ class Copier {
     return {};
   }
 
-  void Keep(Status status) {
-    if (status) return;
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = status.error();
-  }
-
   const Checkpoint& source_;
   const std::vector<Kept>& kept_;
   const TruncateOptions& options_;
-  std::mutex mutex_;
-  std::atomic<bool> failed_{false};
-  std::optional<Error> error_;
 };
 
 Status CheckLayers(int64_t asked, const LayerCount& count) {

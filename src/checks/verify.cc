@@ -8,7 +8,6 @@
 #include <cstring>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 
 #include "base/threads.h"
@@ -130,21 +129,11 @@ class Verifier {
   int Threads() const { return options_.threads > 0 ? options_.threads : DefaultThreads(); }
 
   Status CompareAll() {
-    ParallelFor(subjects_.size(), Threads(), [&](size_t i) { Keep(Prepare(*subjects_[i])); });
-    if (error_) return Fail(*error_);
+    WB_RETURN_IF_ERROR(TryParallelFor(subjects_.size(), Threads(),
+                                      [&](size_t i) { return Prepare(*subjects_[i]); }));
     std::vector<Piece> pieces;
     for (const auto& subject : subjects_) Split(*subject, pieces);
-    ParallelFor(pieces.size(), Threads(), [&](size_t i) {
-      if (!failed_) Keep(Compare(pieces[i]));
-    });
-    if (error_) return Fail(*error_);
-    return {};
-  }
-
-  void Keep(Status status) {
-    if (status) return;
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = status.error();
+    return TryParallelFor(pieces.size(), Threads(), [&](size_t i) { return Compare(pieces[i]); });
   }
 
   Status Prepare(Subject& subject) const {
@@ -454,9 +443,6 @@ class Verifier {
   MegatronBinding binding_;
   std::vector<std::unique_ptr<Subject>> subjects_;
   Report report_;
-  std::mutex mutex_;
-  std::optional<Error> error_;  // guarded by mutex_
-  std::atomic<bool> failed_{false};
 };
 
 }  // namespace

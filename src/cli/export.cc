@@ -90,10 +90,7 @@ Result<Model> ExpandModel(const Like& like, const TorchDistCheckpoint& megatron,
     };
   }
   expand.without_mtp = without_mtp;
-  WB_TRY(Model model, Model::Expand(*like.family, like.config, expand));
-  expand.pad_vocab = StoredVocab(model, megatron.metadata());
-  if (expand.pad_vocab <= model.padded_vocab()) return model;
-  return Model::Expand(*like.family, like.config, expand);
+  return ExpandAsStored(*like.family, like.config, std::move(expand), megatron.metadata());
 }
 
 // config.json, and with --like the tokenizer and what else lies beside the weights.
@@ -123,16 +120,16 @@ Result<Conversion> Make(ExportArguments& a) {
   if (!a.dtype.empty()) a.options.dtype = ParseShortName(a.dtype);
   WB_TRY(const Model model, ExpandModel(*like, *megatron, a.options.without_mtp));
   const Checkpoint* original = like->model != nullptr ? like->model->checkpoint.get() : nullptr;
-  WB_TRY(const auto tensors, PlanExport(model, *megatron, original, a.options));
+  WB_TRY(const ExportPlan what, PlanExport(model, *megatron, original, a.options));
   std::vector<TensorInfo> infos;
-  for (const ExportTensor& t : tensors) infos.push_back(t.info);
+  for (const ExportTensor& t : what.tensors) infos.push_back(t.info);
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
   WB_TRY(
       SafetensorsPlan plan,
       PlanSafetensors(std::move(infos), {.max_shard_bytes = static_cast<uint64_t>(shard_bytes)}));
   done.bytes = plan.total_size;
   done.files = plan.files.size();
-  done.tensors = tensors.size();
+  done.tensors = what.tensors.size();
   WB_TRY(AtomicDirectory folder,
          AtomicDirectory::Create(a.target, {.overwrite = a.overwrite,
                                             .may_replace = CheckReplaceable,
@@ -141,7 +138,7 @@ Result<Conversion> Make(ExportArguments& a) {
   Progress progress("export", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
   WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));
-  WB_RETURN_IF_ERROR(Export(model, *megatron, tensors, a.options, writer));
+  WB_RETURN_IF_ERROR(Export(model, *megatron, what, a.options, writer));
   WB_TRY(done.published, folder.Commit());
   done.command = "export";
   done.source = a.megatron;

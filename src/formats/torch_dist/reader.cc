@@ -114,8 +114,4 @@ Result<TorchFile> TorchDistCheckpoint::Object(const DistObject& object) const {
   return OpenEntry(object.stored, object.key);
 }
 
-void TorchDistCheckpoint::DropBehind(const DistChunk& chunk) const {
-  files_[chunk.stored.file]->DropBehind(chunk.stored.offset, chunk.stored.length);
-}
-
 }  // namespace weighbridge

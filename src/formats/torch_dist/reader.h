@@ -38,8 +38,6 @@ class TorchDistCheckpoint {
   Result<std::span<const std::byte>> Data(const DistTensor& tensor, const DistChunk& chunk) const;
   // What torch.save stored under the key.
   Result<TorchFile> Object(const DistObject& object) const;
-  // The pages of a chunk will not be read again soon.
-  void DropBehind(const DistChunk& chunk) const;
 
  private:
   TorchDistCheckpoint() = default;
