@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -147,7 +148,23 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
       ->group("Parallel grid");
 }
 
-void AddInputFiles(const ModelInput& input, Report& report) {
+int RunCheck(Context& context, const std::string& command, const std::string& level,
+             const CommandInputs& inputs, const std::function<Result<Report>()>& check) {
+  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
+    return PrintError(spared.error());
+  }
+  PeakAnonymousBytes();
+  Result<Report> report = check();
+  if (!report) return EmitError(context, command, level, JudgeConfigError(report.error()));
+  Conclude(*report);
+  report->peak_anonymous_bytes = PeakAnonymousBytes();
+  return Emit(context, *report);
+}
+
+void DescribeInput(const ModelInput& input, Report& report) {
+  if (!input.family_note.empty()) {
+    report.notes.insert(report.notes.begin(), {"family-chosen", input.family_note});
+  }
   for (const std::string& file : input.files) {
     std::error_code error;
     const auto size = std::filesystem::file_size(file, error);

@@ -9,6 +9,8 @@
 
 #include "base/result.h"
 #include "checks/result.h"
+#include "cli/command.h"
+#include "cli/output_guard.h"
 #include "family/library.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
@@ -55,8 +57,13 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,
                                                    const std::string& config_file);
 
-// Names the config and the family files among the report's inputs.
-void AddInputFiles(const ModelInput& input, Report& report);
+// Runs a check of models: refuses outputs that would overwrite `inputs`, then emits its report or
+// its error. Returns the exit status.
+int RunCheck(Context& context, const std::string& command, const std::string& level,
+             const CommandInputs& inputs, const std::function<Result<Report>()>& check);
+
+// Names the config and the family files among the report's inputs, and how the family was chosen.
+void DescribeInput(const ModelInput& input, Report& report);
 
 // A config that contradicts itself is a fault of the checkpoint under judgement; one that lacks a
 // key cannot be judged.

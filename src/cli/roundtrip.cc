@@ -5,7 +5,6 @@
 
 #include <memory>
 
-#include "base/memory.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "cli/command.h"
@@ -38,27 +37,14 @@ Result<Report> RunOn(RoundTripArguments& a) {
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
   WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
-  if (!input->family_note.empty()) {
-    report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
-  }
-  AddInputFiles(*input, report);
+  DescribeInput(*input, report);
   return report;
 }
 
 int Run(Context& context, RoundTripArguments& arguments) {
   CommandInputs inputs{{arguments.model}, arguments.families};
   inputs.files.push_back(arguments.config);
-  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
-    return PrintError(spared.error());
-  }
-  PeakAnonymousBytes();
-  Result<Report> report = RunOn(arguments);
-  if (!report) {
-    return EmitError(context, "roundtrip", arguments.level, JudgeConfigError(report.error()));
-  }
-  Conclude(*report);
-  report->peak_anonymous_bytes = PeakAnonymousBytes();
-  return Emit(context, *report);
+  return RunCheck(context, "roundtrip", arguments.level, inputs, [&] { return RunOn(arguments); });
 }
 
 }  // namespace

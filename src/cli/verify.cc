@@ -5,7 +5,6 @@
 
 #include <memory>
 
-#include "base/memory.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "checks/megatron_binding.h"
@@ -48,27 +47,14 @@ Result<Report> RunOn(VerifyArguments& a) {
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
   WB_TRY(Report report, Verify(model, *input->checkpoint, *megatron, a.options));
-  if (!input->family_note.empty()) {
-    report.notes.insert(report.notes.begin(), {"family-chosen", input->family_note});
-  }
-  AddInputFiles(*input, report);
+  DescribeInput(*input, report);
   return report;
 }
 
 int Run(Context& context, VerifyArguments& arguments) {
   CommandInputs inputs{{arguments.model, arguments.megatron}, arguments.families};
   inputs.files.push_back(arguments.config);
-  if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
-    return PrintError(spared.error());
-  }
-  PeakAnonymousBytes();
-  Result<Report> report = RunOn(arguments);
-  if (!report) {
-    return EmitError(context, "verify", arguments.level, JudgeConfigError(report.error()));
-  }
-  Conclude(*report);
-  report->peak_anonymous_bytes = PeakAnonymousBytes();
-  return Emit(context, *report);
+  return RunCheck(context, "verify", arguments.level, inputs, [&] { return RunOn(arguments); });
 }
 
 }  // namespace
