@@ -8,8 +8,8 @@
 #include <set>
 
 #include "base/threads.h"
-#include "checks/megatron_binding.h"
 #include "checks/moves.h"
+#include "checks/parameter_source.h"
 #include "mapping/boxes.h"
 
 namespace weighbridge {
@@ -25,15 +25,6 @@ struct Part {
   size_t source = 0;             // index into the transform's sources
   int64_t begin = 0, numel = 0;  // elements of the HF tensor
 };
-
-Result<MegatronBinding> BindComplete(const Model& model, const TorchDistCheckpoint& megatron,
-                                     bool without_mtp) {
-  MegatronBinding binding = BindMegatron(model, megatron.metadata(), without_mtp);
-  if (binding.causes.empty()) return binding;
-  const Cause& cause = binding.causes.front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0],
-                 "`weighbridge verify` lists all of them");
-}
 
 // The dtype of an HF tensor whose parameter is stored as `stored`.
 DType ExportDType(const Parameter& p, DType stored, const ExportOptions& options) {
@@ -113,7 +104,7 @@ class Planner {
 
 class Exporter {
  public:
-  Exporter(const Model& model, const TorchDistCheckpoint& megatron, const ExportOptions& options,
+  Exporter(const Model& model, const MegatronCheckpoint& megatron, const ExportOptions& options,
            SafetensorsWriter& writer)
       : model_(model), megatron_(megatron), options_(options), writer_(writer) {}
 
@@ -145,9 +136,7 @@ class Exporter {
     WB_TRY(Plan by_source, CompileBySource(transform.layout, static_cast<int>(part.source),
                                            {part.begin, part.numel}, element));
     if (part.bound->chunks.size() == 1) return by_source;
-    std::vector<TensorBox> boxes;
-    for (const BoundChunk& c : part.bound->chunks) boxes.push_back({c.offsets, c.sizes});
-    WB_TRY(const Plan join, JoinBoxes(p.shape, boxes, element));
+    WB_TRY(const Plan join, JoinChunks(*part.bound));
     return Compose(by_source, join);
   }
 
@@ -175,12 +164,7 @@ class Exporter {
     const BoundParameter& b = *part.bound;
     const auto target = targets_.find(b.parameter->hf[part.source]);
     if (target == targets_.end()) return {};
-    Chunks chunks;
-    for (const BoundChunk& c : b.chunks) {
-      WB_TRY(const auto data, megatron_.Data(*b.tensor, *c.chunk));
-      const auto size = static_cast<size_t>(BitsOf(b.tensor->dtype) / 8);
-      chunks.push_back(data.subspan(static_cast<size_t>(c.first_element) * size));
-    }
+    WB_TRY(const Chunks chunks, ChunkBytes(megatron_, b));
     const Result<Plan> plan = PlanOf(part);
     if (!plan && plan.error().id != "interleaved") return Fail(plan.error());
     std::vector<std::byte> scattered;
@@ -220,7 +204,7 @@ class Exporter {
   }
 
   const Model& model_;
-  const TorchDistCheckpoint& megatron_;
+  const MegatronCheckpoint& megatron_;
   const ExportOptions& options_;
   SafetensorsWriter& writer_;
   std::map<std::string, std::vector<size_t>> targets_;
@@ -228,15 +212,17 @@ class Exporter {
 
 }  // namespace
 
-Result<ExportPlan> PlanExport(const Model& model, const TorchDistCheckpoint& megatron,
+Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& megatron,
                               const Checkpoint* like, const ExportOptions& options) {
   ExportPlan plan;
-  WB_TRY(plan.binding, BindComplete(model, megatron, options.without_mtp));
+  WB_TRY(const MegatronParameters source,
+         MegatronParameters::Create(model, megatron, options.without_mtp));
+  plan.binding = source.binding();
   WB_TRY(plan.tensors, Planner(model, like, options).Run(plan.binding));
   return plan;
 }
 
-Status Export(const Model& model, const TorchDistCheckpoint& megatron, const ExportPlan& plan,
+Status Export(const Model& model, const MegatronCheckpoint& megatron, const ExportPlan& plan,
               const ExportOptions& options, SafetensorsWriter& writer) {
   return Exporter(model, megatron, options, writer).MoveAll(plan.binding, plan.tensors);
 }

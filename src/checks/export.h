@@ -11,8 +11,8 @@
 #include "checks/megatron_binding.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
+#include "formats/megatron_checkpoint.h"
 #include "formats/safetensors/writer.h"
-#include "formats/torch_dist/reader.h"
 
 namespace weighbridge {
 
@@ -40,11 +40,11 @@ struct ExportOptions {
 // `like`, an existing HF checkpoint of the same model, its dtypes, its order, and its copies of
 // tied tensors are kept. Errors: kCorrupt with a cause id when the Megatron checkpoint lacks a
 // parameter or has another shape; kInvalid when `like` is of another model.
-Result<ExportPlan> PlanExport(const Model& model, const TorchDistCheckpoint& megatron,
+Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& megatron,
                               const Checkpoint* like, const ExportOptions& options);
 
 // Writes the tensors. `writer` was planned from plan.tensors, in their order.
-Status Export(const Model& model, const TorchDistCheckpoint& megatron, const ExportPlan& plan,
+Status Export(const Model& model, const MegatronCheckpoint& megatron, const ExportPlan& plan,
               const ExportOptions& options, SafetensorsWriter& writer);
 
 }  // namespace weighbridge

@@ -7,8 +7,6 @@
 #include <set>
 
 #include "base/threads.h"
-#include "checks/inventory.h"
-#include "checks/parameter_plan.h"
 #include "formats/torch_dist/run_files.h"
 #include "mapping/boxes.h"
 
@@ -17,15 +15,15 @@ namespace {
 
 constexpr int64_t kPieceElements = 1 << 20;
 
-DType StoredDType(const Parameter& p, DType hf, const ImportOptions& options) {
-  return p.rule->dtype.value_or(options.dtype.value_or(hf));
+DType WrittenDType(const Parameter& p, DType stored, const ImportOptions& options) {
+  return p.rule->dtype.value_or(options.dtype.value_or(stored));
 }
 
 class Planner {
  public:
-  Planner(const Model& model, const Placement& placement, const Checkpoint& hf,
+  Planner(const Model& model, const Placement& placement, const ParameterSource& source,
           const ImportOptions& options)
-      : model_(model), placement_(placement), hf_(hf), options_(options) {}
+      : model_(model), placement_(placement), source_(source), options_(options) {}
 
   Result<ImportPlan> Run() {
     for (const PlacedParameter& placed : placement_.parameters()) {
@@ -42,23 +40,23 @@ class Planner {
   Status Add(const PlacedParameter& placed) {
     const Parameter& p = *placed.parameter;
     const DiskName name = WrittenName(model_, p, options_.dialect);
-    const TensorInfo& source = *hf_.Find(p.hf[0]);
+    const DType dtype = WrittenDType(p, source_.StoredDType(p), options_);
     const auto [it, added] = index_.emplace(name.key, tensors_.size());
     if (added) {
       TorchDistTensor tensor;
       tensor.key = name.key;
-      tensor.dtype = StoredDType(p, source.dtype, options_);
+      tensor.dtype = dtype;
       tensor.shape = name.extents;
       tensor.shape.insert(tensor.shape.end(), p.shape.begin(), p.shape.end());
       tensors_.push_back(std::move(tensor));
       plan_.sources.emplace_back();
     }
     TorchDistTensor& tensor = tensors_[it->second];
-    if (tensor.dtype != StoredDType(p, source.dtype, options_)) {
+    if (tensor.dtype != dtype) {
       return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
                   fmt::format("'{}' is stacked from layers of {} and {}", name.key,
-                              ShortName(tensor.dtype), ShortName(source.dtype)),
-                  source.name, "give one dtype with --dtype");
+                              ShortName(tensor.dtype), ShortName(dtype)),
+                  model_.MegatronName(p, options_.dialect), "give one dtype with --dtype");
     }
     const int ranks = p.cut.replicated() ? 1 : placement_.GroupSize(p);
     WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, ranks));
@@ -124,7 +122,7 @@ class Planner {
 
   const Model& model_;
   const Placement& placement_;
-  const Checkpoint& hf_;
+  const ParameterSource& source_;
   const ImportOptions& options_;
   ImportPlan plan_;
   std::vector<TorchDistTensor> tensors_;
@@ -134,9 +132,9 @@ class Planner {
 
 class Importer {
  public:
-  Importer(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
-           const ImportOptions& options, TorchDistWriter& writer)
-      : model_(model), hf_(hf), plan_(plan), options_(options), writer_(writer) {}
+  Importer(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
+           TorchDistWriter& writer)
+      : source_(source), plan_(plan), options_(options), writer_(writer) {}
 
   Status MoveAll() {
     std::vector<std::pair<size_t, size_t>> chunks;
@@ -152,22 +150,22 @@ class Importer {
  private:
   Status Move(size_t tensor, size_t chunk) {
     const ImportPlan::Source& source = plan_.sources[tensor][chunk];
-    WB_TRY(const ParameterPlan whole, ParameterPlan::Create(model_, *source.parameter, hf_));
+    WB_TRY(const ParameterBytes whole, source_.Open(*source.parameter));
     WB_TRY(const Plan plan, whole.Box(source.offsets, source.sizes));
     const DType dtype = writer_.plan().tensors[tensor].dtype;
     const auto size = static_cast<int64_t>(BitsOf(dtype) / 8);
     const int64_t numel = Numel(source.sizes);
-    const Op op = source.parameter->op;
     thread_local std::vector<std::byte> block, scratch;
     for (int64_t at = 0; at < numel; at += kPieceElements) {
       const int64_t n = std::min(kPieceElements, numel - at);
       std::span<const std::byte> bytes;
-      if (op == Op::kNone && dtype == whole.sources().dtype) {
-        bytes = InPlace(plan, whole.sources(), at * size, n * size);
+      if (whole.op == Op::kNone && dtype == whole.sources.dtype) {
+        bytes = InPlace(plan, whole.sources, at * size, n * size);
       }
       if (bytes.empty()) {
         block.resize(static_cast<size_t>(n * size));
-        WB_RETURN_IF_ERROR(GatherElements(plan, whole.sources(), op, dtype, at, block, scratch));
+        WB_RETURN_IF_ERROR(
+            GatherElements(plan, whole.sources, whole.op, dtype, at, block, scratch));
         bytes = block;
       }
       WB_RETURN_IF_ERROR(writer_.Write(tensor, chunk, static_cast<uint64_t>(at * size), bytes));
@@ -177,8 +175,8 @@ class Importer {
   }
 
   // The source's own bytes where [begin, begin + size) of the plan is one stretch of them.
-  static std::span<const std::byte> InPlace(const Plan& plan, const HfSources& sources,
-                                            int64_t begin, int64_t size) {
+  static std::span<const std::byte> InPlace(const Plan& plan, const Sources& sources, int64_t begin,
+                                            int64_t size) {
     std::span<const std::byte> bytes;
     plan.Visit(begin, begin + size, [&](const Run& run) {
       if (run.other != kZeroSource && run.count == 1 && run.length == size) {
@@ -188,8 +186,7 @@ class Importer {
     return bytes;
   }
 
-  const Model& model_;
-  const Checkpoint& hf_;
+  const ParameterSource& source_;
   const ImportPlan& plan_;
   const ImportOptions& options_;
   TorchDistWriter& writer_;
@@ -197,15 +194,14 @@ class Importer {
 
 }  // namespace
 
-Result<ImportPlan> PlanImport(const Model& model, const Placement& placement, const Checkpoint& hf,
-                              const ImportOptions& options) {
-  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
-  return Planner(model, placement, hf, options).Run();
+Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
+                              const ParameterSource& source, const ImportOptions& options) {
+  return Planner(model, placement, source, options).Run();
 }
 
-Status Import(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
-              const ImportOptions& options, TorchDistWriter& writer) {
-  return Importer(model, hf, plan, options, writer).MoveAll();
+Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
+              TorchDistWriter& writer) {
+  return Importer(source, plan, options, writer).MoveAll();
 }
 
 }  // namespace weighbridge

@@ -1,4 +1,5 @@
-// `import`: Hugging Face -> a distributed Megatron checkpoint (torch_dist).
+// What `import` and `convert` write: a distributed Megatron checkpoint (torch_dist), from whatever
+// holds the parameters.
 #pragma once
 
 #include <functional>
@@ -7,10 +8,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/parameter_source.h"
 #include "family/disk_names.h"
 #include "family/model.h"
 #include "family/shards.h"
-#include "formats/checkpoint.h"
 #include "formats/torch_dist/plan.h"
 #include "formats/torch_dist/writer.h"
 
@@ -35,13 +36,12 @@ struct ImportPlan {
 };
 
 // Layers are stacked along a leading axis where Megatron-Core does so. The ranks of `placement`
-// decide the chunks and their files. Errors: kCorrupt with a cause id when `hf` is not complete;
-// those of PlanTorchDist.
-Result<ImportPlan> PlanImport(const Model& model, const Placement& placement, const Checkpoint& hf,
-                              const ImportOptions& options);
+// decide the chunks and their files. Errors: those of PlanTorchDist; kUnsupported "mixed-dtypes".
+Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
+                              const ParameterSource& source, const ImportOptions& options);
 
 // Moves the bytes. `writer` was made from plan.disk.
-Status Import(const Model& model, const Checkpoint& hf, const ImportPlan& plan,
-              const ImportOptions& options, TorchDistWriter& writer);
+Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
+              TorchDistWriter& writer);
 
 }  // namespace weighbridge

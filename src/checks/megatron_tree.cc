@@ -113,7 +113,7 @@ class Verifier {
   Status Compare(const ShardPlan& plan, int plan_rank, const MegatronTensor& tensor,
                  ResultRow row) {
     int64_t judged = 0;
-    WB_TRY(const ShardPlan::Difference d, plan.Verify(hf_, plan_rank, 0, tensor.bytes, judged));
+    WB_TRY(const ShardPlan::Difference d, plan.Verify(plan_rank, 0, tensor.bytes, judged));
     if (judged != plan.local_numel()) {
       return Fail(ErrorKind::kInternal, "coverage",
                   fmt::format("{} of {} elements of {} were judged", judged, plan.local_numel(),
@@ -170,7 +170,7 @@ Result<MegatronTree> ImportTree(const Model& model, const Placement& placement,
       tensor.shape = plan.local_shape();
       tensor.bytes.resize(static_cast<size_t>(plan.local_numel() * BitsOf(tensor.dtype) / 8));
       const int plan_rank = placed.parameter->cut.replicated() ? 0 : r;
-      WB_RETURN_IF_ERROR(plan.Gather(hf, plan_rank, 0, tensor.bytes, scratch));
+      WB_RETURN_IF_ERROR(plan.Gather(plan_rank, 0, tensor.bytes, scratch));
       tree.tensors.push_back(std::move(tensor));
     }
   }

@@ -95,7 +95,7 @@ bool EqualRun(const Run& run, const std::byte* source, const std::byte* block) {
   }
 }
 
-void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+void GatherBytes(const Plan& plan, const Sources& sources, int64_t begin,
                  std::span<std::byte> out) {
   const auto end = begin + static_cast<int64_t>(out.size());
   plan.Visit(begin, end, [&](const Run& run) {
@@ -108,7 +108,7 @@ void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
   });
 }
 
-bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+bool EqualBytes(const Plan& plan, const Sources& sources, int64_t begin,
                 std::span<const std::byte> block) {
   const auto end = begin + static_cast<int64_t>(block.size());
   bool equal = true;
@@ -119,16 +119,16 @@ bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
   return equal;
 }
 
-Status GatherElements(const Plan& plan, const HfSources& sources, Op op, DType dtype, int64_t begin,
+Status GatherElements(const Plan& plan, const Sources& sources, Op op, DType dtype, int64_t begin,
                       std::span<std::byte> out, std::vector<std::byte>& scratch) {
-  const int64_t hf_size = BitsOf(sources.dtype) / 8;
+  const int64_t source_size = BitsOf(sources.dtype) / 8;
   const int64_t elements = static_cast<int64_t>(out.size()) * 8 / BitsOf(dtype);
   if (op == Op::kNone && dtype == sources.dtype) {
-    GatherBytes(plan, sources, begin * hf_size, out);
+    GatherBytes(plan, sources, begin * source_size, out);
     return {};
   }
-  scratch.resize(static_cast<size_t>(elements * hf_size));
-  GatherBytes(plan, sources, begin * hf_size, scratch);
+  scratch.resize(static_cast<size_t>(elements * source_size));
+  GatherBytes(plan, sources, begin * source_size, scratch);
   return Apply(op, sources.dtype, scratch, dtype, out);
 }
 

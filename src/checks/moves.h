@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "base/result.h"
-#include "formats/checkpoint.h"
 #include "mapping/ops.h"
 #include "mapping/plan.h"
+#include "tensor/dtype.h"
 
 namespace weighbridge {
 
@@ -20,28 +20,24 @@ void ScatterRun(const Run& run, const std::byte* from, std::byte* target);
 // Whether `block`, contiguous, holds a run's bytes.
 bool EqualRun(const Run& run, const std::byte* source, const std::byte* block);
 
-// What a plan's runs refer to on the other side: the HF tensors of one parameter.
-struct HfSources {
-  const Checkpoint* hf = nullptr;
-  std::vector<const TensorInfo*> tensors;
-  DType dtype = DType::kF32;  // of all of them
+// What a plan's runs refer to on the other side: tensors of one dtype, by their first bytes.
+struct Sources {
+  std::vector<const std::byte*> starts;
+  DType dtype = DType::kF32;
 
-  const std::byte* Data(int source) const {
-    return hf->Data(*tensors[static_cast<size_t>(source)]).data();
-  }
+  const std::byte* Data(int source) const { return starts[static_cast<size_t>(source)]; }
 };
 
 // Fills `out` with bytes [begin, begin + out.size()) of what the plan walks; padding is zero.
-void GatherBytes(const Plan& plan, const HfSources& sources, int64_t begin,
-                 std::span<std::byte> out);
+void GatherBytes(const Plan& plan, const Sources& sources, int64_t begin, std::span<std::byte> out);
 // Whether `block` is what GatherBytes would give, without a copy; padding is not looked at. Stops
 // at the first difference.
-bool EqualBytes(const Plan& plan, const HfSources& sources, int64_t begin,
+bool EqualBytes(const Plan& plan, const Sources& sources, int64_t begin,
                 std::span<const std::byte> block);
 
 // Elements [begin, begin + out.size() / element size) of what the plan walks, after `op` and in
 // `dtype`. `scratch` is reused between calls.
-Status GatherElements(const Plan& plan, const HfSources& sources, Op op, DType dtype, int64_t begin,
+Status GatherElements(const Plan& plan, const Sources& sources, Op op, DType dtype, int64_t begin,
                       std::span<std::byte> out, std::vector<std::byte>& scratch);
 
 }  // namespace weighbridge

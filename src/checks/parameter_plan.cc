@@ -4,15 +4,14 @@
 
 #include <vector>
 
-#include "mapping/boxes.h"
-
 namespace weighbridge {
 
 Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter& p,
                                             const Checkpoint& hf) {
   ParameterPlan out;
   out.parameter_ = &p;
-  out.sources_.hf = &hf;
+  out.bytes_.shape = p.shape;
+  out.bytes_.op = p.op;
   WB_TRY(out.transform_, model.Plan(p));
   std::vector<SourceExtent> extents;
   for (size_t i = 0; i < p.hf.size(); ++i) {
@@ -20,7 +19,7 @@ Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter&
     if (info == nullptr) {
       return Fail(ErrorKind::kInternal, "inventory", fmt::format("'{}' is not there", p.hf[i]));
     }
-    auto& tensors = out.sources_.tensors;
+    auto& tensors = out.tensors_;
     if (i > 0 && info->dtype != tensors[0]->dtype) {
       return Fail(
           ErrorKind::kUnsupported, "mixed-dtypes",
@@ -29,29 +28,24 @@ Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter&
           p.hf[i]);
     }
     tensors.push_back(info);
+    out.bytes_.sources.starts.push_back(hf.Data(*info).data());
     extents.push_back({out.transform_.sources[i].begin, out.transform_.sources[i].numel});
   }
-  out.sources_.dtype = out.sources_.tensors[0]->dtype;
-  if (BitsOf(out.sources_.dtype) % 8 != 0) {
+  const DType dtype = out.tensors_[0]->dtype;
+  out.bytes_.sources.dtype = dtype;
+  if (BitsOf(dtype) % 8 != 0) {
     return Fail(ErrorKind::kUnsupported, "dtype",
-                fmt::format("{} packs several elements into a byte", ShortName(out.sources_.dtype)),
-                p.hf[0]);
+                fmt::format("{} packs several elements into a byte", ShortName(dtype)), p.hf[0]);
   }
   WB_RETURN_IF_ERROR(ProveBijection(out.transform_.layout, extents));
-  WB_TRY(out.plan_, CompileByTarget(out.transform_.layout, BitsOf(out.sources_.dtype) / 8));
+  WB_TRY(out.bytes_.plan, CompileByTarget(out.transform_.layout, BitsOf(dtype) / 8));
   return out;
 }
 
-Result<Plan> ParameterPlan::Box(const Shape& offsets, const Shape& sizes) const {
-  if (sizes == parameter_->shape) return plan_;
-  WB_TRY(const Plan cut, BoxPlan(parameter_->shape, {offsets, sizes}, BitsOf(sources_.dtype) / 8));
-  return Compose(cut, plan_);
-}
-
 ParameterPlan::Origin ParameterPlan::OriginOf(int64_t element) const {
-  const int64_t size = BitsOf(sources_.dtype) / 8;
+  const int64_t size = BitsOf(sources().dtype) / 8;
   Origin origin;
-  plan_.Visit(element * size, (element + 1) * size, [&](const Run& run) {
+  plan().Visit(element * size, (element + 1) * size, [&](const Run& run) {
     origin.source = run.other;
     origin.element = run.other_offset / size;
   });

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "checks/moves.h"
+#include "checks/parameter_source.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "mapping/plan.h"
@@ -20,12 +21,12 @@ class ParameterPlan {
 
   const Parameter& parameter() const { return *parameter_; }
   const TransformPlan& transform() const { return transform_; }
-  const HfSources& sources() const { return sources_; }
+  // The HF tensors, in the transform's order; all of one dtype.
+  const std::vector<const TensorInfo*>& tensors() const { return tensors_; }
+  const ParameterBytes& bytes() const { return bytes_; }
+  const Sources& sources() const { return bytes_.sources; }
   // Walks the global tensor, in HF's dtype.
-  const Plan& plan() const { return plan_; }
-
-  // Walks the box of the global tensor at `offsets` of `sizes`, row-major, in HF's dtype.
-  Result<Plan> Box(const Shape& offsets, const Shape& sizes) const;
+  const Plan& plan() const { return bytes_.plan; }
 
   // The source and the element in it that element `element` of the global tensor comes from;
   // source kZeroSource for padding.
@@ -38,8 +39,8 @@ class ParameterPlan {
  private:
   const Parameter* parameter_ = nullptr;
   TransformPlan transform_;
-  HfSources sources_;
-  Plan plan_;
+  std::vector<const TensorInfo*> tensors_;
+  ParameterBytes bytes_;
 };
 
 }  // namespace weighbridge

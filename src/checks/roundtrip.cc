@@ -192,9 +192,9 @@ class RoundTripper {
       const int64_t n = std::min(step, chunk.end - at);
       const std::span<std::byte> bytes =
           std::span(block).first(static_cast<size_t>(n * megatron_element));
-      WB_RETURN_IF_ERROR(plan.Gather(hf_, chunk.rank, at, bytes, scratch));
+      WB_RETURN_IF_ERROR(plan.Gather(chunk.rank, at, bytes, scratch));
       WB_TRY(const ShardPlan::Difference difference,
-             plan.Compare(hf_, chunk.rank, at, bytes, covered, rounded, scratch));
+             plan.Compare(chunk.rank, at, bytes, covered, rounded, scratch));
       if (difference.mismatched > 0) Record(plan, chunk.rank, difference);
     }
     for (size_t i = 0; i < covered.size(); ++i) {

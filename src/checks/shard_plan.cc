@@ -20,7 +20,8 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
   ShardPlan out;
   out.parameter_ = &p;
   WB_TRY(ParameterPlan whole, ParameterPlan::Create(model, p, hf));
-  out.sources_ = whole.sources().tensors;
+  out.sources_ = whole.tensors();
+  out.data_ = whole.sources();
   out.hf_dtype_ = whole.sources().dtype;
   out.transform_ = whole.transform();
   out.megatron_dtype_ = p.rule->dtype.value_or(out.hf_dtype_);
@@ -45,10 +46,10 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
   return out;
 }
 
-Status ShardPlan::Gather(const Checkpoint& hf, int rank, int64_t begin, std::span<std::byte> out,
+Status ShardPlan::Gather(int rank, int64_t begin, std::span<std::byte> out,
                          std::vector<std::byte>& scratch) const {
-  return GatherElements(forward_[static_cast<size_t>(rank)], {&hf, sources_, hf_dtype_},
-                        parameter_->op, megatron_dtype_, begin, out, scratch);
+  return GatherElements(forward_[static_cast<size_t>(rank)], data_, parameter_->op, megatron_dtype_,
+                        begin, out, scratch);
 }
 
 void ShardPlan::Difference::Add(size_t of_source, int64_t hf_at, int64_t local_at) {
@@ -70,7 +71,7 @@ void ShardPlan::Difference::Add(size_t of_source, int64_t hf_at, int64_t local_a
   }
 }
 
-Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank, int64_t begin,
+Result<ShardPlan::Difference> ShardPlan::Compare(int rank, int64_t begin,
                                                  std::span<const std::byte> megatron,
                                                  std::span<int64_t> covered,
                                                  std::span<int64_t> rounded,
@@ -112,7 +113,7 @@ Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank,
     }
     const auto s = static_cast<size_t>(run.other);
     covered[s] += run.bytes() / hf_size;
-    const std::byte* source = hf.Data(*sources_[s]).data();
+    const std::byte* source = data_.starts[s];
     if (EqualRun(run, source, found)) return;
     for (int64_t at = 0; at < run.bytes(); at += hf_size) {
       const int64_t chunk = at / run.length;
@@ -128,7 +129,7 @@ Result<ShardPlan::Difference> ShardPlan::Compare(const Checkpoint& hf, int rank,
   return difference;
 }
 
-Result<ShardPlan::Difference> ShardPlan::Verify(const Checkpoint& hf, int rank, int64_t begin,
+Result<ShardPlan::Difference> ShardPlan::Verify(int rank, int64_t begin,
                                                 std::span<const std::byte> megatron,
                                                 int64_t& local) const {
   constexpr int64_t kBlockElements = 1 << 14;
@@ -148,7 +149,7 @@ Result<ShardPlan::Difference> ShardPlan::Verify(const Checkpoint& hf, int rank, 
     if (padding) {
       std::memset(wanted.data(), 0, wanted.size());
     } else {
-      GatherRun(run, hf.Data(*sources_[static_cast<size_t>(run.other)]).data(), source.data());
+      GatherRun(run, data_.Data(run.other), source.data());
       if (auto applied = Apply(parameter_->op, hf_dtype_, source, megatron_dtype_, wanted);
           !applied) {
         failed = applied;

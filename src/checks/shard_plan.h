@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/moves.h"
 #include "checks/result.h"
 #include "family/shards.h"
 #include "formats/checkpoint.h"
@@ -16,7 +17,8 @@ namespace weighbridge {
 class ShardPlan {
  public:
   // Every HF tensor of `p` must be in `hf` with the shape that the transform wants (the inventory
-  // check comes first). Proves that layout and joining rule are bijections. Errors: kUsage "grid"
+  // check comes first), which must outlive this. Proves that layout and joining rule are
+  // bijections. Errors: kUsage "grid"
   // when the parameter cannot be cut, kUnsupported for mixed dtypes, kInternal when a proof fails.
   static Result<ShardPlan> Create(const Model& model, const Placement& placement,
                                   const Parameter& p, const Checkpoint& hf);
@@ -36,7 +38,7 @@ class ShardPlan {
 
   // Writes elements [begin, begin + out.size() / element size) of rank `rank`'s tensor, in
   // Megatron's dtype.  `scratch` is reused between calls.
-  Status Gather(const Checkpoint& hf, int rank, int64_t begin, std::span<std::byte> out,
+  Status Gather(int rank, int64_t begin, std::span<std::byte> out,
                 std::vector<std::byte>& scratch) const;
 
   // What a comparison found. Offsets are of the first difference, in elements.
@@ -59,16 +61,16 @@ class ShardPlan {
   // HF tensors that they belong to. `rounded` counts elements that differ from HF's by the lawful
   // rounding of an op that cannot restore every bit; they are not mismatches. `covered[i]` grows by
   // the elements of source i.
-  Result<Difference> Compare(const Checkpoint& hf, int rank, int64_t begin,
-                             std::span<const std::byte> megatron, std::span<int64_t> covered,
-                             std::span<int64_t> rounded, std::vector<std::byte>& scratch) const;
+  Result<Difference> Compare(int rank, int64_t begin, std::span<const std::byte> megatron,
+                             std::span<int64_t> covered, std::span<int64_t> rounded,
+                             std::vector<std::byte>& scratch) const;
 
   // Judges the bytes of rank `rank`'s tensor, whoever wrote them, by the rule of verification: each
   // Megatron value is f(HF value), rounded once into Megatron's dtype, bit for bit. (Compare asks
   // what comes back in HF's dtype, to which bytes of a wider tensor may be lost.) Reads the same
   // runs; `local` grows by the elements judged, padding included.
-  Result<Difference> Verify(const Checkpoint& hf, int rank, int64_t begin,
-                            std::span<const std::byte> megatron, int64_t& local) const;
+  Result<Difference> Verify(int rank, int64_t begin, std::span<const std::byte> megatron,
+                            int64_t& local) const;
 
   // Index of a local element in the rank's tensor, of an HF element in its tensor.
   std::vector<int64_t> LocalIndex(int64_t element) const;
@@ -78,6 +80,7 @@ class ShardPlan {
   const Parameter* parameter_ = nullptr;
   TransformPlan transform_;
   std::vector<const TensorInfo*> sources_;
+  Sources data_;  // of sources_
   DType hf_dtype_ = DType::kF32, megatron_dtype_ = DType::kF32;
   int ranks_ = 1;
   Shape local_shape_;

@@ -53,7 +53,7 @@ std::string BitsText(DType dtype, std::span<const std::byte> bytes, int64_t elem
 
 class Verifier {
  public:
-  Verifier(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
+  Verifier(const Model& model, const Checkpoint& hf, const MegatronCheckpoint& megatron,
            const VerifyOptions& options)
       : model_(model), hf_(hf), megatron_(megatron), options_(options) {}
 
@@ -140,12 +140,10 @@ class Verifier {
     const BoundParameter& b = *subject.bound;
     WB_TRY(ParameterPlan plan, ParameterPlan::Create(model_, *b.parameter, hf_));
     for (const BoundChunk& chunk : b.chunks) {
-      WB_TRY(Plan box, plan.Box(chunk.offsets, chunk.sizes));
+      WB_TRY(Plan box, plan.bytes().Box(chunk.offsets, chunk.sizes));
       subject.boxes.push_back(std::move(box));
-      WB_TRY(const auto data, megatron_.Data(*b.tensor, *chunk.chunk));
-      subject.data.push_back(
-          Elements(data, b.tensor->dtype, chunk.first_element, Numel(chunk.sizes)));
     }
+    WB_TRY(subject.data, ChunkBytes(megatron_, b));
     subject.plan = std::move(plan);
     return {};
   }
@@ -162,7 +160,7 @@ class Verifier {
   Status Compare(const Piece& piece) {
     Subject& subject = *piece.subject;
     const DType dtype = subject.bound->tensor->dtype;
-    const HfSources& sources = subject.plan->sources();
+    const Sources& sources = subject.plan->sources();
     const Op op = subject.bound->parameter->op;
     const Plan& plan = subject.boxes[piece.chunk];
     const auto found =
@@ -190,7 +188,7 @@ class Verifier {
                          std::span<const std::byte> found, std::vector<std::byte>& expected,
                          std::vector<std::byte>& scratch) {
     const DType dtype = subject.bound->tensor->dtype;
-    const HfSources& sources = subject.plan->sources();
+    const Sources& sources = subject.plan->sources();
     expected.resize(found.size());
     WB_RETURN_IF_ERROR(GatherElements(subject.boxes[chunk], sources, subject.bound->parameter->op,
                                       dtype, begin, expected, scratch));
@@ -355,7 +353,7 @@ class Verifier {
                                 in_parameter.end());
     const ParameterPlan::Origin origin = subject.plan->OriginOf(element);
     if (origin.source == kZeroSource) return;
-    const TensorInfo& t = *subject.plan->sources().tensors[static_cast<size_t>(origin.source)];
+    const TensorInfo& t = *subject.plan->tensors()[static_cast<size_t>(origin.source)];
     first.hf_tensor = t.name;
     first.hf_index = MultiIndex(t.shape, origin.element);
   }
@@ -415,7 +413,7 @@ class Verifier {
         report_.results.begin(), report_.results.end(),
         [](const ResultRow& a, const ResultRow& b) { return a.megatron.name < b.megatron.name; });
     report_.details.emplace_back("family", model_.spec().name);
-    report_.details.emplace_back("format", "torch_dist");
+    report_.details.emplace_back("format", std::string(megatron_.format()));
     report_.details.emplace_back("megatron tensors",
                                  fmt::format("{}", megatron_.metadata().tensors.size()));
     if (model_.padded_vocab() != model_.vocab()) {
@@ -432,13 +430,14 @@ class Verifier {
     for (const FileInfo& file : hf_.files()) {
       report_.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
     }
-    report_.inputs.push_back({(megatron_.path() / ".metadata").string(), megatron_.metadata_bytes(),
-                              megatron_.metadata_xxh3(), std::nullopt});
+    for (const FileInfo& file : megatron_.identity()) {
+      report_.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
+    }
   }
 
   const Model& model_;
   const Checkpoint& hf_;
-  const TorchDistCheckpoint& megatron_;
+  const MegatronCheckpoint& megatron_;
   const VerifyOptions& options_;
   MegatronBinding binding_;
   std::vector<std::unique_ptr<Subject>> subjects_;
@@ -447,7 +446,7 @@ class Verifier {
 
 }  // namespace
 
-Result<Report> Verify(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
+Result<Report> Verify(const Model& model, const Checkpoint& hf, const MegatronCheckpoint& megatron,
                       const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   WB_TRY(Report report, Verifier(model, hf, megatron, options).Judge());

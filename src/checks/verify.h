@@ -9,7 +9,7 @@
 #include "checks/result.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
-#include "formats/torch_dist/reader.h"
+#include "formats/megatron_checkpoint.h"
 
 namespace weighbridge {
 
@@ -24,7 +24,7 @@ struct VerifyOptions {
 
 // One row per Megatron parameter, in name order; causes, notes, unproven and details filled; not
 // concluded. `model` was expanded with the inventory of `hf` and, as pad_vocab, StoredVocab.
-Result<Report> Verify(const Model& model, const Checkpoint& hf, const TorchDistCheckpoint& megatron,
+Result<Report> Verify(const Model& model, const Checkpoint& hf, const MegatronCheckpoint& megatron,
                       const VerifyOptions& options);
 
 }  // namespace weighbridge

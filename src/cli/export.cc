@@ -45,7 +45,7 @@ struct Like {
 };
 
 // Without --like and --config: the model that run_config.yaml names, when it is on this machine.
-Status FindSource(const TorchDistCheckpoint& megatron, ExportArguments& a, Conversion& done) {
+Status FindSource(const MegatronCheckpoint& megatron, ExportArguments& a, Conversion& done) {
   WB_TRY(const auto run_config, ReadRunConfig(megatron.path() / kRunConfigName));
   const std::string model = run_config ? run_config->HfModel() : "";
   if (!model.empty() && ResolveModelPath(model)) {
@@ -82,7 +82,7 @@ Result<std::unique_ptr<Like>> OpenLike(const ExportArguments& a) {
   return like;
 }
 
-Result<Model> ExpandModel(const Like& like, const TorchDistCheckpoint& megatron, bool without_mtp) {
+Result<Model> ExpandModel(const Like& like, const MegatronCheckpoint& megatron, bool without_mtp) {
   ExpandOptions expand;
   if (like.model != nullptr) {
     expand.has = [&](const std::string& name) {

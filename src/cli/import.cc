@@ -95,7 +95,8 @@ Result<Conversion> Make(ImportArguments& a) {
   a.options.dialect = a.dialect == "local" ? Dialect::kLocal : Dialect::kTe;
   if (!a.dtype.empty()) a.options.dtype = ParseShortName(a.dtype);
   WB_TRY(const std::string run_config, RunConfigText(model, *input, a));
-  WB_TRY(ImportPlan plan, PlanImport(model, placement, *input->checkpoint, a.options));
+  WB_TRY(const HfParameters source, HfParameters::Create(model, *input->checkpoint));
+  WB_TRY(ImportPlan plan, PlanImport(model, placement, source, a.options));
   std::error_code error;
   fs::create_directories(root, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", root));
@@ -111,7 +112,7 @@ Result<Conversion> Make(ImportArguments& a) {
   Progress progress("import", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
   WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(folder.path(), plan.disk));
-  WB_RETURN_IF_ERROR(Import(model, *input->checkpoint, plan, a.options, writer));
+  WB_RETURN_IF_ERROR(Import(source, plan, a.options, writer));
   WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, TrainStatePt({})));
   if (!run_config.empty()) WB_RETURN_IF_ERROR(folder.WriteFile(kRunConfigName, run_config));
   if (a.verify == "page") {

@@ -183,7 +183,7 @@ Error JudgeConfigError(Error error) {
   return error;
 }
 
-Result<std::unique_ptr<TorchDistCheckpoint>> OpenMegatron(const std::string& path) {
+Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path) {
   WB_TRY(const MegatronFolder folder, FindMegatronFolder(path));
   if (!folder.is_torch_dist) {
     return Fail(ErrorKind::kUnsupported, "unsupported-format",

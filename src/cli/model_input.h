@@ -71,7 +71,7 @@ Error JudgeConfigError(Error error);
 
 // Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that
 // is not torch_dist.
-Result<std::unique_ptr<TorchDistCheckpoint>> OpenMegatron(const std::string& path);
+Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path);
 
 // Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.
 Result<nlohmann::json> ReadConfig(const std::filesystem::path& path);

@@ -20,7 +20,7 @@ struct VerifyArguments {
   VerifyOptions options;
 };
 
-Result<Model> ExpandFor(const ModelInput& input, const TorchDistCheckpoint& megatron,
+Result<Model> ExpandFor(const ModelInput& input, const MegatronCheckpoint& megatron,
                         bool without_mtp) {
   ExpandOptions expand;
   expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };

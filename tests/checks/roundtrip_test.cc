@@ -114,13 +114,13 @@ TEST(ShardPlan, CountsTheFaultsOfEachSourceWhateverTheBlocks) {
   const auto plan = ShardPlan::Create(*opened->model, *placement, *qkv, *opened->hf);
   ASSERT_TRUE(plan) << plan.error().what;
   std::vector<std::byte> whole(static_cast<size_t>(plan->local_numel()) * 2), scratch;
-  ASSERT_TRUE(plan->Gather(*opened->hf, 0, 0, whole, scratch));
+  ASSERT_TRUE(plan->Gather(0, 0, whole, scratch));
   for (size_t i = 0; i < whole.size(); i += 2) whole[i] ^= std::byte{1};
   for (const size_t step : {size_t{2}, size_t{130}, whole.size()}) {
     std::vector<int64_t> covered(3), rounded(3), mismatched(3);
     for (size_t at = 0; at < whole.size(); at += step) {
       const auto part = std::span(whole).subspan(at, std::min(step, whole.size() - at));
-      const auto d = plan->Compare(*opened->hf, 0, static_cast<int64_t>(at / 2), part, covered,
+      const auto d = plan->Compare(0, static_cast<int64_t>(at / 2), part, covered,
                                    rounded, scratch);
       ASSERT_TRUE(d);
       for (const auto& s : d->by_source) mismatched[s.source] += s.mismatched;

@@ -42,8 +42,7 @@ Result<std::unique_ptr<TorchDistCheckpoint>> TorchDistCheckpoint::Open(const fs:
   const fs::path path = folder / kMetadataName;
   WB_TRY(const auto file, MappedFile::Open(path));
   WB_TRY(out->metadata_, ParseDistMetadata(file->bytes(), path.string()));
-  out->metadata_xxh3_ = Xxh3Hex(file->bytes());
-  out->metadata_bytes_ = file->size();
+  out->metadata_file_ = {path, file->size(), Xxh3Hex(file->bytes())};
   for (const std::string& name : out->metadata_.files) {
     if (!StaysInside(name)) {
       return Corrupt("header-corrupt", fmt::format("it names '{}', which is outside", name),

@@ -12,30 +12,29 @@
 
 #include "base/file.h"
 #include "base/result.h"
+#include "formats/megatron_checkpoint.h"
 #include "formats/torch_dist/read_metadata.h"
 #include "formats/torch_file/torch_file.h"
 
 namespace weighbridge {
 
 // Immutable after Open; all methods may be called from any thread.
-class TorchDistCheckpoint {
+class TorchDistCheckpoint final : public MegatronCheckpoint {
  public:
   // `folder` holds .metadata. Every file that it names is there and long enough. Errors: those of
   // ParseDistMetadata, kCorrupt "shard-missing", "file-truncated".
   static Result<std::unique_ptr<TorchDistCheckpoint>> Open(const std::filesystem::path& folder);
 
-  const std::filesystem::path& path() const { return folder_; }
-  const DistMetadata& metadata() const { return metadata_; }
-  // XXH3-128 of .metadata, hex.
-  const std::string& metadata_xxh3() const { return metadata_xxh3_; }
-  uint64_t metadata_bytes() const { return metadata_bytes_; }
-  uint64_t FileBytes(uint32_t file) const { return files_[file]->size(); }
+  const std::filesystem::path& path() const override { return folder_; }
+  std::string_view format() const override { return "torch_dist"; }
+  const DistMetadata& metadata() const override { return metadata_; }
+  std::vector<FileInfo> identity() const override { return {metadata_file_}; }
   // Files in the folder that hold tensors and belong to no entry (another save's).
   const std::vector<std::filesystem::path>& extra_files() const { return extra_files_; }
 
-  // The chunk's elements, row-major, as long as this lives. Errors: kCorrupt when the entry's ZIP
-  // is not valid or holds another dtype or shape than .metadata says.
-  Result<std::span<const std::byte>> Data(const DistTensor& tensor, const DistChunk& chunk) const;
+  // kCorrupt when the entry's ZIP is not valid or holds another dtype or shape than .metadata says.
+  Result<std::span<const std::byte>> Data(const DistTensor& tensor,
+                                          const DistChunk& chunk) const override;
   // What torch.save stored under the key.
   Result<TorchFile> Object(const DistObject& object) const;
 
@@ -45,8 +44,7 @@ class TorchDistCheckpoint {
 
   std::filesystem::path folder_;
   DistMetadata metadata_;
-  std::string metadata_xxh3_;
-  uint64_t metadata_bytes_ = 0;
+  FileInfo metadata_file_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::vector<std::filesystem::path> extra_files_;
 };

@@ -1,0 +1,75 @@
+#include "checks/parameter_source.h"
+
+#include <utility>
+
+#include "checks/inventory.h"
+#include "checks/parameter_plan.h"
+#include "mapping/boxes.h"
+
+namespace weighbridge {
+
+Result<Plan> ParameterBytes::Box(const Shape& offsets, const Shape& sizes) const {
+  if (sizes == shape) return plan;
+  WB_TRY(const Plan cut, BoxPlan(shape, {offsets, sizes}, BitsOf(sources.dtype) / 8));
+  return Compose(cut, plan);
+}
+
+Result<HfParameters> HfParameters::Create(const Model& model, const Checkpoint& hf) {
+  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
+  return HfParameters(model, hf);
+}
+
+DType HfParameters::StoredDType(const Parameter& p) const { return hf_->Find(p.hf[0])->dtype; }
+
+Result<ParameterBytes> HfParameters::Open(const Parameter& p) const {
+  WB_TRY(const ParameterPlan plan, ParameterPlan::Create(*model_, p, *hf_));
+  return plan.bytes();
+}
+
+Result<MegatronParameters> MegatronParameters::Create(const Model& model,
+                                                      const MegatronCheckpoint& megatron,
+                                                      bool without_mtp) {
+  MegatronBinding binding = BindMegatron(model, megatron.metadata(), without_mtp);
+  if (binding.causes.empty()) return MegatronParameters(megatron, std::move(binding));
+  const Cause& cause = binding.causes.front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0],
+                 "`weighbridge verify` lists all of them");
+}
+
+MegatronParameters::MegatronParameters(const MegatronCheckpoint& megatron, MegatronBinding binding)
+    : megatron_(&megatron), binding_(std::move(binding)) {
+  for (size_t i = 0; i < binding_.bound.size(); ++i) index_[binding_.bound[i].parameter] = i;
+}
+
+DType MegatronParameters::StoredDType(const Parameter& p) const { return Bound(p).tensor->dtype; }
+
+Result<ParameterBytes> MegatronParameters::Open(const Parameter& p) const {
+  const BoundParameter& bound = Bound(p);
+  ParameterBytes bytes;
+  bytes.shape = p.shape;
+  bytes.sources.dtype = bound.tensor->dtype;
+  WB_TRY(const auto chunks, ChunkBytes(*megatron_, bound));
+  for (const auto& chunk : chunks) bytes.sources.starts.push_back(chunk.data());
+  WB_TRY(bytes.plan, JoinChunks(bound));
+  return bytes;
+}
+
+Result<std::vector<std::span<const std::byte>>> ChunkBytes(const MegatronCheckpoint& megatron,
+                                                           const BoundParameter& bound) {
+  std::vector<std::span<const std::byte>> out;
+  const auto size = static_cast<size_t>(BitsOf(bound.tensor->dtype) / 8);
+  for (const BoundChunk& c : bound.chunks) {
+    WB_TRY(const auto data, megatron.Data(*bound.tensor, *c.chunk));
+    out.push_back(data.subspan(static_cast<size_t>(c.first_element) * size,
+                               static_cast<size_t>(Numel(c.sizes)) * size));
+  }
+  return out;
+}
+
+Result<Plan> JoinChunks(const BoundParameter& bound) {
+  std::vector<TensorBox> boxes;
+  for (const BoundChunk& c : bound.chunks) boxes.push_back({c.offsets, c.sizes});
+  return JoinBoxes(bound.parameter->shape, boxes, BitsOf(bound.tensor->dtype) / 8);
+}
+
+}  // namespace weighbridge
