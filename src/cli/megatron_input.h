@@ -1,0 +1,54 @@
+// A Megatron checkpoint on the command line, and which model it is: the config of Hugging Face
+// comes from --like, --config, or the source that run_config.yaml names.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/model_input.h"
+#include "cli/output_guard.h"
+#include "family/model.h"
+#include "formats/megatron_checkpoint.h"
+
+namespace weighbridge::cli {
+
+struct MegatronArguments {
+  std::string megatron, like, config;
+  std::vector<std::string> families;
+
+  // What a command reads, for CheckOutputs.
+  CommandInputs Inputs() const;
+};
+
+// --like, --config and --family. `what` ends the sentence "the Hugging Face model ...".
+void AddMegatronModelOptions(CLI::App& command, MegatronArguments& arguments,
+                             const std::string& what);
+
+struct MegatronInput {
+  std::unique_ptr<MegatronCheckpoint> checkpoint;
+  // The Hugging Face model of --like, or the one that run_config.yaml names; nullptr with --config
+  // alone.
+  std::unique_ptr<ModelInput> like;
+  std::string like_name;  // what was typed or recorded
+  const FamilySpec* family = nullptr;
+  nlohmann::json config;
+  std::filesystem::path config_file;
+  std::vector<std::string> notes;
+  FamilyLibrary families;  // of `family` without `like`
+
+  // The checkpoint of `like`, or nullptr.
+  const Checkpoint* Original() const { return like ? like->checkpoint.get() : nullptr; }
+};
+
+// Errors: those of OpenMegatron and OpenModelInput; kUsage when nothing says which model it is.
+Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments& arguments);
+
+// The model as the checkpoint holds it (its padded vocabulary).
+Result<Model> ExpandModel(const MegatronInput& input, bool without_mtp);
+
+}  // namespace weighbridge::cli
