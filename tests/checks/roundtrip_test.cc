@@ -120,8 +120,8 @@ TEST(ShardPlan, CountsTheFaultsOfEachSourceWhateverTheBlocks) {
     std::vector<int64_t> covered(3), rounded(3), mismatched(3);
     for (size_t at = 0; at < whole.size(); at += step) {
       const auto part = std::span(whole).subspan(at, std::min(step, whole.size() - at));
-      const auto d = plan->Compare(0, static_cast<int64_t>(at / 2), part, covered,
-                                   rounded, scratch);
+      const auto d =
+          plan->Compare(0, static_cast<int64_t>(at / 2), part, covered, rounded, scratch);
       ASSERT_TRUE(d);
       for (const auto& s : d->by_source) mismatched[s.source] += s.mismatched;
     }

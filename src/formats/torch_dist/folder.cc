@@ -7,12 +7,11 @@
 #include "base/file.h"
 #include "base/strings.h"
 #include "formats/torch_dist/reader.h"
+#include "formats/torch_dist/run_files.h"
 
 namespace weighbridge {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr char kTracker[] = "latest_checkpointed_iteration.txt";
 
 bool Exists(const fs::path& path) {
   std::error_code error;
@@ -35,16 +34,6 @@ MegatronFolder Found(const fs::path& root, const fs::path& iteration) {
   return {root, iteration, Exists(iteration / ".metadata")};
 }
 
-// "0" -> "iter_0000000"; "release" as it is; "" when the text is neither.
-std::string FolderOf(const std::string& text) {
-  if (text == "release") return text;
-  if (text.empty() || text.size() > 18) return "";
-  for (char c : text) {
-    if (!std::isdigit(static_cast<unsigned char>(c))) return "";
-  }
-  return fmt::format("iter_{:07}", std::stoll(text));
-}
-
 std::string Trimmed(std::string text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text[0]))) text.erase(0, 1);
@@ -58,20 +47,20 @@ Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
   if (!Exists(path)) {
     return Fail(ErrorKind::kNotFound, "not-found", "there is no such folder", path.string());
   }
-  const fs::path tracker = path / kTracker;
+  const fs::path tracker = path / kTrackerName;
   if (!Exists(tracker)) {
     if (IsIteration(path)) {
       const fs::path parent = path.parent_path();
-      return Found(Exists(parent / kTracker) ? parent : path, path);
+      return Found(Exists(parent / kTrackerName) ? parent : path, path);
     }
     return Fail(ErrorKind::kNotFound, "no-weights",
                 "this is no Megatron checkpoint: it has neither a tracker file nor .metadata nor "
                 "mp_rank_* folders",
                 path.string(),
-                fmt::format("give the folder with {}, or one of its iter_N", kTracker));
+                fmt::format("give the folder with {}, or one of its iter_N", kTrackerName));
   }
   WB_TRY(const std::string text, ReadTextFile(tracker, 4096));
-  const std::string name = FolderOf(Trimmed(text));
+  const std::string name = TrackedFolder(Trimmed(text));
   if (name.empty()) {
     return Corrupt(
         "tracker-stale",

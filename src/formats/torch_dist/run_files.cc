@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cctype>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -81,5 +82,14 @@ std::string TrainStatePt(const TrainState& state) {
 }
 
 std::string IterationFolder(int64_t iteration) { return fmt::format("iter_{:07}", iteration); }
+
+std::string TrackedFolder(const std::string& text) {
+  if (text == "release") return text;
+  if (text.empty() || text.size() > 18) return "";
+  for (char c : text) {
+    if (!std::isdigit(static_cast<unsigned char>(c))) return "";
+  }
+  return IterationFolder(std::stoll(text));
+}
 
 }  // namespace weighbridge

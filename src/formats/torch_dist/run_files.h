@@ -46,5 +46,7 @@ inline constexpr const char* kTrackerName = "latest_checkpointed_iteration.txt";
 
 // "iter_0000000"
 std::string IterationFolder(int64_t iteration);
+// Of what a tracker says: "0" -> "iter_0000000", "release" as it is; "" when it is neither.
+std::string TrackedFolder(const std::string& text);
 
 }  // namespace weighbridge

@@ -1,0 +1,53 @@
+// What `import` and `convert` share: writing one iteration of a Megatron checkpoint, whole or not
+// at all, and then the tracker that names it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "base/result.h"
+#include "checks/import.h"
+#include "cli/conversion.h"
+
+namespace weighbridge::cli {
+
+struct MegatronTarget {
+  std::filesystem::path root;  // the folder with the tracker; made when it is not there
+  bool overwrite = false;
+  bool read_back = true;
+  std::string iteration = "0";     // as the tracker says it: digits or "release"
+  std::string run_config;          // "": none is written
+  std::string train_state;         // of train_state.pt
+  std::string latest_train_state;  // of latest_train_state.pt beside the iterations
+};
+
+// How the checkpoint is laid out.
+struct MegatronLayout {
+  ParallelGrid grid;
+  std::string dialect;  // "te", "local"
+  std::string dtype;    // "bf16", "fp16", "fp32"; "": as the source
+  int64_t pad_vocab = 0;
+  bool without_mtp = false;
+
+  Dialect Spec() const { return dialect == "local" ? Dialect::kLocal : Dialect::kTe; }
+};
+
+// The grid's options, --dialect (its default is layout.dialect, "" being that of the source),
+// --dtype, --pad-vocab, --without-mtp.
+void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout);
+
+// The dtype of the first parameter, the embedding: most weights have it.
+DType MainDType(const Model& model, const ParameterSource& source, const ImportOptions& options);
+
+// --overwrite and --verify.
+void AddMegatronTargetOptions(CLI::App& command, MegatronTarget& target);
+
+// Fills in of `done` what was written: tensors, files, bytes, read_back, published. Errors: those
+// of AtomicDirectory, TorchDistWriter and Import.
+Status WriteMegatron(const MegatronTarget& target, const ParameterSource& source,
+                     const ImportPlan& plan, ImportOptions options, const std::string& command,
+                     Conversion& done);
+
+}  // namespace weighbridge::cli
