@@ -110,6 +110,24 @@ void AddSource(const std::string& hf_model, json& out) {
   out["hf_model_revision"] = revision ? json(hf_model.substr(at + 1)) : json();
 }
 
+void AddVocabulary(const Model& model, json& out) {
+  // What is really in the checkpoint counts: padded rows, MTP layers that were left out.
+  out["vocab_size"] = model.padded_vocab();
+  out["should_pad_vocab"] = false;
+  if (out.contains("mtp_num_layers") && model.mtp_layers() == 0) out["mtp_num_layers"] = nullptr;
+}
+
+bool HasExperts(const json& model) {
+  const auto it = model.find("num_moe_experts");
+  return it != model.end() && !it->is_null();
+}
+
+Status AddSpec(const Model& model, Dialect dialect, json& out) {
+  WB_TRY(out["transformer_layer_spec"], LayerSpec(model, dialect));
+  out["transformer_impl"] = dialect == Dialect::kLocal ? "local" : "transformer_engine";
+  return {};
+}
+
 }  // namespace
 
 Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOptions& options) {
@@ -120,16 +138,11 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
                 model.spec().origin, "docs/families.md describes [bridge]");
   }
   json out = {{"_target_", rule.provider}};
-  WB_TRY(out["transformer_layer_spec"], LayerSpec(model, options.dialect));
-  out["transformer_impl"] = options.dialect == Dialect::kLocal ? "local" : "transformer_engine";
+  WB_RETURN_IF_ERROR(AddSpec(model, options.dialect, out));
   for (const Field& field : model.config()) out[field.name] = FieldValue(field);
   for (const Field& field : model.BridgeFields(options.dialect)) out[field.name] = field.value;
-  // What is really in the checkpoint counts: padded rows, MTP layers that were left out.
-  out["vocab_size"] = model.padded_vocab();
-  out["should_pad_vocab"] = false;
-  if (out.contains("mtp_num_layers") && model.mtp_layers() == 0) out["mtp_num_layers"] = nullptr;
-  const bool has_experts = out.contains("num_moe_experts") && !out["num_moe_experts"].is_null();
-  AddGrid(options.grid, has_experts, out);
+  AddVocabulary(model, out);
+  AddGrid(options.grid, HasExperts(out), out);
   AddDType(options.dtype, out);
   AddSource(options.hf_model, out);
   // Without these the bridge's training does not resume from a checkpoint.
@@ -142,6 +155,29 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
               {"model", std::move(out)},
               {"checkpoint", std::move(checkpoint)},
               {"tokenizer", nullptr}};
+}
+
+Status UpdateRunConfig(const Model& model, const BridgeConfigOptions& options,
+                       nlohmann::json& config) {
+  const auto section = config.is_object() ? config.find("model") : config.end();
+  if (section == config.end() || !section->is_object()) {
+    return Corrupt("header-corrupt", "there is no table `model` in it", "run_config.yaml");
+  }
+  json& out = *section;
+  const char* spec = options.dialect == Dialect::kLocal ? "local" : "transformer_engine";
+  if (out.value("transformer_impl", json()) != spec) {
+    WB_RETURN_IF_ERROR(AddSpec(model, options.dialect, out));
+    for (const Field& field : model.BridgeFields(options.dialect)) out[field.name] = field.value;
+  }
+  AddVocabulary(model, out);
+  const json sequence_parallel = out.value("sequence_parallel", json(false));
+  const json context = out.value("context_parallel_size", json(1));
+  AddGrid(options.grid, HasExperts(out), out);
+  // How it is trained, not how it is cut; Megatron refuses the first one without ranks.
+  if (options.grid.tp > 1) out["sequence_parallel"] = sequence_parallel;
+  out["context_parallel_size"] = context;
+  AddDType(options.dtype, out);
+  return {};
 }
 
 }  // namespace weighbridge

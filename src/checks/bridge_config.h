@@ -25,4 +25,10 @@ struct BridgeConfigOptions {
 // of that dialect.
 Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOptions& options);
 
+// Changes an existing document, as ParseYaml gave it, to what `options` say; everything else stays,
+// hf_model included. kUnsupported when the module spec changes and the family has no modules of
+// the new one; kCorrupt "header-corrupt" without a section `model`.
+Status UpdateRunConfig(const Model& model, const BridgeConfigOptions& options,
+                       nlohmann::json& config);
+
 }  // namespace weighbridge

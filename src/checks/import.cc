@@ -32,6 +32,7 @@ class Planner {
     std::vector<TorchDistBytes> entries;
     if (options_.extra_state) entries = ExtraStates();
     entries.push_back(CommonStateEntry({}));
+    if (!options_.common_state.empty()) entries.back().content = options_.common_state;
     WB_TRY(plan_.disk, PlanTorchDist(std::move(tensors_), std::move(entries)));
     return std::move(plan_);
   }

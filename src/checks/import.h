@@ -20,8 +20,10 @@ namespace weighbridge {
 struct ImportOptions {
   Dialect dialect = Dialect::kTe;
   std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
-  bool extra_state = true;     // write the empty `_extra_state` entries that layers ask for
-  int threads = 0;             // 0: as many as the process may use
+  // What torch.save wrote as the common state; "": that of a new run.
+  std::string common_state;
+  bool extra_state = true;  // write the empty `_extra_state` entries that layers ask for
+  int threads = 0;          // 0: as many as the process may use
   std::function<void(uint64_t bytes)> progress;  // called from any thread
 };
 

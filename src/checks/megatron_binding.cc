@@ -13,16 +13,18 @@ namespace {
 // What a checkpoint holds beside weights: counted, never a row.
 struct Passed {
   std::string_view prefix, infix, what;
+  const char* note = "not-weights";
 };
 constexpr Passed kPassedOver[] = {
     {"", "_extra_state", "extra state of modules"},
-    {"optimizer.", "", "optimizer state"},
-    {"rng_state", "", "random number state"},
+    {"optimizer.", "", "optimizer state", "optimizer-state"},
+    {"rng_state", "", "random number state", "optimizer-state"},
     {"common_state/", "", "common state"},
     {"train_state", "", "training state"},
     {"rerun_state_machine_state", "", "rerun state"},
-    {"opt_param_scheduler", "", "scheduler state"},
+    {"opt_param_scheduler", "", "scheduler state", "optimizer-state"},
 };
+constexpr Passed kOtherObjects = {"", "", "objects that hold no tensor"};
 
 const Passed* PassedOver(const std::string& key) {
   for (const Passed& p : kPassedOver) {
@@ -176,24 +178,24 @@ class Binder {
   }
 
   void Leftovers() {
-    std::map<std::string_view, int64_t> passed;
+    std::map<const Passed*, int64_t> passed;
     for (const DistObject& object : metadata_.objects) {
       const Passed* rule = PassedOver(object.key);
-      ++passed[rule != nullptr ? rule->what : "objects that hold no tensor"];
+      ++passed[rule != nullptr ? rule : &kOtherObjects];
     }
     int64_t mtp = 0;
     for (const DistTensor& tensor : metadata_.tensors) {
       if (used_.contains(&tensor)) continue;
       if (const Passed* rule = PassedOver(tensor.key)) {
-        ++passed[rule->what];
+        ++passed[rule];
       } else if (without_mtp_ && tensor.key.starts_with("mtp.")) {
         ++mtp;
       } else {
         Extra(tensor);
       }
     }
-    for (const auto& [what, count] : passed) {
-      out_.notes.push_back({"not-weights", fmt::format("{} entries are {}", count, what)});
+    for (const auto& [rule, count] : passed) {
+      out_.notes.push_back({rule->note, fmt::format("{} entries are {}", count, rule->what)});
     }
     if (mtp > 0) {
       out_.notes.push_back({"not-needed", fmt::format("{} MTP tensor(s) of the Megatron checkpoint "

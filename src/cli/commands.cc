@@ -7,6 +7,7 @@ void AddRoundtrip(CLI::App& app, Context& context);
 void AddVerify(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
+void AddConvert(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
@@ -21,6 +22,7 @@ std::span<const Command> AllCommands() {
       {"verify", AddVerify},
       {"import", AddImport},
       {"export", AddExport},
+      {"convert", AddConvert},
       {"diff", AddDiff},
       {"inspect", AddInspect},
       {"families", AddFamilies},

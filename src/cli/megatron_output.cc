@@ -31,6 +31,9 @@ Status PublishTracker(const MegatronTarget& target) {
 
 Status WriteOthers(const MegatronTarget& target, const AtomicDirectory& folder) {
   WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, target.train_state));
+  if (!target.common_pt.empty()) {
+    WB_RETURN_IF_ERROR(folder.WriteFile(kCommonPtName, target.common_pt));
+  }
   if (target.run_config.empty()) return {};
   return folder.WriteFile(kRunConfigName, target.run_config);
 }

@@ -19,6 +19,7 @@ struct MegatronTarget {
   bool read_back = true;
   std::string iteration = "0";     // as the tracker says it: digits or "release"
   std::string run_config;          // "": none is written
+  std::string common_pt;           // "": none is written
   std::string train_state;         // of train_state.pt
   std::string latest_train_state;  // of latest_train_state.pt beside the iterations
 };

@@ -35,6 +35,12 @@ VARIANTS = {
     # The Bridge does not pad while it imports, so it has nothing to compare with.
     "llama_untied padded": ("llama_untied", ["--pad-vocab", 512], {"only_bridge": True}),
 }
+# name: (what megatron-core wrote, options of convert, as above)
+CONVERTED = {
+    "qwen3_moe, written by Megatron, converted to local": ("qwen3_moe", ["--dialect", "local"], {"dialect": "local"}),
+    "gemma2, written by Megatron, converted to TP 2, PP 2": ("gemma2", ["--tp", 2, "--pp", 2], {}),
+    "olmoe, written by Megatron, converted to EP 4": ("olmoe", ["--ep", 4], {}),
+}
 # Two processes read what was written at TP 1. megatron-core has no TP for experts with biases (gpt-oss).
 PAIRS = ([(name, {"tp": 2}) for name in FAMILIES if name != "gpt_oss_ns"] +
          [(name, {"pp": 2}) for name in ("llama_tied", "llama_untied", "qwen3_moe", "gemma2", "gpt_oss_ns")] +
@@ -88,6 +94,21 @@ def imported(weighbridge, folders, tmp_path_factory):
     return call
 
 
+@pytest.fixture(scope="module")
+def converted(weighbridge, tmp_path_factory):
+    """converted(NAME OF CONVERTED) -> the folder"""
+
+    def call(name):
+        model, options, _ = CONVERTED[name]
+        target = tmp_path_factory.mktemp("converted") / "megatron"
+        result = weighbridge("convert", ROOT / "tests/testdata/megatron" / model / "te_bf16", target, *options,
+                             "--like", MODELS / model)
+        assert result.returncode == 0, result.stderr
+        return target
+
+    return call
+
+
 def job(name, hf, folder, root, **more):
     return {"name": name, "hf": str(hf), "megatron": str(folder), "out": str(root / "hf" / name),
             "tp": 1, "pp": 1, "ep": 1, "dialect": "te", "dtype": "bf16"} | more
@@ -104,11 +125,13 @@ def run_jobs(oracles, root, jobs):
 
 
 @pytest.fixture(scope="module")
-def single(oracles, folders, imported, tmp_path_factory):
+def single(oracles, folders, imported, converted, tmp_path_factory):
     root = tmp_path_factory.mktemp("single")
     jobs = [job(name, folders[name], imported(name), root) for name in [*FAMILIES, *TOYS]]
     jobs += [job(name, folders[model], imported(model, *options), root, **more)
              for name, (model, options, more) in VARIANTS.items()]
+    jobs += [job(name, folders[model], converted(name), root, **more)
+             for name, (model, _, more) in CONVERTED.items()]
     jobs.append(job(MIXED, folders[MIXED], imported(MIXED), root, only_load=True))
     return run_jobs(oracles, root, jobs)[0]
 
@@ -124,7 +147,7 @@ def check(result):
     assert "error" not in result, result["error"] + "\n" + result["traceback"]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *TOYS,
+@pytest.mark.parametrize("name", [*FAMILIES, *TOYS, *CONVERTED,
                                   *(name for name, v in VARIANTS.items() if not v[2].get("only_bridge"))])
 def test_core_loads_strictly_what_the_bridge_itself_imports(single, name):
     check(single[name])
@@ -153,6 +176,13 @@ def test_bridge_builds_the_model_from_run_config_and_exports_the_source(single, 
     for tensor, _, shape, dtype, found, difference in export["rt_diff"]:
         assert (dtype, found) == ({"fp32": "torch.float32", "fp16": "torch.float16"}[asked], shape), tensor
         assert difference == 0.0 or asked == "fp16", tensor
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_bridge_loads_a_converted_checkpoint_by_its_changed_run_config(single, name):
+    check(single[name])
+    export = single[name]["export"]
+    assert (export["rt_missing"], export["rt_extra"], export["rt_diff"]) == ([], [], [])
 
 
 def test_bridge_loads_dense_layers_among_those_with_experts(single):

@@ -109,6 +109,10 @@ Result<std::span<const std::byte>> TorchDistCheckpoint::Data(const DistTensor& t
   return file.bytes().subspan(found.offset, found.nbytes);
 }
 
+std::span<const std::byte> TorchDistCheckpoint::Stored(const DistObject& object) const {
+  return files_[object.stored.file]->bytes().subspan(object.stored.offset, object.stored.length);
+}
+
 Result<TorchFile> TorchDistCheckpoint::Object(const DistObject& object) const {
   return OpenEntry(object.stored, object.key);
 }

@@ -35,6 +35,7 @@ class TorchDistCheckpoint final : public MegatronCheckpoint {
   // kCorrupt when the entry's ZIP is not valid or holds another dtype or shape than .metadata says.
   Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                           const DistChunk& chunk) const override;
+  std::span<const std::byte> Stored(const DistObject& object) const override;
   // What torch.save stored under the key.
   Result<TorchFile> Object(const DistObject& object) const;
 

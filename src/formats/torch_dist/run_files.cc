@@ -46,7 +46,7 @@ class TensorDict {
 TorchDistBytes CommonStateEntry(const CommonState& state, uint32_t writer) {
   pickle::Writer pickle(2);
   PickleCommonState(pickle.List(1), state);
-  return {"common_state/shard_0_1", TorchSave("archive", std::move(pickle).Finish()), writer};
+  return {kCommonStateKey, TorchSave("archive", std::move(pickle).Finish()), writer};
 }
 
 std::string CommonPt(const CommonState& state) {

@@ -18,7 +18,10 @@ struct CommonState {
   bool chained_optim_avoid_prefix = true;
 };
 
-// Where megatron-core 0.19 has it: the byte entry "common_state/shard_0_1".
+inline constexpr const char* kCommonStateKey = "common_state/shard_0_1";
+inline constexpr const char* kCommonPtName = "common.pt";
+
+// Where megatron-core 0.19 has it: the byte entry kCommonStateKey.
 TorchDistBytes CommonStateEntry(const CommonState& state, uint32_t writer = 0);
 // Where earlier versions have it: the content of common.pt. megatron-core 0.19 reads this file when
 // it is there, and not the entry then.
