@@ -33,57 +33,6 @@ const Passed* PassedOver(const std::string& key) {
   return nullptr;
 }
 
-// Which chunks hold tensor[index...], for every index of the leading axes.
-class LeadingAxes {
- public:
-  LeadingAxes(const DistTensor& tensor, size_t axes) : tensor_(tensor), axes_(axes) {
-    for (const DistChunk& chunk : tensor.chunks) {
-      if (Numel(chunk.sizes) == 0) continue;
-      std::vector<int64_t> index(chunk.offsets.begin(),
-                                 chunk.offsets.begin() + static_cast<std::ptrdiff_t>(axes));
-      Enter(chunk, index, 0);
-    }
-  }
-
-  std::vector<BoundChunk> At(const std::vector<int64_t>& index) const {
-    const auto it = chunks_.find(index);
-    if (it == chunks_.end()) return {};
-    std::vector<BoundChunk> out;
-    for (const DistChunk* chunk : it->second) out.push_back(Part(*chunk, index));
-    return out;
-  }
-
- private:
-  void Enter(const DistChunk& chunk, std::vector<int64_t>& index, size_t axis) {
-    if (axis == axes_) {
-      chunks_[index].push_back(&chunk);
-      return;
-    }
-    for (int64_t i = 0; i < chunk.sizes[axis]; ++i) {
-      index[axis] = chunk.offsets[axis] + i;
-      Enter(chunk, index, axis + 1);
-    }
-  }
-
-  BoundChunk Part(const DistChunk& chunk, const std::vector<int64_t>& index) const {
-    BoundChunk part;
-    part.chunk = &chunk;
-    const auto axes = static_cast<std::ptrdiff_t>(axes_);
-    part.offsets.assign(chunk.offsets.begin() + axes, chunk.offsets.end());
-    part.sizes.assign(chunk.sizes.begin() + axes, chunk.sizes.end());
-    int64_t block = 0;
-    for (size_t axis = 0; axis < axes_; ++axis) {
-      block = block * chunk.sizes[axis] + (index[axis] - chunk.offsets[axis]);
-    }
-    part.first_element = block * Numel(part.sizes);
-    return part;
-  }
-
-  const DistTensor& tensor_;
-  const size_t axes_;
-  std::map<std::vector<int64_t>, std::vector<const DistChunk*>> chunks_;
-};
-
 class Binder {
  public:
   Binder(const Model& model, const DistMetadata& metadata, bool without_mtp)

@@ -7,19 +7,13 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/leading_axes.h"
 #include "checks/result.h"
 #include "family/disk_names.h"
 #include "family/model.h"
 #include "formats/torch_dist/read_metadata.h"
 
 namespace weighbridge {
-
-// The part of a stored chunk that belongs to one parameter.
-struct BoundChunk {
-  const DistChunk* chunk = nullptr;
-  int64_t first_element = 0;  // of the part, in the chunk
-  Shape offsets, sizes;       // the box of the parameter that it is
-};
 
 // A parameter that is there in its shape.
 struct BoundParameter {

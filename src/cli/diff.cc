@@ -12,6 +12,7 @@
 #include "base/progress.h"
 #include "base/threads.h"
 #include "cli/command.h"
+#include "cli/model_input.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -31,20 +32,15 @@ const CLI::Validator kTolerance(
     },
     "");
 
-Result<std::unique_ptr<Checkpoint>> OpenModel(const std::string& model) {
-  WB_TRY(const auto path, ResolveModelPath(model));
-  return OpenCheckpoint(path);
-}
-
 int RunDiff(Context& context, DiffArguments& arguments) {
   const CommandInputs inputs{{arguments.expected, arguments.actual}, {}};
   if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
     return PrintError(spared.error());
   }
   PeakAnonymousBytes();
-  const auto expected = OpenModel(arguments.expected);
+  const auto expected = OpenStateDict(arguments.expected);
   if (!expected) return EmitError(context, "diff", "L1", expected.error());
-  const auto actual = OpenModel(arguments.actual);
+  const auto actual = OpenStateDict(arguments.actual);
   if (!actual) return EmitError(context, "diff", "L1", actual.error());
   uint64_t bytes = 0;
   for (const auto* side : {&**expected, &**actual}) {

@@ -20,6 +20,7 @@
 #include "cli/model_input.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
+#include "formats/megatron_config/run_config.h"
 #include "tensor/float_bits.h"
 #include "tensor/stats.h"
 
@@ -81,10 +82,59 @@ Json ConfigSummary(const std::filesystem::path& path) {
   return summary;
 }
 
-// What Megatron-Core's config of the model holds, by the family of config.json; empty where no
-// family knows it or the config does not fit.
-Json MegatronConfig(const std::filesystem::path& path) {
+// Fields of run_config.yaml that say what the model is and how it was cut; the others, several
+// hundred, are in the JSON.
+constexpr std::array<std::string_view, 24> kRunConfigFields = {
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "num_moe_experts",
+    "moe_ffn_hidden_size",
+    "moe_router_topk",
+    "mtp_num_layers",
+    "vocab_size",
+    "should_pad_vocab",
+    "seq_length",
+    "rotary_base",
+    "normalization",
+    "layernorm_epsilon",
+    "share_embeddings_and_output_weights",
+    "transformer_impl",
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "hf_model_id",
+    "_target_"};
+
+// The plain values of run_config.yaml's model; empty without one that can be read.
+Json RunConfigFields(const std::filesystem::path& folder) {
   Json fields = Json::object();
+  const auto config = ReadRunConfig(folder / kRunConfigName);
+  if (!config || !*config) return fields;
+  for (const auto& [key, value] : (*config)->model().items()) {
+    if (value.is_primitive() && !value.is_null()) fields[key] = value;
+  }
+  return fields;
+}
+
+Json ShownOf(const Json& run_config) {
+  Json shown = Json::object();
+  for (const std::string_view key : kRunConfigFields) {
+    const auto it = run_config.find(key);
+    if (it != run_config.end()) shown[std::string(key)] = *it;
+  }
+  return shown;
+}
+
+// What Megatron-Core's config of the model holds: what run_config.yaml says, else what the family
+// of config.json makes of it; empty where no family knows it or the config does not fit.
+Json MegatronConfig(const std::filesystem::path& path) {
+  Json fields = RunConfigFields(path);
+  if (!fields.empty()) return fields;
   std::error_code ignored;
   const auto folder = std::filesystem::is_directory(path, ignored) ? path : path.parent_path();
   const auto config = ReadConfig(folder / "config.json");
@@ -273,9 +323,11 @@ std::string ToText(const Checkpoint& checkpoint, const std::vector<TensorReport>
       out += fmt::format("  {:<24} {}\n", key, ToPrintable(Dump(value)));
     }
   }
-  const Json megatron = MegatronConfig(checkpoint.path());
+  const Json run_config = ShownOf(RunConfigFields(checkpoint.path()));
+  const Json megatron = run_config.empty() ? MegatronConfig(checkpoint.path()) : run_config;
   if (!megatron.empty()) {
-    out += "\nMegatron-Core config\n";
+    out += fmt::format("\nMegatron-Core config{}\n",
+                       run_config.empty() ? "" : fmt::format(" ({})", kRunConfigName));
     for (const auto& [key, value] : megatron.items()) {
       out += fmt::format("  {:<36} {}\n", key, ToPrintable(Dump(value)));
     }
@@ -297,9 +349,7 @@ std::string ToText(const Checkpoint& checkpoint, const std::vector<TensorReport>
 }
 
 int RunInspect(const InspectArguments& arguments) {
-  const auto path = ResolveModelPath(arguments.model);
-  if (!path) return PrintError(path.error());
-  const auto checkpoint = OpenCheckpoint(*path);
+  const auto checkpoint = OpenStateDict(arguments.model);
   if (!checkpoint) return PrintError(checkpoint.error());
   const std::vector<TensorReport> reports = Collect(**checkpoint, arguments);
   if (reports.empty() && !(*checkpoint)->tensors().empty()) {

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "checks/megatron_state_dict.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -192,6 +193,13 @@ Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path
                 folder.iteration.string(), "save it with ckpt_format torch_dist");
   }
   return TorchDistCheckpoint::Open(folder.iteration);
+}
+
+Result<std::unique_ptr<Checkpoint>> OpenStateDict(const std::string& model) {
+  WB_TRY(const fs::path path, ResolveModelPath(model));
+  if (!LooksLikeMegatron(path)) return OpenCheckpoint(path);
+  WB_TRY(auto megatron, OpenMegatron(path));
+  return AsStateDict(std::move(megatron));
 }
 
 Result<nlohmann::json> ReadConfig(const fs::path& path) { return ReadJsonFile(path); }

@@ -73,6 +73,10 @@ Error JudgeConfigError(Error error);
 // is not torch_dist.
 Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path);
 
+// A checkpoint of either world as a flat state dict: what OpenCheckpoint opens, or a Megatron
+// checkpoint (checks/megatron_state_dict.h).
+Result<std::unique_ptr<Checkpoint>> OpenStateDict(const std::string& model);
+
 // Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.
 Result<nlohmann::json> ReadConfig(const std::filesystem::path& path);
 

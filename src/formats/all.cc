@@ -35,13 +35,6 @@ bool HoldsEntry(const fs::path& folder, bool (*matches)(const std::string& name)
   return false;
 }
 
-bool LooksLikeMegatron(const fs::path& folder) {
-  if (Exists(folder / "latest_checkpointed_iteration.txt")) return true;
-  return HoldsEntry(folder, [](const std::string& name) {
-    return name.ends_with(".distcp") || name.starts_with("iter_") || name.starts_with("mp_rank_");
-  });
-}
-
 bool HoldsTorchFiles(const fs::path& folder) {
   return HoldsEntry(folder, [](const std::string& name) {
     return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
@@ -71,6 +64,13 @@ Error DescribeUnknown(const fs::path& path) {
 }
 
 }  // namespace
+
+bool LooksLikeMegatron(const fs::path& path) {
+  if (Exists(path / "latest_checkpointed_iteration.txt")) return true;
+  return HoldsEntry(path, [](const std::string& name) {
+    return name.ends_with(".distcp") || name.starts_with("iter_") || name.starts_with("mp_rank_");
+  });
+}
 
 std::span<const Format> AllFormats() { return kFormats; }
 

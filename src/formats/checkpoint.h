@@ -73,6 +73,9 @@ class Checkpoint {
 // kNotFound (with a hint), kCorrupt with a cause id, kUnsupported for a format that is not known.
 Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::filesystem::path& path);
 
+// True for a folder with a tracker file, iterations, or the files of one: what Megatron writes.
+bool LooksLikeMegatron(const std::filesystem::path& path);
+
 // Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the
 // local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main by default).
 // kNotFound shows the command that would download it.

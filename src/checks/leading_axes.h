@@ -1,0 +1,36 @@
+// Tensors that hold layers and experts along their leading axes: which chunks hold which of them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "formats/torch_dist/read_metadata.h"
+
+namespace weighbridge {
+
+// The part of a stored chunk that belongs to tensor[index...].
+struct BoundChunk {
+  const DistChunk* chunk = nullptr;
+  int64_t first_element = 0;  // of the part, in the chunk
+  Shape offsets, sizes;       // the box of tensor[index...] that it is
+};
+
+// Immutable; refers to the tensor, which must outlive it.
+class LeadingAxes {
+ public:
+  // `axes` leading axes, at most as many as the tensor has.
+  LeadingAxes(const DistTensor& tensor, size_t axes);
+
+  // The parts of tensor[index...], one index per leading axis; empty outside of the tensor.
+  std::vector<BoundChunk> At(const std::vector<int64_t>& index) const;
+
+ private:
+  void Enter(const DistChunk& chunk, std::vector<int64_t>& index, size_t axis);
+  BoundChunk Part(const DistChunk& chunk, const std::vector<int64_t>& index) const;
+
+  size_t axes_;
+  std::map<std::vector<int64_t>, std::vector<const DistChunk*>> chunks_;
+};
+
+}  // namespace weighbridge
