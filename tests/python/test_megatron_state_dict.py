@@ -70,7 +70,7 @@ def test_a_changed_byte_is_named_with_layer_and_index(run, tmp_path):
     assert status == 1 and [cause["id"] for cause in found["causes"]] == ["bit-flip"]
     failed = [r for r in found["results"] if r["status"] == "mismatch"]
     assert [r["megatron"]["name"] for r in failed] == ["decoder.layers.1.mlp.linear_fc2.weight"]
-    assert failed[0]["first"]["megatron_index"] == [0, 3] and failed[0]["mismatched"] == 1
+    assert failed[0]["first"]["megatron"]["index"] == [0, 3] and failed[0]["mismatched"] == 1
 
 
 def test_a_broken_entry_is_an_error_of_the_checkpoint(run, tmp_path):
