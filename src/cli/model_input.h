@@ -69,8 +69,7 @@ void DescribeInput(const ModelInput& input, Report& report);
 // key cannot be judged.
 Error JudgeConfigError(Error error);
 
-// Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that
-// is not torch_dist.
+// Opens a Megatron checkpoint: a tracker's folder or an iteration, torch_dist or legacy torch.
 Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path);
 
 // Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.
