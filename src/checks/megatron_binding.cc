@@ -291,7 +291,9 @@ Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& con
   options.pad_vocab = StoredVocab(model, checkpoint->metadata());
   if (options.pad_vocab <= model.padded_vocab()) return model;
   WB_TRY(model, Model::Expand(family, config, options));
-  if (files != nullptr) WB_TRY(checkpoint, ViewAsGlobal(model, files));
+  if (files != nullptr) {
+    WB_TRY(checkpoint, ViewAsGlobal(model, files));
+  }
   return model;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/atomic_output.h"
+#include "base/file.h"
 #include "base/progress.h"
 #include "cli/model_input.h"
 #include "formats/checkpoint_files.h"

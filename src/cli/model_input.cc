@@ -11,6 +11,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "formats/torch_dist/reader.h"
+#include "formats/torch_legacy/reader.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;

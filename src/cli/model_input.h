@@ -14,7 +14,7 @@
 #include "family/library.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
-#include "formats/torch_dist/reader.h"
+#include "formats/megatron_checkpoint.h"
 #include "mapping/sharding.h"
 
 namespace weighbridge::cli {
