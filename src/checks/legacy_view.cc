@@ -53,6 +53,9 @@ class View final : public MegatronCheckpoint {
                                           const DistChunk& chunk) const override {
     return files_->Data(tensor, chunk);
   }
+  std::span<const std::byte> Stored(const DistObject& object) const override {
+    return files_->Stored(object);
+  }
   std::vector<FileInfo> identity() const override { return files_->identity(); }
   std::span<const ChunkCopy> copies() const override { return copies_; }
   std::span<const RankFault> faults() const override { return faults_; }

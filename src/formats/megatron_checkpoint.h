@@ -54,7 +54,7 @@ class MegatronCheckpoint {
   // are not what metadata() says.
   virtual Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                                   const DistChunk& chunk) const = 0;
-  // The bytes of metadata().objects: a file of torch.save.
+  // The bytes of metadata().objects: a file of torch.save; {} for what is no file of its own.
   virtual std::span<const std::byte> Stored(const DistObject& object) const = 0;
   // The files that identify inventory and layout.
   virtual std::vector<FileInfo> identity() const = 0;

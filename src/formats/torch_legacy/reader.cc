@@ -302,7 +302,7 @@ class TorchLegacyCheckpoint::Opener {
         }
       }
       for (const std::string& name : objects_[i]) {
-        metadata.objects.push_back({fmt::format("{}/{}", name, rank.folder), {}});
+        metadata.objects.push_back({fmt::format("{}.{}", name, rank.folder), {}});
       }
     }
     const auto by_key = [](const auto& a, const auto& b) { return a.key < b.key; };

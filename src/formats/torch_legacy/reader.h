@@ -64,6 +64,7 @@ class TorchLegacyCheckpoint final : public MegatronCheckpoint {
   const DistMetadata& metadata() const override { return metadata_; }
   Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                           const DistChunk& chunk) const override;
+  std::span<const std::byte> Stored(const DistObject&) const override { return {}; }
   std::vector<FileInfo> identity() const override { return files_; }
   std::optional<RankPlace> PlaceOf(const StoredBytes& stored) const override;
   std::vector<std::pair<std::string, std::string>> details() const override { return details_; }
