@@ -184,14 +184,18 @@ def merge_ranks(per_rank):
     return rows
 
 
-def run_task(bridge_cpu, task, out):
-    import torch.distributed as dist
+def join_grid(g):
     from megatron.core import parallel_state as ps
-    name, grid_name, hf, g = task
     ps.initialize_model_parallel(
         tensor_model_parallel_size=g["tp"], pipeline_model_parallel_size=g["pp"],
         virtual_pipeline_model_parallel_size=g["vpp"] if g["vpp"] > 1 else None,
         expert_model_parallel_size=g["ep"], expert_tensor_parallel_size=g["etp"])
+
+
+def run_task(bridge_cpu, task, out):
+    import torch.distributed as dist
+    name, grid_name, hf, g = task
+    join_grid(g)
     parts = build_parts(bridge_cpu, hf, g, spec_of(grid_name))
     gathered = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, rank_rows(bridge_cpu, parts))
@@ -218,8 +222,8 @@ def wait_for_all(state, task_number, world):
     return False
 
 
-def worker(rank, world, tasks, out, oracles, state):
-    """Does `tasks` in turn and notes each as done or failed in the folder `state`. A failure of some ranks only ends
+def worker(rank, world, tasks, out, oracles, state, run):
+    """Does `tasks` in turn by run(bridge_cpu, task, out) and notes each as done or failed in the folder `state`. A failure of some ranks only ends
     all, since the others would wait for them."""
     sys.path.insert(0, oracles)
     import bridge_cpu
@@ -229,7 +233,7 @@ def worker(rank, world, tasks, out, oracles, state):
     for i, task in enumerate(tasks):
         join_group(rank, world, os.path.join(state, f"store{i}"))
         try:
-            run_task(bridge_cpu, task, out)
+            run(bridge_cpu, task, out)
             if rank == 0:
                 write_whole(os.path.join(state, f"done{i}"), True)
         except BaseException as e:
@@ -263,14 +267,14 @@ def innermost(error):
     return f"{file}:{frame.lineno} {frame.name}"
 
 
-def run_pool(world, tasks, out, oracles):
+def run_pool(world, tasks, out, oracles, run):
     """Yields (task, error dict) for the tasks that the libraries refuse; starts anew where a pool has died."""
     import tempfile
     import torch
     while tasks:
         with tempfile.TemporaryDirectory() as state:
             try:
-                torch.multiprocessing.spawn(worker, (world, tasks, out, oracles, state), world)
+                torch.multiprocessing.spawn(worker, (world, tasks, out, oracles, state, run), world)
             except torch.multiprocessing.ProcessExitedException:
                 pass
             reached = -1
@@ -297,7 +301,8 @@ def command_ranks(args):
     for task in tasks:
         refused.pop(task[:2], None)
     for world in sorted({world_size(t[3]) for t in tasks}):
-        for task, error in run_pool(world, [t for t in tasks if world_size(t[3]) == world], args.out, args.oracles):
+        for task, error in run_pool(world, [t for t in tasks if world_size(t[3]) == world], args.out, args.oracles,
+                                    run_task):
             print(f"{task[0]}/{task[1]}: REFUSED {error['error']} ({error['where']})\n{error['trace']}", flush=True)
             refused[task[:2]] = {"name": task[0], "grid_name": task[1], "grid": task[3],
                                  "spec": spec_of(task[1]), "error": error["error"], "where": error["where"]}

@@ -147,7 +147,7 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
   AddSource(options.hf_model, out);
   // Without these the bridge's training does not resume from a checkpoint.
   json checkpoint = {{"_target_", "megatron.bridge.training.config.CheckpointConfig"},
-                     {"ckpt_format", "torch_dist"},
+                     {"ckpt_format", options.ckpt_format},
                      {"save_optim", false},
                      {"save_rng", false},
                      {"fully_parallel_save", true}};
@@ -177,6 +177,10 @@ Status UpdateRunConfig(const Model& model, const BridgeConfigOptions& options,
   if (options.grid.tp > 1) out["sequence_parallel"] = sequence_parallel;
   out["context_parallel_size"] = context;
   AddDType(options.dtype, out);
+  const auto checkpoint = config.find("checkpoint");
+  if (checkpoint != config.end() && checkpoint->is_object()) {
+    (*checkpoint)["ckpt_format"] = options.ckpt_format;
+  }
   return {};
 }
 

@@ -18,6 +18,7 @@ struct BridgeConfigOptions {
   DType dtype =
       DType::kBF16;      // of the weights; one that Megatron does not train in becomes float32
   std::string hf_model;  // a path, or org/name[@REV]
+  std::string ckpt_format = "torch_dist";
 };
 
 // The whole document, for DumpYaml. Fields of which the model has none are null; what is not said

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/threads.h"
+#include "checks/rank_import.h"
 #include "formats/torch_dist/run_files.h"
 #include "mapping/boxes.h"
 
@@ -94,9 +95,8 @@ class Planner {
   // tensor from Transformer Engine's and None from its own, and one for an attention of Transformer
   // Engine that has a parameter (gpt-oss' sinks).
   bool KeepsExtraState(const std::string& module) const {
-    const std::string last = module.substr(module.rfind('.') + 1);
-    if (last.starts_with("linear_") || last == "eh_proj") return true;
-    return last == "core_attention" && options_.dialect == Dialect::kTe;
+    if (IsLinearModule(module)) return true;
+    return module.ends_with(".core_attention") && options_.dialect == Dialect::kTe;
   }
 
   void AddExtraState(const DiskName& name) {
@@ -197,7 +197,15 @@ class Importer {
 
 Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
                               const ParameterSource& source, const ImportOptions& options) {
+  if (options.format == MegatronFormat::kTorch) {
+    return PlanRankImport(model, placement, source, options);
+  }
   return Planner(model, placement, source, options).Run();
+}
+
+bool IsLinearModule(std::string_view module) {
+  const std::string_view last = module.substr(module.rfind('.') + 1);
+  return last.starts_with("linear_") || last == "eh_proj";
 }
 
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,

@@ -1,10 +1,11 @@
-// What `import` and `convert` write: a distributed Megatron checkpoint (torch_dist), from whatever
-// holds the parameters.
+// What `import` and `convert` write: a Megatron checkpoint, torch_dist or legacy torch, from
+// whatever holds the parameters.
 #pragma once
 
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -17,11 +18,15 @@
 
 namespace weighbridge {
 
+enum class MegatronFormat { kTorchDist, kTorch };
+
 struct ImportOptions {
+  MegatronFormat format = MegatronFormat::kTorchDist;
   Dialect dialect = Dialect::kTe;
   std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
-  // What torch.save wrote as the common state; "": that of a new run.
+  // torch_dist: what torch.save wrote as the common state; "": that of a new run.
   std::string common_state;
+  int64_t iteration = 0;    // torch: the one that the files say
   bool extra_state = true;  // write the empty `_extra_state` entries that layers ask for
   int threads = 0;          // 0: as many as the process may use
   std::function<void(uint64_t bytes)> progress;  // called from any thread
@@ -39,11 +44,16 @@ struct ImportPlan {
 
 // Layers are stacked along a leading axis where Megatron-Core does so. The ranks of `placement`
 // decide the chunks and their files. Errors: those of PlanTorchDist; kUnsupported "mixed-dtypes".
+// For the format torch: PlanRankImport (rank_import.h).
 Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
                               const ParameterSource& source, const ImportOptions& options);
 
 // Moves the bytes. `writer` was made from plan.disk.
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
               TorchDistWriter& writer);
+
+// Whether a module ("decoder.layers.0.mlp.linear_fc1") is a linear layer, which keeps an
+// `_extra_state`.
+bool IsLinearModule(std::string_view module);
 
 }  // namespace weighbridge

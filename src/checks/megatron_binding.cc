@@ -6,6 +6,9 @@
 #include <map>
 #include <set>
 #include <string_view>
+#include <utility>
+
+#include "checks/legacy_view.h"
 
 namespace weighbridge {
 namespace {
@@ -21,7 +24,7 @@ constexpr Passed kPassedOver[] = {
     {"rng_state", "", "random number state", "optimizer-state"},
     {"common_state/", "", "common state"},
     {"train_state", "", "training state"},
-    {"rerun_state_machine_state", "", "rerun state"},
+    {"rerun_state_machine", "", "rerun state"},
     {"opt_param_scheduler", "", "scheduler state", "optimizer-state"},
 };
 constexpr Passed kOtherObjects = {"", "", "objects that hold no tensor"};
@@ -80,9 +83,14 @@ class Binder {
         found[i] = name.extents[i];  // the missing ones are rows of their own
       }
     }
-    if (found != expected) return WrongShape(p, tensor, expected);
+    if (found != expected || !HasBytes(tensor)) return WrongShape(p, tensor, expected);
     auto [it, added] = leading_.try_emplace(&tensor, tensor, name.index.size());
     out_.bound.push_back({&p, &tensor, name.index, it->second.At(name.index)});
+  }
+
+  // False for what the ranks hold in shapes that do not fit together.
+  static bool HasBytes(const DistTensor& tensor) {
+    return !tensor.chunks.empty() || Numel(tensor.shape) == 0;
   }
 
   ResultRow Row(const Parameter& p, RowStatus status) const {
@@ -221,11 +229,21 @@ int64_t StoredVocab(const Model& model, const DistMetadata& metadata) {
 }
 
 Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
-                             ExpandOptions options, const DistMetadata& metadata) {
+                             ExpandOptions options,
+                             std::unique_ptr<MegatronCheckpoint>& checkpoint) {
   WB_TRY(Model model, Model::Expand(family, config, options));
-  options.pad_vocab = StoredVocab(model, metadata);
+  std::shared_ptr<const MegatronCheckpoint> files;
+  if (checkpoint->rank_files() != nullptr) {
+    files = std::move(checkpoint);
+    WB_TRY(checkpoint, ViewAsGlobal(model, files));
+  }
+  options.pad_vocab = StoredVocab(model, checkpoint->metadata());
   if (options.pad_vocab <= model.padded_vocab()) return model;
-  return Model::Expand(family, config, options);
+  WB_TRY(model, Model::Expand(family, config, options));
+  if (files != nullptr) {
+    WB_TRY(checkpoint, ViewAsGlobal(model, files));
+  }
+  return model;
 }
 
 }  // namespace weighbridge

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 #include "checks/result.h"
 #include "family/disk_names.h"
 #include "family/model.h"
-#include "formats/torch_dist/read_metadata.h"
+#include "formats/megatron_checkpoint.h"
 
 namespace weighbridge {
 
@@ -39,8 +40,10 @@ MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, b
 // Rows of the word embedding on disk; 0 when there is none.
 int64_t StoredVocab(const Model& model, const DistMetadata& metadata);
 
-// Model::Expand for the vocabulary that the Megatron checkpoint really has.
+// Model::Expand for the vocabulary that the Megatron checkpoint really has. A checkpoint of rank
+// files is replaced by its global view as that model.
 Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
-                             ExpandOptions options, const DistMetadata& metadata);
+                             ExpandOptions options,
+                             std::unique_ptr<MegatronCheckpoint>& checkpoint);
 
 }  // namespace weighbridge

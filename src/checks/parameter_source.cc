@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "base/threads.h"
 #include "checks/inventory.h"
 #include "checks/parameter_plan.h"
+#include "checks/rank_copies.h"
 #include "mapping/boxes.h"
 
 namespace weighbridge {
@@ -29,8 +31,16 @@ Result<ParameterBytes> HfParameters::Open(const Parameter& p) const {
 Result<MegatronParameters> MegatronParameters::Create(const Model& model,
                                                       const MegatronCheckpoint& megatron,
                                                       bool without_mtp) {
+  if (!megatron.faults().empty()) {
+    const RankFault& fault = megatron.faults().front();
+    return Corrupt(fault.id, fault.message, megatron.path().string(),
+                   "`weighbridge verify` lists all of them");
+  }
   MegatronBinding binding = BindMegatron(model, megatron.metadata(), without_mtp);
-  if (binding.causes.empty()) return MegatronParameters(megatron, std::move(binding));
+  if (binding.causes.empty()) {
+    WB_RETURN_IF_ERROR(RequireEqualCopies(megatron, DefaultThreads()));
+    return MegatronParameters(megatron, std::move(binding));
+  }
   const Cause& cause = binding.causes.front();
   return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0],
                  "`weighbridge verify` lists all of them");

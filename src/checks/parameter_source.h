@@ -55,7 +55,8 @@ class HfParameters final : public ParameterSource {
 class MegatronParameters final : public ParameterSource {
  public:
   // kCorrupt with a cause id when a parameter is missing or has another shape, and when there is
-  // what no parameter explains. `without_mtp`: MTP layers on disk are passed over.
+  // what no parameter explains; "replica-drift" when the files of ranks hold copies that differ
+  // (they are read). `without_mtp`: MTP layers on disk are passed over.
   static Result<MegatronParameters> Create(const Model& model, const MegatronCheckpoint& megatron,
                                            bool without_mtp);
   const MegatronBinding& binding() const { return binding_; }

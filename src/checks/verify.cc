@@ -14,6 +14,7 @@
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/parameter_plan.h"
+#include "checks/rank_copies.h"
 #include "checks/run_config_check.h"
 #include "tensor/compare.h"
 #include "tensor/float_bits.h"
@@ -73,6 +74,7 @@ class Verifier {
       report_.results.push_back(std::move(row));
     }
     WB_RETURN_IF_ERROR(CompareTiedCopy());
+    if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareRankCopies());
     Finish();
     WB_RETURN_IF_ERROR(JudgeRunConfig());
     return std::move(report_);
@@ -87,6 +89,15 @@ class Verifier {
     report_.notes = inventory.notes;
     for (Cause& cause : binding_.causes) AddCause(std::move(cause));
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+    for (const RankFault& fault : megatron_.faults()) {
+      AddCause({fault.id,
+                Proof::kStructural,
+                Origin::kCheckpoint,
+                {fault.where},
+                fault.message,
+                fault.message,
+                ""});
+    }
   }
 
   // One row per parameter: what either side lacks; then what only one side has.
@@ -299,6 +310,7 @@ class Verifier {
     const DType dtype = b.tensor->dtype;
     ElementStats stats;
     int64_t first = -1;
+    std::optional<RankPlace> rank;
     FirstDifference difference;
     std::vector<std::byte> expected, scratch;
     for (size_t c = 0; c < b.chunks.size(); ++c) {
@@ -313,6 +325,8 @@ class Verifier {
           const int64_t element = GlobalElement(b, c, at + part.first_mismatch);
           if (first < 0 || element < first) {
             first = element;
+            rank = megatron_.PlaceOf(b.chunks[c].chunk->stored);
+            if (rank) rank->first_element += at + part.first_mismatch;
             difference.expected = BitsText(dtype, expected, part.first_mismatch);
             difference.actual = BitsText(dtype, block, part.first_mismatch);
           }
@@ -327,6 +341,7 @@ class Verifier {
         fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
     if (first < 0) return {};
     Locate(subject, first, difference);
+    if (rank) LocateOnRank(*rank, b.parameter->cut, difference, row);
     row.first = std::move(difference);
     return {};
   }
@@ -356,6 +371,49 @@ class Verifier {
     const TensorInfo& t = *subject.plan->tensors()[static_cast<size_t>(origin.source)];
     first.hf_tensor = t.name;
     first.hf_index = MultiIndex(t.shape, origin.element);
+  }
+
+  // Files of ranks: the element in the rank's own words.
+  static void LocateOnRank(const RankPlace& place, const TensorCut& cut, FirstDifference& first,
+                           ResultRow& row) {
+    first.megatron_tensor = place.name;
+    first.rank = RankOf(place);
+    first.megatron_index = MultiIndex(place.shape, place.first_element);
+    row.why += fmt::format("; the first is in {}, whose {} is {}", place.file, ToString(place.shape),
+                           cut.replicated() ? std::string("a copy of all of it")
+                                            : fmt::format("cut along axis {}", cut.axis));
+  }
+
+  // What several ranks hold must be the same in all of their files: a row for each that is not.
+  Status CompareRankCopies() {
+    WB_TRY(const auto drifted, FindDriftedCopies(megatron_, Threads(), options_.progress));
+    std::map<std::pair<std::string, std::string>, size_t> rows;  // file and tensor -> row
+    for (const DriftedCopy& d : drifted) {
+      const auto [it, added] =
+          rows.try_emplace({d.place.file, d.place.name}, report_.results.size());
+      if (!added) continue;
+      ResultRow row;
+      row.megatron = {d.copy->tensor->key, d.place.shape, d.copy->tensor->dtype};
+      row.rank = RankOf(d.place);
+      row.status = RowStatus::kMismatch;
+      row.transform = "copy";
+      row.metrics = NotCompared();
+      row.metrics.mismatched = d.mismatched;
+      const std::vector<int64_t> index = MultiIndex(d.place.shape, d.element);
+      row.first = FirstDifference{"",    {},         d.place.name, row.rank,
+                                  index, d.expected, d.actual};
+      row.why = fmt::format("{} holds other values than {}", d.place.file, d.original.file);
+      AddCause({"replica-drift",
+                Proof::kExact,
+                Origin::kCheckpoint,
+                {row.megatron.name},
+                fmt::format("copies of one tensor differ between ranks: '{}' in {} and {}",
+                            d.place.name, d.original.file, d.place.file),
+                fmt::format("first at {}: {} and {}", ToString(index), d.expected, d.actual),
+                ""});
+      report_.results.push_back(std::move(row));
+    }
+    return {};
   }
 
   // A tied model's output layer that is stored too: bit for bit the embedding, chunk by chunk.
@@ -416,6 +474,7 @@ class Verifier {
     report_.details.emplace_back("format", std::string(megatron_.format()));
     report_.details.emplace_back("megatron tensors",
                                  fmt::format("{}", megatron_.metadata().tensors.size()));
+    for (auto& detail : megatron_.details()) report_.details.push_back(std::move(detail));
     if (model_.padded_vocab() != model_.vocab()) {
       report_.notes.push_back(
           {"vocab-padded", fmt::format("the Megatron checkpoint's vocabulary of {} rows is padded "

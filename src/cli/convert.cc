@@ -1,4 +1,4 @@
-// `weighbridge convert A B`: a Megatron checkpoint in another grid, spec or dtype.
+// `weighbridge convert A B`: a Megatron checkpoint in another grid, format, spec or dtype.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -34,11 +34,16 @@ struct ConvertArguments : MegatronArguments {
 // Whose names the checkpoint has; nullopt where both specs write the same.
 std::optional<Dialect> StoredDialect(const Model& model, const MegatronBinding& binding) {
   for (const BoundParameter& b : binding.bound) {
-    const std::string te = WrittenName(model, *b.parameter, Dialect::kTe).key;
-    const std::string local = WrittenName(model, *b.parameter, Dialect::kLocal).key;
-    if (te == local) continue;
-    if (b.tensor->key == te) return Dialect::kTe;
-    if (b.tensor->key == local) return Dialect::kLocal;
+    for (const bool of_modules : {false, true}) {
+      const auto name = [&](Dialect dialect) {
+        return of_modules ? model.MegatronName(*b.parameter, dialect)
+                          : WrittenName(model, *b.parameter, dialect).key;
+      };
+      const std::string te = name(Dialect::kTe), local = name(Dialect::kLocal);
+      if (te == local) continue;
+      if (b.tensor->key == te) return Dialect::kTe;
+      if (b.tensor->key == local) return Dialect::kLocal;
+    }
   }
   return std::nullopt;
 }
@@ -105,7 +110,8 @@ Status DescribeRun(const ConvertArguments& a, const MegatronInput& input, const 
   const BridgeConfigOptions options{.grid = a.layout.grid,
                                     .dialect = a.options.dialect,
                                     .dtype = MainDType(model, source, a.options),
-                                    .hf_model = input.like_name};
+                                    .hf_model = input.like_name,
+                                    .ckpt_format = a.layout.format};
   WB_TRY(const std::string text, FileText(iteration / kRunConfigName, ""));
   if (!text.empty()) {
     WB_TRY(nlohmann::json config, ParseYaml(text, (iteration / kRunConfigName).string()));
@@ -146,6 +152,8 @@ Result<Conversion> Make(ConvertArguments& a) {
   WB_TRY(const auto run_config, ReadRunConfig(iteration / kRunConfigName));
   a.options.dialect = TargetDialect(a, stored, weights.binding(), run_config);
   if (!a.layout.dtype.empty()) a.options.dtype = ParseShortName(a.layout.dtype);
+  a.options.format = a.layout.Format();
+  a.options.iteration = IterationOf(iteration);
   a.options.common_state = StoredCommonState(*input->checkpoint, iteration);
   WB_RETURN_IF_ERROR(DescribeRun(a, *input, model, source, a.target));
   WB_TRY(const ImportPlan plan, PlanImport(model, placement, source, a.options));
@@ -158,7 +166,7 @@ Result<Conversion> Make(ConvertArguments& a) {
   done.target = a.target.root;
   done.family = input->family->name;
   done.format =
-      fmt::format("torch_dist, {} spec, {}", a.options.dialect == Dialect::kLocal ? "local" : "te",
+      fmt::format("{}, {} spec, {}", a.layout.format, a.options.dialect == Dialect::kLocal ? "local" : "te",
                   ToString(a.layout.grid));
   done.next = input->like_name.empty()
                   ? CommandLine({"weighbridge", "export", done.target, "HF", "--config", a.config})
@@ -181,7 +189,7 @@ void AddConvert(CLI::App& app, Context& context) {
   auto a = std::make_shared<ConvertArguments>();
   a->options.threads = DefaultThreads();
   CLI::App* command =
-      app.add_subcommand("convert", "Megatron -> Megatron: another grid, spec or dtype");
+      app.add_subcommand("convert", "Megatron -> Megatron: another grid, format, spec or dtype");
   command
       ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
                    "a Megatron checkpoint: the folder with the tracker file, or an iter_N")

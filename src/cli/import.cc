@@ -1,4 +1,5 @@
-// `weighbridge import HF MEGATRON`: a torch_dist checkpoint that Megatron-Core and the Bridge load.
+// `weighbridge import HF MEGATRON`: a checkpoint that Megatron-Core loads; as torch_dist the Bridge
+// does too.
 #include "checks/import.h"
 
 #include <fmt/format.h>
@@ -48,7 +49,8 @@ Result<std::string> RunConfigText(const Model& model, const ParameterSource& sou
          BridgeRunConfig(model, {.grid = a.layout.grid,
                                  .dialect = a.options.dialect,
                                  .dtype = MainDType(model, source, a.options),
-                                 .hf_model = a.model}));
+                                 .hf_model = a.model,
+                                 .ckpt_format = a.layout.format}));
   return DumpYaml(config);
 }
 
@@ -66,6 +68,7 @@ Result<Conversion> Make(ImportArguments& a) {
   WB_TRY(const Model model, ExpandModel(*input, a));
   WB_TRY(const Placement placement, Placement::Create(model, a.layout.grid));
   a.options.dialect = a.layout.Spec();
+  a.options.format = a.layout.Format();
   if (!a.layout.dtype.empty()) a.options.dtype = ParseShortName(a.layout.dtype);
   WB_TRY(const HfParameters source, HfParameters::Create(model, *input->checkpoint));
   WB_TRY(a.target.run_config, RunConfigText(model, source, a));
@@ -77,7 +80,8 @@ Result<Conversion> Make(ImportArguments& a) {
   done.source = a.model;
   done.target = a.target.root;
   done.family = input->family->name;
-  done.format = fmt::format("torch_dist, {} spec, {}", a.layout.dialect, ToString(a.layout.grid));
+  done.format = fmt::format("{}, {} spec, {}", a.layout.format, a.layout.dialect,
+                            ToString(a.layout.grid));
   done.next = CommandLine({"weighbridge", "verify", a.model, done.target});
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (a.target.run_config.empty()) {
@@ -102,7 +106,7 @@ void AddImport(CLI::App& app, Context& context) {
   auto a = std::make_shared<ImportArguments>();
   a->options.threads = DefaultThreads();
   CLI::App* command =
-      app.add_subcommand("import", "Hugging Face -> Megatron: a torch_dist checkpoint");
+      app.add_subcommand("import", "Hugging Face -> Megatron: a torch_dist or torch checkpoint");
   command
       ->add_option(
           std::string("HF,") + kHfSpellings, a->model,
@@ -126,6 +130,7 @@ void AddImport(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, 1024))
       ->group("Run");
   AddExamples(*command, {"weighbridge import ./Llama-3.2-1B ./checkpoints/llama32_1b",
+                         "weighbridge import ./Llama-3.2-1B ./legacy --format torch --tp 2",
                          "weighbridge import Qwen/Qwen3-30B-A3B ./mcore --tp 2 --ep 4"});
   command->callback([&context, a] { context.exit_status = Run(*a); });
 }

@@ -86,14 +86,14 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
   return input;
 }
 
-Result<Model> ExpandModel(const MegatronInput& input, bool without_mtp) {
+Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
   ExpandOptions expand;
   if (const Checkpoint* original = input.Original()) {
     expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
   }
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand),
-                        input.checkpoint->metadata());
+                        input.checkpoint);
 }
 
 }  // namespace weighbridge::cli

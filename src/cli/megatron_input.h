@@ -48,7 +48,8 @@ struct MegatronInput {
 // Errors: those of OpenMegatron and OpenModelInput; kUsage when nothing says which model it is.
 Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments& arguments);
 
-// The model as the checkpoint holds it (its padded vocabulary).
-Result<Model> ExpandModel(const MegatronInput& input, bool without_mtp);
+// The model as the checkpoint holds it (its padded vocabulary). Makes one of rank files a global
+// view.
+Result<Model> ExpandModel(MegatronInput& input, bool without_mtp);
 
 }  // namespace weighbridge::cli

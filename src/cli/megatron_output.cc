@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/atomic_output.h"
+#include "base/file.h"
 #include "base/progress.h"
 #include "cli/model_input.h"
 #include "formats/checkpoint_files.h"
@@ -23,15 +24,18 @@ Status WriteSmallFile(const fs::path& path, std::string_view text) {
 }
 
 // The tracker comes last: before it, nobody finds the iteration.
-Status PublishTracker(const MegatronTarget& target) {
-  WB_RETURN_IF_ERROR(
-      WriteSmallFile(target.root / kLatestTrainStateName, target.latest_train_state));
+Status PublishTracker(const MegatronTarget& target, bool torch_dist) {
+  if (torch_dist) {
+    WB_RETURN_IF_ERROR(
+        WriteSmallFile(target.root / kLatestTrainStateName, target.latest_train_state));
+  }
   return WriteSmallFile(target.root / kTrackerName, target.iteration);
 }
 
-Status WriteOthers(const MegatronTarget& target, const AtomicDirectory& folder) {
-  WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, target.train_state));
-  if (!target.common_pt.empty()) {
+// The legacy format keeps the run's state in the files of the ranks.
+Status WriteOthers(const MegatronTarget& target, const AtomicDirectory& folder, bool torch_dist) {
+  if (torch_dist) WB_RETURN_IF_ERROR(folder.WriteFile(kTrainStateName, target.train_state));
+  if (torch_dist && !target.common_pt.empty()) {
     WB_RETURN_IF_ERROR(folder.WriteFile(kCommonPtName, target.common_pt));
   }
   if (target.run_config.empty()) return {};
@@ -42,6 +46,13 @@ Status WriteOthers(const MegatronTarget& target, const AtomicDirectory& folder) 
 
 void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout) {
   AddGridOptions(command, layout.grid);
+  command
+      .add_option("--format", layout.format,
+                  "torch_dist: global tensors, for any grid; torch: the legacy format, a file per "
+                  "rank")
+      ->check(CLI::IsMember({"torch_dist", "torch"}))
+      ->capture_default_str()
+      ->group("Megatron");
   CLI::Option* dialect =
       command
           .add_option("--dialect", layout.dialect,
@@ -106,13 +117,13 @@ Status WriteMegatron(const MegatronTarget& target, const ParameterSource& source
   options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
   WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(folder.path(), plan.disk));
   WB_RETURN_IF_ERROR(Import(source, plan, options, writer));
-  WB_RETURN_IF_ERROR(WriteOthers(target, folder));
+  WB_RETURN_IF_ERROR(WriteOthers(target, folder, plan.disk.has_metadata));
   if (target.read_back) {
     WB_RETURN_IF_ERROR(writer.ReadBack(options.threads));
     done.read_back = true;
   }
   WB_TRY(done.published, folder.Commit());
-  return PublishTracker(target);
+  return PublishTracker(target, plan.disk.has_metadata);
 }
 
 }  // namespace weighbridge::cli

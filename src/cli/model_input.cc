@@ -12,6 +12,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "checks/megatron_state_dict.h"
+#include "formats/torch_dist/reader.h"
+#include "formats/torch_legacy/reader.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -186,12 +188,7 @@ Error JudgeConfigError(Error error) {
 
 Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path) {
   WB_TRY(const MegatronFolder folder, FindMegatronFolder(path));
-  if (!folder.is_torch_dist) {
-    return Fail(ErrorKind::kUnsupported, "unsupported-format",
-                "this is a checkpoint of the legacy `torch` format, which this version does not "
-                "read",
-                folder.iteration.string(), "save it with ckpt_format torch_dist");
-  }
+  if (!folder.is_torch_dist) return TorchLegacyCheckpoint::Open(folder.iteration);
   return TorchDistCheckpoint::Open(folder.iteration);
 }
 

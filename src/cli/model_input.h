@@ -14,7 +14,7 @@
 #include "family/library.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
-#include "formats/torch_dist/reader.h"
+#include "formats/megatron_checkpoint.h"
 #include "mapping/sharding.h"
 
 namespace weighbridge::cli {
@@ -69,8 +69,7 @@ void DescribeInput(const ModelInput& input, Report& report);
 // key cannot be judged.
 Error JudgeConfigError(Error error);
 
-// Opens a Megatron checkpoint: a tracker's folder or an iteration. kUnsupported for a format that
-// is not torch_dist.
+// Opens a Megatron checkpoint: a tracker's folder or an iteration, torch_dist or legacy torch.
 Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path);
 
 // A checkpoint of either world as a flat state dict: what OpenCheckpoint opens, or a Megatron

@@ -20,17 +20,17 @@ struct VerifyArguments {
   VerifyOptions options;
 };
 
-Result<Model> ExpandFor(const ModelInput& input, const MegatronCheckpoint& megatron,
+Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpoint>& megatron,
                         bool without_mtp) {
   ExpandOptions expand;
   expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
   expand.without_mtp = without_mtp;
-  return ExpandAsStored(*input.family, input.config, std::move(expand), megatron.metadata());
+  return ExpandAsStored(*input.family, input.config, std::move(expand), megatron);
 }
 
 Result<Report> RunOn(VerifyArguments& a) {
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
-  WB_TRY(const auto megatron, OpenMegatron(a.megatron));
+  WB_TRY(auto megatron, OpenMegatron(a.megatron));
   if (!a.expect_dtype.empty()) {
     a.options.expect_dtype = ParseShortName(a.expect_dtype);
     if (!a.options.expect_dtype) {
@@ -38,7 +38,7 @@ Result<Report> RunOn(VerifyArguments& a) {
                   "--expect-dtype", "for example bf16, fp16, fp32");
     }
   }
-  WB_TRY(const Model model, ExpandFor(*input, *megatron, a.options.without_mtp));
+  WB_TRY(const Model model, ExpandFor(*input, megatron, a.options.without_mtp));
   uint64_t bytes = 0;
   for (const DistTensor& t : megatron->metadata().tensors) {
     bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);

@@ -79,11 +79,14 @@ bool ListsLayerKinds(const Model& model) {
 
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
   std::vector<DiskName> out;
+  const auto add = [&](DiskName disk) {
+    if (std::find(out.begin(), out.end(), disk) == out.end()) out.push_back(std::move(disk));
+  };
   for (const std::string& name : ModuleNames(p)) {
-    for (const bool stacked : {true, false}) {
-      DiskName disk = Placed(model, p, name, stacked);
-      if (std::find(out.begin(), out.end(), disk) == out.end()) out.push_back(std::move(disk));
-    }
+    for (const bool stacked : {true, false}) add(Placed(model, p, name, stacked));
+  }
+  for (const Dialect dialect : {Dialect::kTe, Dialect::kLocal}) {
+    add({model.MegatronName(p, dialect), {}, {}});
   }
   return out;
 }

@@ -20,7 +20,8 @@ struct DiskName {
   bool operator==(const DiskName&) const = default;
 };
 
-// Every name under which readers look, the most usual first. Never empty.
+// Every name under which readers look, the most usual first; last those of the modules themselves,
+// with the model's numbers (files of ranks, joined). Never empty.
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
 
 // The name that Megatron-Core itself writes for a model of this config with modules of `dialect`:

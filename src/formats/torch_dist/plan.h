@@ -46,10 +46,15 @@ struct TorchDistPlan {
     // What stands in it, in order: first byte entries, then chunks as (tensor, chunk).
     std::vector<uint32_t> entries;
     std::vector<std::pair<uint32_t, uint32_t>> chunks;
+    // Not empty: the file is one archive of torch.save with this pickle instead, whose storages
+    // data/0, data/1, ... are the tensors of `chunks`, and then `empty_storages` without bytes.
+    std::string pickle;
+    uint32_t empty_storages = 0;
   };
   std::vector<TorchDistTensor> tensors;  // in the caller's order
   std::vector<TorchDistBytes> entries;
   std::vector<File> files;  // by rising writer; writers without content have none
+  bool has_metadata = true;  // .metadata and metadata.json stand beside them
 
   // Of the .distcp files; .metadata comes on top (about 300 bytes per chunk).
   uint64_t TotalFileBytes() const;

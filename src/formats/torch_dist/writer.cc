@@ -17,7 +17,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 #include "formats/torch_dist/metadata.h"
-#include "formats/torch_file/write.h"
+#include "formats/torch_dist/texts.h"
 
 namespace weighbridge {
 namespace {
@@ -130,6 +130,9 @@ struct TorchDistWriter::State {
   Status CreateFiles() {
     for (const auto& file : plan.files) {
       const fs::path path = folder / file.name;
+      std::error_code error;
+      fs::create_directories(path.parent_path(), error);
+      if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", path));
       const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
       if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
       fds.push_back(fd);
@@ -153,28 +156,13 @@ struct TorchDistWriter::State {
     return {};
   }
 
-  // Calls use(offset, text) for all that stands in a file beside the data.
-  template <typename Use>
-  Status ForEachText(const TorchDistPlan::File& file, const Use& use) const {
-    uint64_t begin = 0;
-    std::string text;
-    for (uint32_t i : file.entries) {
-      WB_RETURN_IF_ERROR(use(begin, std::string_view(plan.entries[i].content)));
-      begin += plan.entries[i].content.size();
-    }
-    for (const auto& [t, c] : file.chunks) {
-      const TorchDistChunk& chunk = plan.tensors[t].chunks[c];
-      WB_TRY(const auto zip, PlanTorchTensor(plan.tensors[t].dtype, chunk.sizes));
-      text += zip.head;
-      WB_RETURN_IF_ERROR(use(begin, std::string_view(text)));
-      begin = chunk.data_offset + chunk.data_bytes;
-      text = zip.Tail(crc[first[t] + c].load());
-    }
-    return use(begin, std::string_view(text));
+  Status ForEachTextOf(size_t i, const UseText& use) const {
+    return ForEachText(
+        plan, plan.files[i], [&](uint32_t t, uint32_t c) { return crc[first[t] + c].load(); }, use);
   }
 
   Status ReadBackFile(size_t i) const {
-    return ForEachText(plan.files[i], [&](uint64_t offset, std::string_view text) {
+    return ForEachTextOf(i, [&](uint64_t offset, std::string_view text) {
       return CheckText(fds[i], offset, text, paths[i]);
     });
   }
@@ -268,13 +256,14 @@ Status TorchDistWriter::Finish() {
   const TorchDistPlan& plan = state_->plan;
   for (size_t i = 0; i < plan.files.size(); ++i) {
     WB_RETURN_IF_ERROR(
-        state_->ForEachText(plan.files[i], [&](uint64_t offset, std::string_view text) {
+        state_->ForEachTextOf(i, [&](uint64_t offset, std::string_view text) {
           return WriteFully(state_->fds[i], offset, AsBytes(text), state_->paths[i]);
         }));
   }
   for (size_t i = 0; i < plan.files.size(); ++i) {
     WB_RETURN_IF_ERROR(Sync(state_->fds[i], state_->paths[i]));
   }
+  if (!plan.has_metadata) return {};
   WB_RETURN_IF_ERROR(WriteSmallFile(state_->folder / "metadata.json", kTorchDistMetadataJson));
   return WriteSmallFile(state_->folder / ".metadata", TorchDistMetadata(plan));
 }
@@ -288,6 +277,7 @@ Status TorchDistWriter::ReadBack(int threads) const {
     WB_RETURN_IF_ERROR(state_->ReadBackFile(i));
   }
   WB_RETURN_IF_ERROR(state_->ReadBackData(threads));
+  if (!plan().has_metadata) return {};
   const fs::path path = state_->folder / ".metadata";
   WB_TRY(const std::string metadata, ReadTextFile(path, UINT64_MAX));
   return metadata == TorchDistMetadata(plan()) ? Status() : FailReadBack(path, 0);

@@ -8,7 +8,6 @@
 
 #include "base/checked.h"
 #include "base/crc32.h"
-#include "formats/torch_file/stored_zip.h"
 
 namespace weighbridge {
 namespace {
@@ -76,20 +75,6 @@ bool Countable(const Shape& shape) {
   return CheckedNumel(extents).has_value();
 }
 
-void AddPreamble(StoredZip& zip, std::string_view data_pkl) {
-  zip.Add("data.pkl", data_pkl);
-  zip.Add(".format_version", kFormatVersion);
-  zip.Add(".storage_alignment", kAlignment);
-  zip.Add("byteorder", kByteOrder);
-}
-
-std::string Finish(StoredZip& zip) {
-  zip.Add("version", kVersion);
-  const std::string id = zip.SerializationId();
-  zip.Add(".data/serialization_id", id);
-  return zip.Finish();
-}
-
 }  // namespace
 
 Result<std::string_view> TorchDTypeName(DType dtype) {
@@ -119,12 +104,26 @@ void PickleTensor(pickle::Writer& pickle, DType dtype, const Shape& shape, std::
   if (!typed) pickle.Global("torch", row.name);
 }
 
+void BeginTorchArchive(StoredZip& zip, std::string_view data_pkl) {
+  zip.Add("data.pkl", data_pkl);
+  zip.Add(".format_version", kFormatVersion);
+  zip.Add(".storage_alignment", kAlignment);
+  zip.Add("byteorder", kByteOrder);
+}
+
+std::string FinishTorchArchive(StoredZip& zip) {
+  zip.Add("version", kVersion);
+  const std::string id = zip.SerializationId();
+  zip.Add(".data/serialization_id", id);
+  return zip.Finish();
+}
+
 std::string TorchSave(std::string_view archive, std::string_view data_pkl,
                       std::span<const std::string> storages) {
   StoredZip zip{std::string(archive)};
-  AddPreamble(zip, data_pkl);
+  BeginTorchArchive(zip, data_pkl);
   for (size_t i = 0; i < storages.size(); ++i) zip.Add(fmt::format("data/{}", i), storages[i]);
-  return Finish(zip);
+  return FinishTorchArchive(zip);
 }
 
 std::string TorchTensorZip::Tail(uint32_t crc) const {
@@ -136,7 +135,7 @@ std::string TorchTensorZip::Tail(uint32_t crc) const {
   zip.BeginData("data/0", data_bytes);
   zip.TakeText();
   zip.EndData(crc);
-  return Finish(zip);
+  return FinishTorchArchive(zip);
 }
 
 Result<TorchTensorZip> PlanTorchTensor(DType dtype, const Shape& shape) {
@@ -152,7 +151,7 @@ Result<TorchTensorZip> PlanTorchTensor(DType dtype, const Shape& shape) {
   PickleTensor(pickle, dtype, shape, "0");
   const std::string data_pkl = std::move(pickle).Finish();
   StoredZip zip("archive");
-  AddPreamble(zip, data_pkl);
+  BeginTorchArchive(zip, data_pkl);
   zip.BeginData("data/0", *nbytes);
   TorchTensorZip plan;
   plan.head = zip.TakeText();

@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "formats/pickle/write.h"
+#include "formats/torch_file/stored_zip.h"
 #include "tensor/tensor.h"
 
 namespace weighbridge {
@@ -29,6 +30,11 @@ void PickleTensor(pickle::Writer& pickle, DType dtype, const Shape& shape, std::
 // into a buffer.
 std::string TorchSave(std::string_view archive, std::string_view data_pkl,
                       std::span<const std::string> storages = {});
+
+// What TorchSave puts before the storages, and behind them: for storages that are too large to pass
+// through here (stored_zip.h: BeginData).
+void BeginTorchArchive(StoredZip& zip, std::string_view data_pkl);
+std::string FinishTorchArchive(StoredZip& zip);
 
 // torch.save(tensor, buffer) without the tensor's bytes:  head, data, Tail(CRC-32 of the data).
 struct TorchTensorZip {
