@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/threads.h"
+#include "checks/rank_diff.h"
 #include "cli/command.h"
 #include "cli/model_input.h"
 
@@ -32,25 +33,62 @@ const CLI::Validator kTolerance(
     },
     "");
 
+// The files of several ranks, when that is what `path` is.
+Result<std::unique_ptr<MegatronCheckpoint>> OpenRanks(const std::string& path) {
+  if (!LooksLikeMegatron(path)) return nullptr;
+  WB_TRY(auto megatron, OpenMegatron(path));
+  const TorchLegacyCheckpoint* ranks = megatron->rank_files();
+  if (ranks == nullptr || ranks->ranks().size() < 2) return nullptr;
+  return megatron;
+}
+
+// A whole checkpoint against the ranks of a parallel run.
+Result<Report> CompareWithRanks(const DiffArguments& arguments,
+                                const TorchLegacyCheckpoint& ranks) {
+  WB_TRY(const auto whole, OpenStateDict(arguments.expected));
+  uint64_t bytes = 0;
+  for (const DistTensor& t : ranks.metadata().tensors) {
+    bytes += static_cast<uint64_t>(2 * Numel(t.shape) * BitsOf(t.dtype) / 8);
+  }
+  Progress progress("diff", bytes);
+  DiffOptions options = arguments.options;
+  options.progress = [&](uint64_t done) { progress.Add(done); };
+  const bool one_rank = whole->format() == "torch";
+  return DiffRanks(*whole, one_rank ? "mp_rank_00/" : "", ranks, options);
+}
+
+Result<Report> Compare(const DiffArguments& arguments) {
+  WB_TRY(const auto ranks, OpenRanks(arguments.actual));
+  WB_TRY(const auto whole_ranks, OpenRanks(arguments.expected));
+  if (ranks != nullptr && whole_ranks == nullptr) {
+    return CompareWithRanks(arguments, *ranks->rank_files());
+  }
+  if (whole_ranks != nullptr && ranks == nullptr) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "the first is the files of several ranks, the second a whole checkpoint",
+                arguments.expected, "give the whole checkpoint first");
+  }
+  WB_TRY(const auto expected, OpenStateDict(arguments.expected));
+  WB_TRY(const auto actual, OpenStateDict(arguments.actual));
+  uint64_t bytes = 0;
+  for (const Checkpoint* side : {expected.get(), actual.get()}) {
+    for (const TensorInfo& tensor : side->tensors()) bytes += tensor.nbytes;
+  }
+  Progress progress("diff", bytes);
+  DiffOptions options = arguments.options;
+  options.progress = [&](uint64_t done) { progress.Add(done); };
+  return Diff(*expected, *actual, options);
+}
+
 int RunDiff(Context& context, DiffArguments& arguments) {
   const CommandInputs inputs{{arguments.expected, arguments.actual}, {}};
   if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
     return PrintError(spared.error());
   }
   PeakAnonymousBytes();
-  const auto expected = OpenStateDict(arguments.expected);
-  if (!expected) return EmitError(context, "diff", "L1", expected.error());
-  const auto actual = OpenStateDict(arguments.actual);
-  if (!actual) return EmitError(context, "diff", "L1", actual.error());
-  uint64_t bytes = 0;
-  for (const auto* side : {&**expected, &**actual}) {
-    for (const TensorInfo& tensor : side->tensors()) bytes += tensor.nbytes;
-  }
-  Report report = [&] {
-    Progress progress("diff", bytes);
-    arguments.options.progress = [&](uint64_t done) { progress.Add(done); };
-    return Diff(**expected, **actual, arguments.options);
-  }();
+  Result<Report> compared = Compare(arguments);
+  if (!compared) return EmitError(context, "diff", "L1", compared.error());
+  Report& report = *compared;
   report.peak_anonymous_bytes = PeakAnonymousBytes();
   return Emit(context, report);
 }
