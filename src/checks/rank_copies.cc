@@ -19,15 +19,17 @@ Result<std::optional<DriftedCopy>> Compare(const MegatronCheckpoint& megatron,
                                            const ChunkCopy& copy) {
   const DistChunk& chunk = copy.tensor->chunks[copy.chunk];
   WB_TRY(const auto expected, megatron.Data(*copy.tensor, chunk));
-  WB_TRY(const auto actual,
-         megatron.Data(*copy.tensor, {chunk.offsets, chunk.sizes, copy.stored}));
+  WB_TRY(const auto actual, megatron.Data(*copy.tensor, {chunk.offsets, chunk.sizes, copy.stored}));
   if (BytesEqual(expected, actual)) return std::nullopt;
   const DType dtype = copy.tensor->dtype;
   const ElementStats stats =
       CompareElements({dtype, chunk.sizes, expected}, {dtype, chunk.sizes, actual}, {}, 1, true);
-  DriftedCopy drifted{&copy, megatron.PlaceOf(chunk.stored).value_or(RankPlace{}),
-                      megatron.PlaceOf(copy.stored).value_or(RankPlace{}), stats.mismatched,
-                      0,     "",
+  DriftedCopy drifted{&copy,
+                      megatron.PlaceOf(chunk.stored).value_or(RankPlace{}),
+                      megatron.PlaceOf(copy.stored).value_or(RankPlace{}),
+                      stats.mismatched,
+                      0,
+                      "",
                       ""};
   if (stats.first_mismatch >= 0) {
     drifted.element = drifted.place.first_element + stats.first_mismatch;

@@ -40,10 +40,10 @@ class Planner {
   Result<ImportPlan> Run() {
     const ParallelGrid& grid = placement_.grid();
     if (grid.tp % grid.etp != 0) {
-      return Fail(ErrorKind::kUsage, "grid",
-                  fmt::format("the format `torch` has no files for ETP {} at TP {}", grid.etp,
-                              grid.tp),
-                  "", "choose an --etp that divides --tp, or --format torch_dist");
+      return Fail(
+          ErrorKind::kUsage, "grid",
+          fmt::format("the format `torch` has no files for ETP {} at TP {}", grid.etp, grid.tp), "",
+          "choose an --etp that divides --tp, or --format torch_dist");
     }
     std::vector<RankState> ranks;
     for (const Rank& rank : Ranks()) {
@@ -109,8 +109,9 @@ class Planner {
     const Parameter& p = *placed.parameter;
     const int group = p.cut.replicated() ? 1 : placement_.GroupSize(p);
     WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, group));
-    const int in_group =
-        p.cut.replicated() ? 0 : p.is_expert() ? rank.tp % placement_.grid().etp : rank.tp;
+    const int in_group = p.cut.replicated() ? 0
+                         : p.is_expert()    ? rank.tp % placement_.grid().etp
+                                            : rank.tp;
     TorchDistTensor tensor;
     tensor.key = fmt::format("{}/{}", folder, name);
     tensor.dtype = WrittenDType(p);
