@@ -72,7 +72,9 @@ def save(bridge_cpu, task, out):
     name, grid_name, hf, g = task
     known.join_grid(g)
     parts = [bridge_cpu.unwrap(part) for part in known.build_parts(bridge_cpu, hf, g, known.spec_of(grid_name))]
-    args = arguments(parts[0], g, os.path.join(out, name, grid_name))
+    os.makedirs(out, exist_ok=True)
+    os.chdir(out)  # args.save is in the files
+    args = arguments(parts[0], g, os.path.join(name, grid_name))
     global_vars.set_args(args)
     rerun_state_machine.initialize_rerun_state_machine()
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)

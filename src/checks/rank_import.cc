@@ -179,7 +179,8 @@ json MegatronArguments(const Model& model, const ParallelGrid& grid) {
     return value == nullptr || *value == "none" ? fallback : *value;
   };
   // Where an argument has another name than the field.
-  args["num_experts"] = field("num_moe_experts", nullptr);
+  const json experts = field("num_moe_experts", nullptr);
+  args["num_experts"] = experts;
   args["swiglu"] = field("gated_linear_unit", false);
   args["untie_embeddings_and_output_weights"] = !model.tied();
   args["group_query_attention"] =
@@ -188,7 +189,7 @@ json MegatronArguments(const Model& model, const ParallelGrid& grid) {
   args["norm_epsilon"] = field("layernorm_epsilon", 1e-5);
   args["apply_layernorm_1p"] = field("layernorm_zero_centered_gamma", false);
   args["position_embedding_type"] = field("position_embedding_type", "rope");
-  args["add_position_embedding"] = false;
+  args["add_position_embedding"] = true;  // the default, which loaders compare
   args["mtp_num_layers"] = model.mtp_layers() > 0 ? json(model.mtp_layers()) : json();
   args["padded_vocab_size"] = model.padded_vocab();
   const auto layers = [](int64_t n) { return n < 0 ? json() : json(n); };
@@ -196,7 +197,7 @@ json MegatronArguments(const Model& model, const ParallelGrid& grid) {
   args["pipeline_model_parallel_size"] = grid.pp;
   args["virtual_pipeline_model_parallel_size"] = grid.vpp == 1 ? json() : json(grid.vpp);
   args["expert_model_parallel_size"] = grid.ep;
-  args["expert_tensor_parallel_size"] = grid.etp;
+  args["expert_tensor_parallel_size"] = experts.is_null() ? grid.tp : grid.etp;
   args["context_parallel_size"] = 1;
   args["decoder_first_pipeline_num_layers"] = layers(grid.first_stage_layers);
   args["decoder_last_pipeline_num_layers"] = layers(grid.last_stage_layers);

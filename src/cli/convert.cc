@@ -166,8 +166,8 @@ Result<Conversion> Make(ConvertArguments& a) {
   done.target = a.target.root;
   done.family = input->family->name;
   done.format =
-      fmt::format("{}, {} spec, {}", a.layout.format, a.options.dialect == Dialect::kLocal ? "local" : "te",
-                  ToString(a.layout.grid));
+      fmt::format("{}, {} spec, {}", a.layout.format,
+                  a.options.dialect == Dialect::kLocal ? "local" : "te", ToString(a.layout.grid));
   done.next = input->like_name.empty()
                   ? CommandLine({"weighbridge", "export", done.target, "HF", "--config", a.config})
                   : CommandLine({"weighbridge", "verify", input->like_name, done.target});

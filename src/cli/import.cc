@@ -80,8 +80,8 @@ Result<Conversion> Make(ImportArguments& a) {
   done.source = a.model;
   done.target = a.target.root;
   done.family = input->family->name;
-  done.format = fmt::format("{}, {} spec, {}", a.layout.format, a.layout.dialect,
-                            ToString(a.layout.grid));
+  done.format =
+      fmt::format("{}, {} spec, {}", a.layout.format, a.layout.dialect, ToString(a.layout.grid));
   done.next = CommandLine({"weighbridge", "verify", a.model, done.target});
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (a.target.run_config.empty()) {

@@ -92,8 +92,7 @@ Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
     expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
   }
   expand.without_mtp = without_mtp;
-  return ExpandAsStored(*input.family, input.config, std::move(expand),
-                        input.checkpoint);
+  return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
 }
 
 }  // namespace weighbridge::cli

@@ -29,7 +29,7 @@ struct MegatronLayout {
   ParallelGrid grid;
   std::string dialect;  // "te", "local"
   std::string format = "torch_dist";
-  std::string dtype;    // "bf16", "fp16", "fp32"; "": as the source
+  std::string dtype;  // "bf16", "fp16", "fp32"; "": as the source
   int64_t pad_vocab = 0;
   bool without_mtp = false;
 
@@ -39,7 +39,8 @@ struct MegatronLayout {
   Dialect Spec() const { return dialect == "local" ? Dialect::kLocal : Dialect::kTe; }
 };
 
-// --format, the grid's options, --dialect (its default is layout.dialect, "" being that of the source),
+// --format, the grid's options, --dialect (its default is layout.dialect, "" being that of the
+// source),
 // --dtype, --pad-vocab, --without-mtp.
 void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout);
 

@@ -48,7 +48,7 @@ class MegatronCheckpoint {
 
   // The iteration's folder.
   virtual const std::filesystem::path& path() const = 0;
-  virtual std::string_view format() const = 0;  // "torch_dist", "torch"
+  virtual std::string_view format() const = 0;  // "torch_dist", "fsdp_dtensor", "torch"
   virtual const DistMetadata& metadata() const = 0;
   // The chunk's elements, row-major, as long as this lives. Errors: kCorrupt when the stored bytes
   // are not what metadata() says.

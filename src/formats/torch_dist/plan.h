@@ -53,7 +53,7 @@ struct TorchDistPlan {
   };
   std::vector<TorchDistTensor> tensors;  // in the caller's order
   std::vector<TorchDistBytes> entries;
-  std::vector<File> files;  // by rising writer; writers without content have none
+  std::vector<File> files;   // by rising writer; writers without content have none
   bool has_metadata = true;  // .metadata and metadata.json stand beside them
 
   // Of the .distcp files; .metadata comes on top (about 300 bytes per chunk).

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/hash.h"
+#include "formats/torch_dist/fsdp_names.h"
 
 namespace weighbridge {
 namespace fs = std::filesystem;
@@ -42,6 +43,7 @@ Result<std::unique_ptr<TorchDistCheckpoint>> TorchDistCheckpoint::Open(const fs:
   const fs::path path = folder / kMetadataName;
   WB_TRY(const auto file, MappedFile::Open(path));
   WB_TRY(out->metadata_, ParseDistMetadata(file->bytes(), path.string()));
+  out->fsdp_ = TakeFsdpNames(out->metadata_);
   out->metadata_file_ = {path, file->size(), Xxh3Hex(file->bytes())};
   for (const std::string& name : out->metadata_.files) {
     if (!StaysInside(name)) {

@@ -26,7 +26,7 @@ class TorchDistCheckpoint final : public MegatronCheckpoint {
   static Result<std::unique_ptr<TorchDistCheckpoint>> Open(const std::filesystem::path& folder);
 
   const std::filesystem::path& path() const override { return folder_; }
-  std::string_view format() const override { return "torch_dist"; }
+  std::string_view format() const override { return fsdp_ ? "fsdp_dtensor" : "torch_dist"; }
   const DistMetadata& metadata() const override { return metadata_; }
   std::vector<FileInfo> identity() const override { return {metadata_file_}; }
   // Files in the folder that hold tensors and belong to no entry (another save's).
@@ -45,6 +45,7 @@ class TorchDistCheckpoint final : public MegatronCheckpoint {
 
   std::filesystem::path folder_;
   DistMetadata metadata_;
+  bool fsdp_ = false;  // the names were Megatron-FSDP's
   FileInfo metadata_file_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::vector<std::filesystem::path> extra_files_;

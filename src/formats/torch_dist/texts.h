@@ -18,8 +18,8 @@ using UseText = std::function<Status(uint64_t offset, std::string_view text)>;
 Status ForEachText(const TorchDistPlan& plan, const TorchDistPlan::File& file, const ChunkCrc& crc,
                    const UseText& use);
 
-// For a file with a pickle: fills in where each chunk's data stands, and the file's size. data_bytes
-// of the chunks are known.
+// For a file with a pickle: fills in where each chunk's data stands, and the file's size.
+// data_bytes of the chunks are known.
 void PlaceInArchive(TorchDistPlan& plan, size_t file);
 
 }  // namespace weighbridge

@@ -255,10 +255,9 @@ Status TorchDistWriter::Finish() {
   WB_RETURN_IF_ERROR(state_->CheckComplete());
   const TorchDistPlan& plan = state_->plan;
   for (size_t i = 0; i < plan.files.size(); ++i) {
-    WB_RETURN_IF_ERROR(
-        state_->ForEachTextOf(i, [&](uint64_t offset, std::string_view text) {
-          return WriteFully(state_->fds[i], offset, AsBytes(text), state_->paths[i]);
-        }));
+    WB_RETURN_IF_ERROR(state_->ForEachTextOf(i, [&](uint64_t offset, std::string_view text) {
+      return WriteFully(state_->fds[i], offset, AsBytes(text), state_->paths[i]);
+    }));
   }
   for (size_t i = 0; i < plan.files.size(); ++i) {
     WB_RETURN_IF_ERROR(Sync(state_->fds[i], state_->paths[i]));

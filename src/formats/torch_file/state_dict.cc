@@ -75,6 +75,8 @@ Result<StateDict> ReadStateDict(const TorchFile& file, const std::string& where)
       return Fail(ErrorKind::kUnsupported, "unsupported-format",
                   fmt::format("a key of the dict is {}, not a name", Describe(name)), where, kHint);
     }
+    // What Megatron's modules keep beside weights: None, bytes or an empty tensor.
+    if (name.text().ends_with("_extra_state") && !TorchFile::IsTensor(value)) continue;
     if (!TorchFile::IsTensor(value)) return NotFlat(std::string(name.text()), value, where);
     auto tensor = file.Tensor(value);
     if (!tensor) {

@@ -19,7 +19,8 @@ struct StateDict {
 };
 
 // `where` is the file's place for errors. Errors: those of TorchFile::Tensor, with the tensor's
-// name; kUnsupported "unsupported-format" when there is no flat dict of tensors.
+// name; kUnsupported "unsupported-format" when there is no flat dict of tensors. An entry
+// `..._extra_state` that is no tensor is left out.
 Result<StateDict> ReadStateDict(const TorchFile& file, const std::string& where);
 
 }  // namespace weighbridge

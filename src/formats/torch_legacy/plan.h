@@ -34,8 +34,8 @@ struct LegacyRun {
 };
 
 // A file FOLDER/model_optim_rng.pt per rank. Each tensor is of one rank; its chunks follow each
-// other along its first axis, or it has one. Its key is for messages; offsets, sizes and writers are
-// not read but for the order. Errors: as PlanTorchDist.
+// other along its first axis, or it has one. Its key is for messages; offsets, sizes and writers
+// are not read but for the order. Errors: as PlanTorchDist.
 Result<TorchDistPlan> PlanRankFiles(std::vector<TorchDistTensor> tensors,
                                     const std::vector<RankState>& ranks, const LegacyRun& run);
 

@@ -23,8 +23,8 @@ RankFolder ParseRankFolder(std::string_view name) {
   std::string_view rest = name.substr(kPrefix.size());
   while (true) {
     const std::string_view digits = rest.substr(0, rest.find('_'));
-    const bool number = std::all_of(digits.begin(), digits.end(),
-                                    [](char c) { return c >= '0' && c <= '9'; });
+    const bool number =
+        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (digits.empty() || digits.size() > kMostDigits || !number) return {};
     folder.numbers.push_back(std::stoi(std::string(digits)));
     if (digits.size() == rest.size()) break;
@@ -36,8 +36,7 @@ RankFolder ParseRankFolder(std::string_view name) {
 Result<std::vector<RankFolder>> FindRankFolders(const fs::path& iteration) {
   std::vector<RankFolder> folders;
   std::error_code error;
-  for (fs::directory_iterator it(iteration, error), end; !error && it != end;
-       it.increment(error)) {
+  for (fs::directory_iterator it(iteration, error), end; !error && it != end; it.increment(error)) {
     RankFolder folder = ParseRankFolder(it->path().filename().string());
     if (!folder.numbers.empty()) folders.push_back(std::move(folder));
   }

@@ -65,7 +65,8 @@ Recorded ReadRecorded(const Value& root) {
 // Reads one file's state dicts into a RankFile.
 class RankFileReader {
  public:
-  RankFileReader(const TorchFile& file, std::string where) : file_(file), where_(std::move(where)) {}
+  RankFileReader(const TorchFile& file, std::string where)
+      : file_(file), where_(std::move(where)) {}
 
   // `objects`: names of what is no weight.
   Status Read(RankFile& rank, std::vector<std::string>& objects) const {
@@ -184,8 +185,7 @@ class TorchLegacyCheckpoint::Opener {
     WB_TRY(const TorchFile file, TorchFile::Open((*mapped)->bytes(), path.string()));
     RankFile rank;
     rank.folder = folder.name;
-    WB_RETURN_IF_ERROR(
-        RankFileReader(file, path.string()).Read(rank, objects_.emplace_back()));
+    WB_RETURN_IF_ERROR(RankFileReader(file, path.string()).Read(rank, objects_.emplace_back()));
     if (out_->ranks_.empty()) recorded_ = ReadRecorded(file.root());
     if (!out_->ranks_.empty() && out_->ranks_[0].parts.size() != rank.parts.size()) {
       return Corrupt("header-corrupt",
@@ -237,15 +237,15 @@ class TorchLegacyCheckpoint::Opener {
     return {};
   }
 
-  Result<int> SizeOf(const char* field, std::optional<int64_t> recorded, int RankFile::* rank) {
+  Result<int> SizeOf(const char* field, std::optional<int64_t> recorded, int RankFile::*rank) {
     int found = 0;
     for (const RankFile& r : out_->ranks_) found = std::max(found, r.*rank + 1);
     if (!recorded) return found;
     if (*recorded >= 1 && *recorded < found) {
-      return Corrupt("header-corrupt",
-                     fmt::format("{} is {} in args, and there is a rank {}", field, *recorded,
-                                 found - 1),
-                     out_->path_.string());
+      return Corrupt(
+          "header-corrupt",
+          fmt::format("{} is {} in args, and there is a rank {}", field, *recorded, found - 1),
+          out_->path_.string());
     }
     // A file for each of so many ranks cannot be missing: nobody has that many.
     constexpr int64_t kMost = 1 << 14;
@@ -293,11 +293,12 @@ class TorchLegacyCheckpoint::Opener {
       const RankFile& rank = out_->ranks_[i];
       metadata.files.push_back(fmt::format("{}/{}", rank.folder, kRankFileName));
       for (size_t part = 0; part < rank.parts.size(); ++part) {
-        const std::string prefix =
-            rank.parts.size() > 1 ? fmt::format("{}/model{}/", rank.folder, part) : rank.folder + "/";
+        const std::string prefix = rank.parts.size() > 1
+                                       ? fmt::format("{}/model{}/", rank.folder, part)
+                                       : rank.folder + "/";
         for (const RankTensor& t : rank.parts[part]) {
-          DistChunk chunk{Shape(t.shape.size(), 0), t.shape, {static_cast<uint32_t>(i), t.offset,
-                                                              t.nbytes}};
+          DistChunk chunk{
+              Shape(t.shape.size(), 0), t.shape, {static_cast<uint32_t>(i), t.offset, t.nbytes}};
           metadata.tensors.push_back({prefix + t.name, t.dtype, t.shape, {std::move(chunk)}});
         }
       }
