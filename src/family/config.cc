@@ -122,7 +122,9 @@ Result<json> ZeroIsNone(const json& value, const json&) {
   return value.get<int64_t>() == 0 ? json("none") : value;
 }
 
-Result<json> NoneIsZero(const json& value, const json&) { return value.is_null() ? json(0) : value; }
+Result<json> NoneIsZero(const json& value, const json&) {
+  return value.is_null() ? json(0) : value;
+}
 
 Result<json> Same(const json& value, const json&) { return value; }
 
@@ -157,8 +159,7 @@ const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
 
 const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
-      {"activation", "HF's name of an activation function -> Megatron's", Activation,
-       HfActivation},
+      {"activation", "HF's name of an activation function -> Megatron's", Activation, HfActivation},
       {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne, Same},
       {"not", "the contrary of a truth value", Not, Not},
       {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding, IsYarn},

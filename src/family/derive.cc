@@ -267,8 +267,8 @@ json ExpandLayerFrequency(const std::string& field, const json& value, int64_t l
   const auto n = value.get<int64_t>();
   json list = json::array();
   for (int64_t i = 0; i < layers; ++i) {
-    // Megatron-Core: every n-th layer has experts, from the first on; every n-th has full attention,
-    // beginning with layer n.
+    // Megatron-Core: every n-th layer has experts, from the first on; every n-th has full
+    // attention, beginning with layer n.
     list.push_back(field == "moe_layer_freq" ? i % n == 0 : (i + 1) % n != 0);
   }
   for (json& entry : list) entry = entry.get<bool>() ? 1 : 0;

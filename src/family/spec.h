@@ -42,10 +42,10 @@ struct ConfigRule {
 
 // A key of config.json where [config] does not lead back to it.
 struct HfConfigRule {
-  std::string field;         // a Megatron field, taken as it is
-  std::string expression;    // of Megatron fields: integers and truth values, none is 0
-  nlohmann::json constant;   // when not null, the value
-  std::string rope;          // only where the RoPE table is of this kind
+  std::string field;        // a Megatron field, taken as it is
+  std::string expression;   // of Megatron fields: integers and truth values, none is 0
+  nlohmann::json constant;  // when not null, the value
+  std::string rope;         // only where the RoPE table is of this kind
 };
 
 struct StackRule {

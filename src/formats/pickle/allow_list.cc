@@ -150,7 +150,7 @@ constexpr std::string_view kNumpy[] = {
     "numpy._core.numeric._frombuffer",
 };
 
-// Modules that hold nothing but enums, in `args` and common state. One identifier may follow.
+// Modules that hold nothing but enums and plain records, in `args` and common state. One identifier may follow.
 constexpr std::string_view kModules[] = {
     // Megatron-Core, and Megatron-LM before and after the split of its model folder.
     "megatron.core.enums.",
@@ -158,6 +158,8 @@ constexpr std::string_view kModules[] = {
     "megatron.core.rerun_state_machine.",
     "megatron.legacy.model.enums.",
     "megatron.model.enums.",
+    // args.pipeline_model_parallel_layout.
+    "megatron.core.transformer.pipeline_parallel_layer_layout.",
     // signal.Signals and its members: Megatron's args.exit_signal.
     "signal.SIG",
 };
