@@ -68,6 +68,31 @@ const Attempt* NamedBySource(const std::vector<Attempt>& attempts, const std::st
   return best;
 }
 
+// Both read the same HF tensors into the same parameters: what tells them apart is not in this
+// checkpoint.
+bool Interchangeable(const Model& a, const Model& b) {
+  return std::equal(a.parameters().begin(), a.parameters().end(), b.parameters().begin(),
+                    b.parameters().end(), [](const Parameter& x, const Parameter& y) {
+                      return x.hf == y.hf && x.shape == y.shape && x.op == y.op &&
+                             x.rule->megatron == y.rule->megatron &&
+                             x.storage->transform == y.storage->transform;
+                    });
+}
+
+// Of families that are interchangeable here, the one with the fewest rules: Llama before Mistral,
+// which is a Llama with a window. nullptr where they are not.
+const Attempt* Plainest(const std::vector<Attempt>& attempts,
+                        const MegatronCheckpoint& checkpoint) {
+  const Attempt* best = &attempts[0];
+  const Result<Model> first = Expand(attempts[0], checkpoint);
+  for (const Attempt& a : attempts) {
+    const Result<Model> model = Expand(a, checkpoint);
+    if (!first || !model || !Interchangeable(*first, *model)) return nullptr;
+    if (a.family->config.size() < best->family->config.size()) best = &a;
+  }
+  return best;
+}
+
 std::string Names(const std::vector<Attempt>& attempts) {
   std::string names;
   for (const Attempt& a : attempts) names += (names.empty() ? "" : ", ") + a.family->name;
@@ -131,6 +156,12 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
   if (fitting.size() == 1) return Finish(std::move(fitting[0]), megatron);
   if (const Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
     return Finish(*named, megatron);
+  }
+  if (const Attempt* plainest = Plainest(fitting, checkpoint)) {
+    SourceConfig source = Finish(*plainest, megatron);
+    source.notes.push_back(fmt::format(
+        "families that fit equally: {}; --family NAME chooses another", Names(fitting)));
+    return source;
   }
   return Fail(ErrorKind::kUsage, "usage",
               fmt::format("by {} the checkpoint may be of any of these families: {}",

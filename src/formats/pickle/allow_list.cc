@@ -89,6 +89,15 @@ constexpr std::string_view kDistributed[] = {
     "torch.distributed.checkpoint.metadata.StorageMeta",
     "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
     "torch.distributed.checkpoint.filesystem._StorageInfo",
+    // Plans of the save, which megatron-core 0.12 and 0.15 keep beside the inventory.
+    "torch.distributed.checkpoint.planner.SavePlan",
+    "torch.distributed.checkpoint.planner.WriteItem",
+    "torch.distributed.checkpoint.planner.WriteItemType",
+    "torch.distributed.checkpoint.planner.TensorWriteData",
+    "torch.distributed.checkpoint.planner.BytesIOWriteData",
+    "megatron.core.dist_checkpointing.strategies.torch.MCoreSavePlan",
+    // megatron-core 0.13 to 0.16: Metadata with shapes of flattened optimizer tensors.
+    "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata",
     // Before torch 2.3.
     "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
     "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
