@@ -3,7 +3,7 @@
 
   make_old_versions.py dump ORACLES HF_DIR OUT.safetensors
       in the environment of Megatron Bridge: its own import of a Hugging Face model, as the parameters have it in memory
-  make_old_versions.py save ORACLES IN.safetensors MEGATRON_DIR [--spec te|local] [--numbered]
+  make_old_versions.py save ORACLES IN.safetensors MEGATRON_DIR [--spec te|local] [--numbered] [--optimizer]
       in an environment with an earlier megatron-core: loads these strictly into that version's GPTModel and saves it
       as Megatron-LM does, torch_dist with `args` in the common state
 
@@ -100,7 +100,7 @@ def megatron_lm_arguments(values):
         expert_tensor_parallel_size=1, attention_dropout=0.0, hidden_dropout=0.0, init_method_std=0.02)
 
 
-def save(oracles, source, target, spec, numbered):
+def save(oracles, source, target, spec, numbered, optimizer):
     import torch
     kit = patch_old_versions(torch, oracles)
     from megatron.core import __version__, dist_checkpointing
@@ -135,12 +135,27 @@ def save(oracles, source, target, spec, numbered):
     # Of versions that know both: layers with numbers in their keys, or stacked.
     metadata = {"non_homogeneous_layers": True} if numbered else None
     state = model.sharded_state_dict(metadata=metadata)
+    if optimizer:
+        state |= optimizer_states(torch, state)
     state |= {"args": megatron_lm_arguments(values), "checkpoint_version": 3.0, "iteration": ITERATION}
     dist_checkpointing.save(state, str(folder), get_default_save_sharded_strategy("torch_dist"))
     (pathlib.Path(target) / "latest_checkpointed_iteration.txt").write_text(str(ITERATION))
     replace_path(folder)
     print(__version__, torch.__version__, target, len(own), "parameters")
     del kit
+
+
+def optimizer_states(torch, state):
+    """Entries as the distributed optimizer saves them: float32, flattened."""
+    import dataclasses
+    from megatron.core.dist_checkpointing import ShardedTensor
+    out = {}
+    for sharded in [value for value in state.values() if isinstance(value, ShardedTensor)]:
+        flat = torch.zeros(sharded.data.numel(), dtype=torch.float32)
+        key = f"optimizer.state.exp_avg.{sharded.key}"
+        out[f"{key}.{len(out)}"] = dataclasses.replace(sharded, key=key, data=flat, dtype=torch.float32,
+                                                       flattened_range=slice(0, flat.numel()))
+    return out
 
 
 def local_names(tensors, own):
@@ -176,12 +191,13 @@ def main():
         command.add_argument("target")
     command.add_argument("--spec", choices=("te", "local"), default="te")
     command.add_argument("--numbered", action="store_true", help="layer numbers in the keys")
+    command.add_argument("--optimizer", action="store_true", help="with states as the distributed optimizer has them")
     args = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     if args.command == "dump":
         dump(args.oracles, args.hf, args.target)
     else:
-        save(args.oracles, args.source, args.target, args.spec, args.numbered)
+        save(args.oracles, args.source, args.target, args.spec, args.numbered, args.optimizer)
 
 
 if __name__ == "__main__":
