@@ -160,10 +160,11 @@ TEST(MegatronConfigCheck, SizesThatContradictTheHfConfigAreCauses) {
   const auto golden = OpenGolden(TestData() / "hf/qwen3_moe", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckMegatronConfig(*golden->model,
-                 Parsed("model: {num_layers: 3, hidden_size: 64, num_attention_heads: 8, "
-                        "num_moe_experts: 8, ffn_hidden_size: null, seq_length: 1}"),
-                 report);
+  CheckMegatronConfig(
+      *golden->model,
+      ConfigOfRunConfig(Parsed("model: {num_layers: 3, hidden_size: 64, num_attention_heads: 8, "
+                               "num_moe_experts: 8, ffn_hidden_size: null, seq_length: 1}")),
+      report);
   ASSERT_EQ(report.causes.size(), 2u);
   EXPECT_THAT(report.causes,
               ElementsAre(Field(&Cause::id, "size-mismatch"), Field(&Cause::id, "head-geometry")));
@@ -176,8 +177,9 @@ TEST(MegatronConfigCheck, WhatIsNotSaidIsNoFault) {
   const auto golden = OpenGolden(TestData() / "hf/llama_tied", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckMegatronConfig(*golden->model, Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}"),
-                 report);
+  CheckMegatronConfig(
+      *golden->model,
+      ConfigOfRunConfig(Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}")), report);
   EXPECT_THAT(report.causes, IsEmpty());
   EXPECT_THAT(report.details, testing::Contains(std::pair<std::string, std::string>(
                                   "saved grid", "TP 2 x PP 1 x EP 1 x ETP 1")));
@@ -187,7 +189,9 @@ TEST(MegatronConfigCheck, ValuesOfTheWrongKindAreCorrupt) {
   const auto golden = OpenGolden(TestData() / "hf/llama_tied", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckMegatronConfig(*golden->model, Parsed("model: {num_layers: two, vocab_size: [1]}"), report);
+  CheckMegatronConfig(*golden->model,
+                      ConfigOfRunConfig(Parsed("model: {num_layers: two, vocab_size: [1]}")),
+                      report);
   ASSERT_EQ(report.causes.size(), 1u);
   EXPECT_EQ(report.causes[0].id, "header-corrupt");
   EXPECT_THAT(report.causes[0].where, ElementsAre("vocab_size", "num_layers"));

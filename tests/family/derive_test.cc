@@ -82,6 +82,76 @@ std::string NameOf(const testing::TestParamInfo<fs::path>& info) {
   return name;
 }
 
+json Derived(const char* family, const json& fields) {
+  const auto spec = Library().Find(family);
+  EXPECT_TRUE(spec);
+  const auto derived = DeriveHfConfig(**spec, fields, false);
+  EXPECT_TRUE(derived) << derived.error().what;
+  return derived.value_or(json());
+}
+
+TEST(DeriveHfConfig, Llama3RopeHasTheNumbersThatMegatronFixes) {
+  const json config = Derived("llama", {{"num_layers", 2},
+                                        {"rope_scaling", true},
+                                        {"rope_scaling_factor", 32.0},
+                                        {"rotary_base", 5e5}});
+  EXPECT_EQ(config["rope_scaling"], json::parse(R"({"rope_type": "llama3", "factor": 32.0,
+      "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 8192})"));
+  EXPECT_EQ(config["rope_theta"], 5e5);
+  EXPECT_FALSE(
+      Derived("llama", {{"num_layers", 2}, {"rope_scaling", false}, {"rope_scaling_factor", 8.0}})
+          .contains("rope_scaling"));
+}
+
+TEST(DeriveHfConfig, LayersOfTwoKindsComeFromTheirFrequency) {
+  const json fields = {{"num_layers", 4}, {"moe_layer_freq", {0, 1, 1, 0}}};
+  EXPECT_EQ(Derived("qwen3_moe", fields)["mlp_only_layers"], json::parse("[0, 3]"));
+  const json every = {{"num_layers", 4}, {"moe_layer_freq", {0, 1, 0, 1}}};
+  EXPECT_EQ(Derived("qwen3_moe", every)["decoder_sparse_step"], 2);
+  const json first = {{"num_layers", 4}, {"moe_layer_freq", {0, 0, 1, 1}}};
+  EXPECT_EQ(Derived("deepseek_v3", first)["first_k_dense_replace"], 2);
+  const json windows = {{"num_layers", 3}, {"window_attn_skip_freq", 2}};
+  EXPECT_EQ(Derived("gpt_oss", windows)["layer_types"],
+            json::parse(R"(["sliding_attention", "full_attention", "sliding_attention"])"));
+}
+
+TEST(DeriveHfConfig, SharedExpertsAreCounted) {
+  const json fields = {
+      {"num_layers", 2}, {"moe_ffn_hidden_size", 40}, {"moe_shared_expert_intermediate_size", 80}};
+  EXPECT_EQ(Derived("deepseek_v3", fields)["n_shared_experts"], 2);
+  // No whole number of experts: the key stays out, and what needs it says so.
+  const json odd = {
+      {"num_layers", 2}, {"moe_ffn_hidden_size", 40}, {"moe_shared_expert_intermediate_size", 50}};
+  EXPECT_FALSE(Derived("deepseek_v3", odd).contains("n_shared_experts"));
+}
+
+// Sizes of the small random model are no model's sizes.
+TEST(DeriveHfConfig, NumbersOfTheToyAreNotTaken) {
+  const json config = Derived("llama", {{"num_layers", 2}});
+  EXPECT_FALSE(config.contains("hidden_size"));
+  EXPECT_FALSE(config.contains("vocab_size"));
+  EXPECT_EQ(config["model_type"], "llama");
+}
+
+TEST(DeriveHfConfig, WithoutLayersThereIsNoModel) {
+  for (const json& fields : {json::object(), json{{"num_layers", 0}}, json{{"num_layers", "2"}},
+                             json{{"num_layers", nullptr}}, json{{"num_layers", 1e9}},
+                             json{{"num_layers", int64_t{1} << 62}}}) {
+    EXPECT_FALSE(DeriveHfConfig(**Library().Find("llama"), fields, false)) << fields;
+  }
+}
+
+TEST(ExpandLayerFrequency, CountsAsMegatronDoes) {
+  EXPECT_EQ(ExpandLayerFrequency("moe_layer_freq", 2, 5), json::parse("[1, 0, 1, 0, 1]"));
+  EXPECT_EQ(ExpandLayerFrequency("moe_layer_freq", 1, 2), json::parse("[1, 1]"));
+  EXPECT_EQ(ExpandLayerFrequency("window_attn_skip_freq", 3, 4), json::parse("[1, 1, 0, 1]"));
+  EXPECT_EQ(ExpandLayerFrequency("linear_attention_freq", 4, 4), json::parse("[1, 1, 1, 0]"));
+  EXPECT_EQ(ExpandLayerFrequency("num_layers", 3, 4), 3);
+  EXPECT_EQ(ExpandLayerFrequency("moe_layer_freq", json::parse("[0, 1]"), 2),
+            json::parse("[0, 1]"));
+}
+
 INSTANTIATE_TEST_SUITE_P(FamilyConfigs, EveryConfig, testing::ValuesIn(Configs()), NameOf);
 
 }  // namespace
