@@ -56,6 +56,7 @@ class View final : public MegatronCheckpoint {
   std::span<const std::byte> Stored(const DistObject& object) const override {
     return files_->Stored(object);
   }
+  Result<nlohmann::json> CommonState() const override { return files_->CommonState(); }
   std::vector<FileInfo> identity() const override { return files_->identity(); }
   std::span<const ChunkCopy> copies() const override { return copies_; }
   std::span<const RankFault> faults() const override { return faults_; }
@@ -216,8 +217,8 @@ class Viewer {
         uint64_t offset = found[i].tensor->offset;
         for (const TensorBox& box : boxes) {
           const auto bytes = static_cast<uint64_t>(Numel(box.sizes) * element);
-          DistChunk chunk{box.offsets, box.sizes,
-                          {static_cast<uint32_t>(found[i].file), offset, bytes}};
+          DistChunk chunk{
+              box.offsets, box.sizes, {static_cast<uint32_t>(found[i].file), offset, bytes}};
           offset += bytes;
           if (first && i == 0) {
             tensor.chunks.push_back(std::move(chunk));
@@ -254,15 +255,14 @@ class Viewer {
     for (const auto& [shard, found] : shards) {
       for (const Found& f : found) {
         if (f.tensor->shape == expected && f.tensor->dtype == tensor.dtype) continue;
-        const std::string cut =
-            p.cut.replicated()
-                ? "not cut"
-                : fmt::format("shard {} of {} along axis {}", shard, group, p.cut.axis);
+        const std::string cut = p.cut.replicated() ? "not cut"
+                                                   : fmt::format("shard {} of {} along axis {}",
+                                                                 shard, group, p.cut.axis);
         AddFault("shape-mismatch", name,
                  fmt::format("{} holds '{}' as {} {}, expected {} {} ({} of {})",
                              ranks_.ranks()[f.file].folder, name, ShortName(f.tensor->dtype),
-                             ToString(f.tensor->shape), ShortName(tensor.dtype),
-                             ToString(expected), cut, ToString(p.shape)));
+                             ToString(f.tensor->shape), ShortName(tensor.dtype), ToString(expected),
+                             cut, ToString(p.shape)));
         Shape whole = f.tensor->shape;
         const auto axis = static_cast<size_t>(std::max(p.cut.axis, 0));
         if (!p.cut.replicated() && axis < whole.size() && whole[axis] < INT64_MAX / group) {
@@ -337,9 +337,9 @@ class Viewer {
     }
     for (auto& [number, chunk] : copies_) {
       const DistTensor& tensor = sorted[place[number]];
-      const auto of = std::find_if(
-          tensor.chunks.begin(), tensor.chunks.end(),
-          [&c = chunk](const DistChunk& other) { return other.offsets == c.offsets; });
+      const auto of =
+          std::find_if(tensor.chunks.begin(), tensor.chunks.end(),
+                       [&c = chunk](const DistChunk& other) { return other.offsets == c.offsets; });
       out_->copies_.push_back(
           {&tensor, static_cast<size_t>(of - tensor.chunks.begin()), chunk.stored});
     }

@@ -186,7 +186,10 @@ void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Repor
   if (config.from_bridge()) detail("saved by", "Megatron Bridge");
   detail("provider", config.provider);
   detail("saved from", config.hf_model);
-  detail("saved grid", GridText(config, report));
+  const bool grid_is_known =
+      std::any_of(report.details.begin(), report.details.end(),
+                  [](const auto& known) { return known.first == "saved grid"; });
+  if (!grid_is_known) detail("saved grid", GridText(config, report));
   if (const auto vocab = Declared(config, "vocab_size", report)) {
     detail("declared vocabulary", fmt::format("{}", *vocab));
   }

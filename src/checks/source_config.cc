@@ -37,23 +37,26 @@ std::string Letters(const std::string& text) {
   return out;
 }
 
-Result<Model> Expand(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
-  return ExpandAsStored(*attempt.family, attempt.config, {}, checkpoint.metadata());
+Result<StoredModel> Expand(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
+  return ExpandAsStored(*attempt.family, attempt.config, {}, Borrowed(checkpoint));
 }
 
 Result<Attempt> Try(const FamilySpec& family, const MegatronConfig& megatron,
                     const MegatronCheckpoint& checkpoint) {
   Attempt attempt{&family, {}, {}};
   WB_TRY(attempt.config, DeriveHfConfig(family, megatron.fields, megatron.from_bridge()));
-  WB_TRY(const Model model, Expand(attempt, checkpoint));
-  attempt.differences = CompareFields(model, megatron);
+  WB_TRY(const StoredModel stored, Expand(attempt, checkpoint));
+  attempt.differences = CompareFields(stored.model, megatron);
   return attempt;
 }
 
 // Every parameter is there in its shape, and nothing else.
 bool Binds(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
-  const Result<Model> model = Expand(attempt, checkpoint);
-  return model && BindMegatron(*model, checkpoint.metadata(), false).causes.empty();
+  const Result<StoredModel> stored = Expand(attempt, checkpoint);
+  if (!stored) return false;
+  const MegatronCheckpoint& seen = stored->view != nullptr ? *stored->view : checkpoint;
+  return seen.faults().empty() &&
+         BindMegatron(stored->model, seen.metadata(), false).causes.empty();
 }
 
 // The one whose name the source has; of two, the longer: qwen3_moe before qwen3.
@@ -84,10 +87,10 @@ bool Interchangeable(const Model& a, const Model& b) {
 const Attempt* Plainest(const std::vector<Attempt>& attempts,
                         const MegatronCheckpoint& checkpoint) {
   const Attempt* best = &attempts[0];
-  const Result<Model> first = Expand(attempts[0], checkpoint);
+  const Result<StoredModel> first = Expand(attempts[0], checkpoint);
   for (const Attempt& a : attempts) {
-    const Result<Model> model = Expand(a, checkpoint);
-    if (!first || !model || !Interchangeable(*first, *model)) return nullptr;
+    const Result<StoredModel> other = Expand(a, checkpoint);
+    if (!first || !other || !Interchangeable(first->model, other->model)) return nullptr;
     if (a.family->config.size() < best->family->config.size()) best = &a;
   }
   return best;

@@ -379,9 +379,10 @@ class Verifier {
     first.megatron_tensor = place.name;
     first.rank = RankOf(place);
     first.megatron_index = MultiIndex(place.shape, place.first_element);
-    row.why += fmt::format("; the first is in {}, whose {} is {}", place.file, ToString(place.shape),
-                           cut.replicated() ? std::string("a copy of all of it")
-                                            : fmt::format("cut along axis {}", cut.axis));
+    row.why +=
+        fmt::format("; the first is in {}, whose {} is {}", place.file, ToString(place.shape),
+                    cut.replicated() ? std::string("a copy of all of it")
+                                     : fmt::format("cut along axis {}", cut.axis));
   }
 
   // What several ranks hold must be the same in all of their files: a row for each that is not.
@@ -400,8 +401,7 @@ class Verifier {
       row.metrics = NotCompared();
       row.metrics.mismatched = d.mismatched;
       const std::vector<int64_t> index = MultiIndex(d.place.shape, d.element);
-      row.first = FirstDifference{"",    {},         d.place.name, row.rank,
-                                  index, d.expected, d.actual};
+      row.first = FirstDifference{"", {}, d.place.name, row.rank, index, d.expected, d.actual};
       row.why = fmt::format("{} holds other values than {}", d.place.file, d.original.file);
       AddCause({"replica-drift",
                 Proof::kExact,

@@ -68,10 +68,9 @@ Status TakeConfig(const MegatronArguments& a, MegatronInput& input) {
 // A config that was given is the one that counts; where it contradicts the checkpoint's own in what
 // shapes weights, the two are of different models.
 Status CompareWithGiven(const MegatronConfig& megatron, MegatronInput& input) {
-  const Result<Model> model =
-      ExpandAsStored(*input.family, input.config, {}, input.checkpoint->metadata());
-  if (!model) return {};  // said where the model is needed
-  for (const FieldDifference& d : CompareFields(*model, megatron)) {
+  const auto stored = ExpandAsStored(*input.family, input.config, {}, Borrowed(*input.checkpoint));
+  if (!stored) return {};  // said where the model is needed
+  for (const FieldDifference& d : CompareFields(stored->model, megatron)) {
     const std::string cause = SizeCause(d.field);
     if (!cause.empty()) return Corrupt(cause, Describe(d, megatron), input.config_file.string());
     input.notes.push_back(Describe(d, megatron));
@@ -132,8 +131,7 @@ Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
     expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
   }
   expand.without_mtp = without_mtp;
-  return ExpandAsStored(*input.family, input.config, std::move(expand),
-                        input.checkpoint);
+  return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
 }
 
 }  // namespace weighbridge::cli

@@ -8,7 +8,7 @@
 
 #include "base/checked.h"
 #include "base/hash.h"
-#include "formats/pickle/plain_json.h"
+#include "formats/megatron_config/common_state.h"
 
 namespace weighbridge {
 namespace fs = std::filesystem;
@@ -17,20 +17,6 @@ namespace {
 constexpr char kMetadataName[] = ".metadata";
 constexpr char kCommonName[] = "common.pt";
 constexpr std::string_view kCommonEntry = "common_state/";
-
-// The entries of the common state that readers ask for; the rest is optimizer and random state.
-nlohmann::json CommonEntries(const pickle::Value& root) {
-  nlohmann::json state = nlohmann::json::object();
-  // The entry of megatron-core 0.19 is a list of one state.
-  const bool listed = root.is(pickle::Kind::kList) && root.size() == 1;
-  const pickle::Value table = listed ? root[0] : root;
-  for (const char* key : {"args", "iteration", "checkpoint_version"}) {
-    const auto value = table.Get(key);
-    if (!value) continue;
-    if (auto plain = pickle::ToPlainJson(*value)) state[key] = std::move(*plain);
-  }
-  return state;
-}
 
 std::vector<fs::path> UnknownFiles(const fs::path& folder, const DistMetadata& metadata) {
   const std::set<std::string> known(metadata.files.begin(), metadata.files.end());
@@ -136,12 +122,12 @@ Result<nlohmann::json> TorchDistCheckpoint::CommonState() const {
   if (fs::exists(path, error)) {
     WB_TRY(const auto file, MappedFile::Open(path));
     WB_TRY(const TorchFile common, TorchFile::Open(file->bytes(), path.string()));
-    return CommonEntries(common.root());
+    return CommonStateOf(common.root());
   }
   for (const DistObject& object : metadata_.objects) {
     if (!object.key.starts_with(kCommonEntry)) continue;
     WB_TRY(const TorchFile common, Object(object));
-    return CommonEntries(common.root());
+    return CommonStateOf(common.root());
   }
   return nlohmann::json::object();
 }

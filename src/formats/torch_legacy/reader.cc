@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/strings.h"
+#include "formats/megatron_config/common_state.h"
 #include "formats/torch_file/torch_file.h"
 #include "formats/torch_legacy/rank_folders.h"
 
@@ -65,7 +66,8 @@ Recorded ReadRecorded(const Value& root) {
 // Reads one file's state dicts into a RankFile.
 class RankFileReader {
  public:
-  RankFileReader(const TorchFile& file, std::string where) : file_(file), where_(std::move(where)) {}
+  RankFileReader(const TorchFile& file, std::string where)
+      : file_(file), where_(std::move(where)) {}
 
   // `objects`: names of what is no weight.
   Status Read(RankFile& rank, std::vector<std::string>& objects) const {
@@ -184,9 +186,11 @@ class TorchLegacyCheckpoint::Opener {
     WB_TRY(const TorchFile file, TorchFile::Open((*mapped)->bytes(), path.string()));
     RankFile rank;
     rank.folder = folder.name;
-    WB_RETURN_IF_ERROR(
-        RankFileReader(file, path.string()).Read(rank, objects_.emplace_back()));
-    if (out_->ranks_.empty()) recorded_ = ReadRecorded(file.root());
+    WB_RETURN_IF_ERROR(RankFileReader(file, path.string()).Read(rank, objects_.emplace_back()));
+    if (out_->ranks_.empty()) {
+      recorded_ = ReadRecorded(file.root());
+      out_->common_state_ = CommonStateOf(file.root());
+    }
     if (!out_->ranks_.empty() && out_->ranks_[0].parts.size() != rank.parts.size()) {
       return Corrupt("header-corrupt",
                      fmt::format("it holds {} virtual stages, {} holds {}", rank.parts.size(),
@@ -237,15 +241,15 @@ class TorchLegacyCheckpoint::Opener {
     return {};
   }
 
-  Result<int> SizeOf(const char* field, std::optional<int64_t> recorded, int RankFile::* rank) {
+  Result<int> SizeOf(const char* field, std::optional<int64_t> recorded, int RankFile::*rank) {
     int found = 0;
     for (const RankFile& r : out_->ranks_) found = std::max(found, r.*rank + 1);
     if (!recorded) return found;
     if (*recorded >= 1 && *recorded < found) {
-      return Corrupt("header-corrupt",
-                     fmt::format("{} is {} in args, and there is a rank {}", field, *recorded,
-                                 found - 1),
-                     out_->path_.string());
+      return Corrupt(
+          "header-corrupt",
+          fmt::format("{} is {} in args, and there is a rank {}", field, *recorded, found - 1),
+          out_->path_.string());
     }
     // A file for each of so many ranks cannot be missing: nobody has that many.
     constexpr int64_t kMost = 1 << 14;
@@ -293,11 +297,12 @@ class TorchLegacyCheckpoint::Opener {
       const RankFile& rank = out_->ranks_[i];
       metadata.files.push_back(fmt::format("{}/{}", rank.folder, kRankFileName));
       for (size_t part = 0; part < rank.parts.size(); ++part) {
-        const std::string prefix =
-            rank.parts.size() > 1 ? fmt::format("{}/model{}/", rank.folder, part) : rank.folder + "/";
+        const std::string prefix = rank.parts.size() > 1
+                                       ? fmt::format("{}/model{}/", rank.folder, part)
+                                       : rank.folder + "/";
         for (const RankTensor& t : rank.parts[part]) {
-          DistChunk chunk{Shape(t.shape.size(), 0), t.shape, {static_cast<uint32_t>(i), t.offset,
-                                                              t.nbytes}};
+          DistChunk chunk{
+              Shape(t.shape.size(), 0), t.shape, {static_cast<uint32_t>(i), t.offset, t.nbytes}};
           metadata.tensors.push_back({prefix + t.name, t.dtype, t.shape, {std::move(chunk)}});
         }
       }
