@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Measures `weighbridge import`, `export` and `verify` on this machine and prints each figure beside its limit.
 
-usage: conversion_bench.py [--repeat N] [--program FILE] [--folder FOLDER]
+usage: conversion_bench.py [--repeat N] [--program FILE] [--folder FOLDER] [--no-peer]
 
   import, export  whole process, page cache warm, data synced and read back as usual, beside `cp` of the same
                   bytes followed by `sync`, in turns: at most 1.3 times its time (medians)
   verify          whole process, page cache warm, beside one thread's memcpy of the HF bytes: at most 1.0 times
   memory          peak anonymous memory as the system counts it: at most 128 MiB + 1 KiB per tensor
+  peer            the same three by Megatron Bridge on CPU, once each, where the oracle environment (tools/oracle_setup.sh)
+                  and ../shared/oracles are there: whole processes on the same model; the factor is what it takes
+                  longer, and has no limit here
 
 Exit status: 0 every figure is within its limit, 1 one is over, 2 nothing could be measured.
 """
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -32,12 +36,48 @@ def copy_and_sync(source, target):
     return seconds
 
 
+def peer_model(model, folder):
+    """The model with a tokenizer beside it, which the Bridge asks for when it exports."""
+    folder.mkdir(exist_ok=True)
+    for file in ("model.safetensors", "config.json"):
+        (folder / file).unlink(missing_ok=True)
+        (folder / file).symlink_to((model / file).resolve())
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "tests/testdata/hf/llama_tied" / file, folder / file)
+    return folder
+
+
+def measure_peer(model, folder, ours):
+    """Runs Megatron Bridge beside us; {what: [its seconds, its MiB, factor]}, empty where it is not installed."""
+    cache = pathlib.Path(os.environ.get("WEIGHBRIDGE_CACHE", pathlib.Path.home() / ".cache/weighbridge"))
+    python, oracles = cache / "oracle/bin/python", ROOT.parent / "shared/oracles"
+    if not python.exists() or not (oracles / "bridge_cpu.py").exists():
+        print("  Megatron Bridge is not installed here (tools/oracle_setup.sh): it was not measured")
+        return {}
+    source, megatron, out = peer_model(model, folder / "peer-model"), folder / "peer-megatron", folder / "peer-hf"
+    figures = {}
+    for what, more in (("import", []), ("export", [out]), ("verify", [])):
+        for old in [megatron] * (what == "import") + more:
+            shutil.rmtree(old, ignore_errors=True)
+        read_into_cache(model / "model.safetensors")
+        start = time.perf_counter()
+        result = run([python, ROOT / "bench/bridge_peer.py", oracles, what, source, megatron, *more])
+        seconds, memory = time.perf_counter() - start, int(result.stdout.split()[-1])
+        figures[what] = [seconds, memory, seconds / ours[what]]
+        print(f"  {what}: Megatron Bridge {seconds:.1f} s, {memory} MiB resident; weighbridge {ours[what]:.2f} s:"
+              f" {seconds / ours[what]:.0f} x")
+    for old in (megatron, out, source):
+        shutil.rmtree(old, ignore_errors=True)
+    return figures
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/src/weighbridge")
     parser.add_argument("--baseline", type=pathlib.Path, default=ROOT / "build/release/bench/memcpy_baseline")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build/bench", help="for models and results")
+    parser.add_argument("--no-peer", action="store_true", help="leave Megatron Bridge out, which takes minutes")
     arguments = parser.parse_args()
     program, folder = arguments.program, arguments.folder
     for needed in (program, arguments.baseline):
@@ -84,7 +124,9 @@ def main():
     table.add("verify, whole process / memcpy", statistics.median(judged) / memcpy, 1.0, "x")
     for name, command in {**commands, "verify": verify}.items():
         table.add(f"{name}: anonymous memory, seen from outside", watch_anonymous(command) / MIB, 128.0, "MiB", 1)
-    results = {"machine": here, "figures": table.rows,
+    medians = {name: statistics.median(times) for name, times in {**seconds, "verify": judged}.items()}
+    peer = {} if arguments.no_peer else measure_peer(model, folder, medians)
+    results = {"machine": here, "figures": table.rows, "peer": peer,
                "details": {"cp": copies, **seconds, "memcpy": memcpys, "verify": judged}}
     (folder / "conversion.json").write_text(json.dumps(results, indent=1) + "\n")
     for old in (megatron, back):

@@ -56,6 +56,7 @@ class View final : public MegatronCheckpoint {
   std::span<const std::byte> Stored(const DistObject& object) const override {
     return files_->Stored(object);
   }
+  Result<nlohmann::json> CommonState() const override { return files_->CommonState(); }
   std::vector<FileInfo> identity() const override { return files_->identity(); }
   std::span<const ChunkCopy> copies() const override { return copies_; }
   std::span<const RankFault> faults() const override { return faults_; }

@@ -228,22 +228,38 @@ int64_t StoredVocab(const Model& model, const DistMetadata& metadata) {
   return 0;
 }
 
+Result<StoredModel> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
+                                   ExpandOptions options,
+                                   std::shared_ptr<const MegatronCheckpoint> checkpoint) {
+  StoredModel stored;
+  const auto expand = [&]() -> Status {
+    WB_TRY(stored.model, Model::Expand(family, config, options));
+    if (checkpoint->rank_files() != nullptr) {
+      WB_TRY(stored.view, ViewAsGlobal(stored.model, checkpoint));
+    }
+    return {};
+  };
+  WB_RETURN_IF_ERROR(expand());
+  const MegatronCheckpoint& seen = stored.view != nullptr ? *stored.view : *checkpoint;
+  options.pad_vocab = StoredVocab(stored.model, seen.metadata());
+  if (options.pad_vocab > stored.model.padded_vocab()) WB_RETURN_IF_ERROR(expand());
+  return stored;
+}
+
 Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
                              ExpandOptions options,
                              std::unique_ptr<MegatronCheckpoint>& checkpoint) {
-  WB_TRY(Model model, Model::Expand(family, config, options));
-  std::shared_ptr<const MegatronCheckpoint> files;
-  if (checkpoint->rank_files() != nullptr) {
-    files = std::move(checkpoint);
-    WB_TRY(checkpoint, ViewAsGlobal(model, files));
-  }
-  options.pad_vocab = StoredVocab(model, checkpoint->metadata());
-  if (options.pad_vocab <= model.padded_vocab()) return model;
-  WB_TRY(model, Model::Expand(family, config, options));
-  if (files != nullptr) {
-    WB_TRY(checkpoint, ViewAsGlobal(model, files));
-  }
-  return model;
+  const bool rank_files = checkpoint->rank_files() != nullptr;
+  std::shared_ptr<const MegatronCheckpoint> files =
+      rank_files ? std::shared_ptr<const MegatronCheckpoint>(std::move(checkpoint))
+                 : Borrowed(*checkpoint);
+  WB_TRY(StoredModel stored, ExpandAsStored(family, config, std::move(options), std::move(files)));
+  if (rank_files) checkpoint = std::move(stored.view);
+  return std::move(stored.model);
+}
+
+std::shared_ptr<const MegatronCheckpoint> Borrowed(const MegatronCheckpoint& checkpoint) {
+  return {std::shared_ptr<const MegatronCheckpoint>(), &checkpoint};
 }
 
 }  // namespace weighbridge

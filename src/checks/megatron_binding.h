@@ -40,10 +40,24 @@ MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, b
 // Rows of the word embedding on disk; 0 when there is none.
 int64_t StoredVocab(const Model& model, const DistMetadata& metadata);
 
-// Model::Expand for the vocabulary that the Megatron checkpoint really has. A checkpoint of rank
-// files is replaced by its global view as that model.
+// A model, and the checkpoint as that model sees it where that is not the checkpoint as it is
+// (rank files: ViewAsGlobal).
+struct StoredModel {
+  Model model;
+  std::unique_ptr<MegatronCheckpoint> view;  // nullptr: as it is
+};
+
+// Model::Expand for the vocabulary that the Megatron checkpoint really has.
+Result<StoredModel> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
+                                   ExpandOptions options,
+                                   std::shared_ptr<const MegatronCheckpoint> checkpoint);
+
+// The same, where the view takes the checkpoint's place.
 Result<Model> ExpandAsStored(const FamilySpec& family, const nlohmann::json& config,
                              ExpandOptions options,
                              std::unique_ptr<MegatronCheckpoint>& checkpoint);
+
+// A pointer that keeps nothing alive, for a view that is given up before its checkpoint.
+std::shared_ptr<const MegatronCheckpoint> Borrowed(const MegatronCheckpoint& checkpoint);
 
 }  // namespace weighbridge

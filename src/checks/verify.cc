@@ -13,9 +13,9 @@
 #include "base/threads.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
+#include "checks/megatron_config_check.h"
 #include "checks/parameter_plan.h"
 #include "checks/rank_copies.h"
-#include "checks/run_config_check.h"
 #include "tensor/compare.h"
 #include "tensor/float_bits.h"
 
@@ -76,7 +76,7 @@ class Verifier {
     WB_RETURN_IF_ERROR(CompareTiedCopy());
     if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareRankCopies());
     Finish();
-    WB_RETURN_IF_ERROR(JudgeRunConfig());
+    WB_RETURN_IF_ERROR(JudgeMegatronConfig());
     return std::move(report_);
   }
 
@@ -453,17 +453,40 @@ class Verifier {
   }
 
   // A broken one is a fault of the checkpoint, and the weights can be judged all the same.
-  Status JudgeRunConfig() {
-    const auto path = megatron_.path() / kRunConfigName;
-    const auto run_config = ReadRunConfig(path);
-    if (run_config) {
-      if (*run_config) CheckRunConfig(model_, **run_config, report_);
+  Status JudgeMegatronConfig() {
+    const auto config = ReadMegatronConfig(megatron_);
+    if (!config) {
+      const Error& e = config.error();
+      if (e.kind != ErrorKind::kCorrupt) return Fail(e);
+      AddCause({e.id, Proof::kStructural, Origin::kConfig, {"the config"}, e.what, e.at, e.hint});
       return {};
     }
-    const Error& e = run_config.error();
-    if (e.kind != ErrorKind::kCorrupt) return Fail(e);
-    AddCause({e.id, Proof::kStructural, Origin::kConfig, {kRunConfigName}, e.what, e.at, e.hint});
+    if (*config) CheckMegatronConfig(model_, **config, report_);
+    JudgePadding(*config);
     return {};
+  }
+
+  // Rows beyond the vocabulary are lawful where Megatron's config declares them; without any config
+  // nothing speaks against them.
+  void JudgePadding(const std::optional<MegatronConfig>& config) {
+    if (model_.padded_vocab() == model_.vocab()) return;
+    const std::string padded =
+        fmt::format("the Megatron checkpoint's vocabulary of {} rows is padded to {}",
+                    model_.vocab(), model_.padded_vocab());
+    const auto declared = config ? config->embedding_rows : std::nullopt;
+    if (!declared || *declared == model_.padded_vocab()) {
+      report_.notes.push_back(
+          {"vocab-padded",
+           padded + (declared ? "" : "; no config beside it says whether that is meant")});
+      return;
+    }
+    AddCause({"vocab-padding",
+              Proof::kStructural,
+              Origin::kConfig,
+              {"vocab_size"},
+              fmt::format("{}, but by {} it has {}", padded, config->origin, *declared),
+              config->origin,
+              "the rows were padded by hand, or the config is of another checkpoint"});
   }
 
   void Finish() {
@@ -475,12 +498,6 @@ class Verifier {
     report_.details.emplace_back("megatron tensors",
                                  fmt::format("{}", megatron_.metadata().tensors.size()));
     for (auto& detail : megatron_.details()) report_.details.push_back(std::move(detail));
-    if (model_.padded_vocab() != model_.vocab()) {
-      report_.notes.push_back(
-          {"vocab-padded", fmt::format("the Megatron checkpoint's vocabulary of {} rows is padded "
-                                       "to {}",
-                                       model_.vocab(), model_.padded_vocab())});
-    }
     if (options_.headers_only) {
       report_.unproven.push_back("no tensor data was read: --level L1 compares every byte");
     }

@@ -3,12 +3,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include "base/atomic_output.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/progress.h"
 #include "base/strings.h"
 #include "base/threads.h"
@@ -31,9 +34,28 @@ struct ExportArguments : MegatronArguments {
   bool overwrite = false;
 };
 
+// The dtype that most bytes of the weights have.
+DType MainDType(const SafetensorsPlan& plan) {
+  std::map<DType, uint64_t> bytes;
+  for (const TensorInfo& t : plan.tensors) bytes[t.dtype] += t.nbytes;
+  const auto most = std::max_element(bytes.begin(), bytes.end(),
+                                     [](auto& a, auto& b) { return a.second < b.second; });
+  return most == bytes.end() ? DType::kF32 : most->first;
+}
+
+Result<std::string> ConfigText(const MegatronInput& input, DType dtype) {
+  if (!input.config_file.empty()) return ReadTextFile(input.config_file);
+  nlohmann::ordered_json config = input.config;
+  config["torch_dtype"] = dtype == DType::kBF16  ? "bfloat16"
+                          : dtype == DType::kF16 ? "float16"
+                                                 : "float32";
+  return DumpConfig(config);
+}
+
 // config.json, and with --like the tokenizer and what else lies beside the weights.
-Status WriteOthers(const MegatronInput& input, const AtomicDirectory& folder, Conversion& done) {
-  WB_TRY(const std::string config, ReadTextFile(input.config_file));
+Status WriteOthers(const MegatronInput& input, DType dtype, const AtomicDirectory& folder,
+                   Conversion& done) {
+  WB_TRY(const std::string config, ConfigText(input, dtype));
   WB_RETURN_IF_ERROR(folder.WriteFile("config.json", config));
   if (input.Original() == nullptr) return {};
   const fs::path& source = input.Original()->path();
@@ -68,7 +90,7 @@ Result<Conversion> Make(ExportArguments& a) {
          AtomicDirectory::Create(a.target, {.overwrite = a.overwrite,
                                             .may_replace = CheckReplaceable,
                                             .expected_bytes = plan.TotalFileBytes()}));
-  WB_RETURN_IF_ERROR(WriteOthers(*input, folder, done));
+  WB_RETURN_IF_ERROR(WriteOthers(*input, MainDType(plan), folder, done));
   Progress progress("export", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
   WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));

@@ -6,7 +6,9 @@
 
 #include "base/strings.h"
 #include "checks/megatron_binding.h"
-#include "formats/megatron_config/run_config.h"
+#include "checks/megatron_config_check.h"
+#include "checks/source_config.h"
+#include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -14,22 +16,37 @@ namespace {
 namespace fs = std::filesystem;
 
 // Without --like and --config: the model that run_config.yaml names, when it is on this machine.
-Status FindSource(MegatronInput& input) {
-  WB_TRY(const auto run_config, ReadRunConfig(input.checkpoint->path() / kRunConfigName));
-  const std::string model = run_config ? run_config->HfModel() : "";
-  if (!model.empty() && ResolveModelPath(model)) {
-    input.like_name = model;
-    input.notes.push_back(
-        fmt::format("config, tokenizer and dtypes are those of {}, which {} names as the source",
-                    ToPrintable(model), kRunConfigName));
-    return {};
+void FindSource(const MegatronConfig* megatron, MegatronInput& input) {
+  if (megatron == nullptr || megatron->hf_model.empty()) return;
+  if (!ResolveModelPath(megatron->hf_model)) return;
+  input.like_name = megatron->hf_model;
+  input.notes.push_back(
+      fmt::format("config, tokenizer and dtypes are those of {}, which {} names as the source",
+                  ToPrintable(megatron->hf_model), megatron->origin));
+}
+
+// The family that --family means; nullptr without it.
+Result<const FamilySpec*> FamilyAskedFor(const MegatronArguments& a, const FamilyLibrary& library) {
+  if (a.families.empty()) return nullptr;
+  return ChosenFamily(library, a.families.back());
+}
+
+Status Derive(const MegatronArguments& a, const MegatronConfig* megatron, MegatronInput& input) {
+  if (megatron == nullptr) {
+    return Fail(ErrorKind::kUsage, "usage",
+                fmt::format("say which model it is, by its Hugging Face config: --like or "
+                            "--config; the checkpoint has neither {} nor saved arguments",
+                            kRunConfigName),
+                "", "for example: --like ./Llama-3.2-1B, or --config ./Llama-3.2-1B/config.json");
   }
-  const std::string why = model.empty() ? ""
-                                        : fmt::format("; {} names {}, which is not on this machine",
-                                                      kRunConfigName, ToPrintable(model));
-  return Fail(ErrorKind::kUsage, "usage",
-              "say which model it is, by its Hugging Face config: --like or --config" + why, "",
-              "for example: --like ./Llama-3.2-1B, or --config ./Llama-3.2-1B/config.json");
+  WB_TRY(input.families, LoadFamilyOptions(a.families));
+  WB_TRY(const FamilySpec* chosen, FamilyAskedFor(a, input.families));
+  WB_TRY(SourceConfig source,
+         DeriveSourceConfig(input.families, chosen, *megatron, *input.checkpoint));
+  input.family = source.family;
+  input.config = std::move(source.config);
+  input.notes.insert(input.notes.end(), source.notes.begin(), source.notes.end());
+  return {};
 }
 
 Status TakeLike(const MegatronArguments& a, MegatronInput& input) {
@@ -45,6 +62,19 @@ Status TakeConfig(const MegatronArguments& a, MegatronInput& input) {
   WB_TRY(input.config, ReadConfig(a.config));
   WB_TRY(input.family, input.families.ForConfig(input.config));
   input.config_file = a.config;
+  return {};
+}
+
+// A config that was given is the one that counts; where it contradicts the checkpoint's own in what
+// shapes weights, the two are of different models.
+Status CompareWithGiven(const MegatronConfig& megatron, MegatronInput& input) {
+  const auto stored = ExpandAsStored(*input.family, input.config, {}, Borrowed(*input.checkpoint));
+  if (!stored) return {};  // said where the model is needed
+  for (const FieldDifference& d : CompareFields(stored->model, megatron)) {
+    const std::string cause = SizeCause(d.field);
+    if (!cause.empty()) return Corrupt(cause, Describe(d, megatron), input.config_file.string());
+    input.notes.push_back(Describe(d, megatron));
+  }
   return {};
 }
 
@@ -77,12 +107,21 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
   auto input = std::make_unique<MegatronInput>();
   WB_TRY(input->checkpoint, OpenMegatron(arguments.megatron));
   input->like_name = arguments.like;
-  if (arguments.like.empty() && arguments.config.empty()) WB_RETURN_IF_ERROR(FindSource(*input));
-  if (input->like_name.empty()) {
+  const bool given = !arguments.like.empty() || !arguments.config.empty();
+  const auto recorded = ReadMegatronConfig(*input->checkpoint);
+  if (!recorded && !given) return Fail(recorded.error());
+  if (!recorded) input->notes.push_back("the checkpoint's own config: " + recorded.error().what);
+  const MegatronConfig* megatron = recorded && *recorded ? &**recorded : nullptr;
+  if (!given) FindSource(megatron, *input);
+  if (!input->like_name.empty()) {
+    WB_RETURN_IF_ERROR(TakeLike(arguments, *input));
+  } else if (given) {
     WB_RETURN_IF_ERROR(TakeConfig(arguments, *input));
   } else {
-    WB_RETURN_IF_ERROR(TakeLike(arguments, *input));
+    WB_RETURN_IF_ERROR(Derive(arguments, megatron, *input));
+    return input;
   }
+  if (megatron != nullptr) WB_RETURN_IF_ERROR(CompareWithGiven(*megatron, *input));
   return input;
 }
 

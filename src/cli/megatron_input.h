@@ -1,5 +1,6 @@
 // A Megatron checkpoint on the command line, and which model it is: the config of Hugging Face
-// comes from --like, --config, or the source that run_config.yaml names.
+// comes from --like, --config, the source that run_config.yaml names, or else is derived from the
+// config that Megatron saved.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -37,7 +38,7 @@ struct MegatronInput {
   std::string like_name;  // what was typed or recorded
   const FamilySpec* family = nullptr;
   nlohmann::json config;
-  std::filesystem::path config_file;
+  std::filesystem::path config_file;  // empty: `config` was derived from Megatron's
   std::vector<std::string> notes;
   FamilyLibrary families;  // of `family` without `like`
 
@@ -45,7 +46,10 @@ struct MegatronInput {
   const Checkpoint* Original() const { return like ? like->checkpoint.get() : nullptr; }
 };
 
-// Errors: those of OpenMegatron and OpenModelInput; kUsage when nothing says which model it is.
+// A config that was given is compared with the checkpoint's own, field by field; what differs is
+// noted. Errors: those of OpenMegatron, OpenModelInput and DeriveSourceConfig; kCorrupt
+// "size-mismatch" or "head-geometry" when a given config shapes other weights; kUsage when nothing
+// says which model it is.
 Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments& arguments);
 
 // The model as the checkpoint holds it (its padded vocabulary). Makes one of rank files a global

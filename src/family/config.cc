@@ -10,29 +10,38 @@ namespace {
 
 using nlohmann::json;
 
+constexpr int64_t kMostTokens = int64_t{1} << 40;
+
 tl::unexpected<Error> BadValue(const char* function, const json& value) {
   return Fail(ErrorKind::kInvalid, "config-value",
               fmt::format("{} does not know the value {}", function, Describe(value)),
               "config.json");
 }
 
+// Hugging Face's names and Megatron's; of several for one function the first is what is written.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kActivations = {{
+    {"silu", "silu"},
+    {"swish", "silu"},
+    {"gelu", "gelu"},
+    {"gelu_pytorch_tanh", "fast_gelu"},
+    {"gelu_new", "fast_gelu"},
+    {"gelu_fast", "fast_gelu"},
+    {"relu", "relu"},
+    {"relu2", "squared_relu"},
+    {"squared_relu", "squared_relu"},
+    {"quick_gelu", "quick_gelu"},
+    {"sigmoid", "sigmoid"},
+    {"tanh", "tanh"},
+}};
+
+tl::unexpected<Error> NoInverse(const char* function, const json& value) {
+  return Fail(ErrorKind::kInvalid, "config-value",
+              fmt::format("{} never gives the value {}", function, Describe(value)));
+}
+
 Result<json> Activation(const json& value, const json&) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kNames = {{
-      {"silu", "silu"},
-      {"swish", "silu"},
-      {"gelu", "gelu"},
-      {"gelu_pytorch_tanh", "fast_gelu"},
-      {"gelu_new", "fast_gelu"},
-      {"gelu_fast", "fast_gelu"},
-      {"relu", "relu"},
-      {"relu2", "squared_relu"},
-      {"squared_relu", "squared_relu"},
-      {"quick_gelu", "quick_gelu"},
-      {"sigmoid", "sigmoid"},
-      {"tanh", "tanh"},
-  }};
   if (value.is_string()) {
-    for (const auto& [hf, megatron] : kNames) {
+    for (const auto& [hf, megatron] : kActivations) {
       if (value.get_ref<const std::string&>() == hf) return json(megatron);
     }
     // Not a fault of the checkpoint: Hugging Face knows more activations than are listed here.
@@ -42,6 +51,15 @@ Result<json> Activation(const json& value, const json&) {
                 "known: silu, gelu, gelu_pytorch_tanh, relu, relu2, quick_gelu, ...");
   }
   return BadValue("activation", value);
+}
+
+Result<json> HfActivation(const json& value, const json&) {
+  if (value.is_string()) {
+    for (const auto& [hf, megatron] : kActivations) {
+      if (value.get_ref<const std::string&>() == megatron) return json(hf);
+    }
+  }
+  return NoInverse("activation", value);
 }
 
 // Megatron-Core numbers the layers in a checkpoint's keys when this field is a list, whatever the
@@ -64,6 +82,11 @@ Result<json> PositionEmbedding(const json& value, const json&) {
   return json(value.get<bool>() ? "yarn" : "rope");
 }
 
+Result<json> IsYarn(const json& value, const json&) {
+  if (value != "yarn" && value != "rope") return NoInverse("position_embedding", value);
+  return json(value == "yarn");
+}
+
 Result<json> Rsqrt(const json& value, const json&) {
   // Configs may hold NaN and Infinity, as Python writes them.
   const double x = value.is_number() ? value.get<double>() : 0;
@@ -71,15 +94,39 @@ Result<json> Rsqrt(const json& value, const json&) {
   return json(1.0 / std::sqrt(x));
 }
 
+// Whole where it is one but for the rounding of the root.
+Result<json> InverseSquare(const json& value, const json&) {
+  const double root = value.is_number() ? value.get<double>() : 0;
+  if (!(root > 1e-9) || !std::isfinite(root)) return NoInverse("rsqrt", value);
+  const double x = 1.0 / (root * root), whole = std::nearbyint(x);
+  return whole >= 1 && std::abs(x - whole) < 1e-6 * whole ? json(static_cast<int64_t>(whole))
+                                                          : json(x);
+}
+
 Result<json> Window(const json& value, const json&) {
   if (!value.is_number_integer() || value.get<int64_t>() <= 0) return BadValue("window", value);
   return json::array({value.get<int64_t>() - 1, 0});
+}
+
+Result<json> WindowWidth(const json& value, const json&) {
+  const bool pair = value.is_array() && value.size() == 2 && value[0].is_number_integer() &&
+                    value[1].is_number_integer();
+  if (!pair || value[1] != 0 || value[0] < 0 || value[0] > kMostTokens) {
+    return NoInverse("window", value);
+  }
+  return json(value[0].get<int64_t>() + 1);
 }
 
 Result<json> ZeroIsNone(const json& value, const json&) {
   if (!value.is_number_integer()) return BadValue("zero_is_none", value);
   return value.get<int64_t>() == 0 ? json("none") : value;
 }
+
+Result<json> NoneIsZero(const json& value, const json&) {
+  return value.is_null() ? json(0) : value;
+}
+
+Result<json> Same(const json& value, const json&) { return value; }
 
 }  // namespace
 
@@ -112,13 +159,13 @@ const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
 
 const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
-      {"activation", "HF's name of an activation function -> Megatron's", Activation},
-      {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne},
-      {"not", "the contrary of a truth value", Not},
-      {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding},
-      {"rsqrt", "1 / sqrt(x)", Rsqrt},
-      {"window", "a window of w tokens -> [w - 1, 0]", Window},
-      {"zero_is_none", "0 -> none, else the number", ZeroIsNone},
+      {"activation", "HF's name of an activation function -> Megatron's", Activation, HfActivation},
+      {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne, Same},
+      {"not", "the contrary of a truth value", Not, Not},
+      {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding, IsYarn},
+      {"rsqrt", "1 / sqrt(x)", Rsqrt, InverseSquare},
+      {"window", "a window of w tokens -> [w - 1, 0]", Window, WindowWidth},
+      {"zero_is_none", "0 -> none, else the number", ZeroIsNone, NoneIsZero},
   };
   return kAll;
 }

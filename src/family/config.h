@@ -25,6 +25,9 @@ struct ConfigFunction {
   // `value`: the HF value (null when absent and the function wants to know); kInvalid when it does
   // not fit.
   Result<nlohmann::json> (*apply)(const nlohmann::json& value, const nlohmann::json& arguments);
+  // The way back, for the HF config of a Megatron checkpoint: a value that `apply` takes to
+  // `value`, where null is None. kInvalid when there is none.
+  Result<nlohmann::json> (*invert)(const nlohmann::json& value, const nlohmann::json& arguments);
 };
 
 // Sorted by name.

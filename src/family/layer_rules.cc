@@ -94,7 +94,88 @@ Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t la
   return kinds;
 }
 
+// The one entry of the map that is of the kind, or with `other` the one that is not.
+std::string EntryOf(const LayerRule& rule, const std::string& kind, bool other) {
+  std::string found;
+  for (const auto& [entry, of] : rule.map) {
+    if ((of == kind) == other) continue;
+    if (!found.empty()) return "";
+    found = entry;
+  }
+  return found;
+}
+
+// "" where layers of two kinds need an entry that is not there.
+std::vector<std::string> EntriesOf(const LayerRule& rule, const std::string& kind,
+                                   const std::vector<bool>& is) {
+  const std::string yes = EntryOf(rule, kind, false), no = EntryOf(rule, kind, true);
+  std::vector<std::string> entries;
+  for (const bool hit : is) {
+    entries.push_back(hit ? yes : no);
+    if (entries.back().empty()) return {};
+  }
+  return entries;
+}
+
+using SetKey = std::function<void(const std::string&, nlohmann::json)>;
+using SetDim = std::function<void(const std::string&, int64_t)>;
+
+bool InvertFirstK(const LayerRule& rule, std::vector<bool> first, const SetDim& set_dim) {
+  const auto end = std::find(first.begin(), first.end(), false);
+  if (std::find(end, first.end(), true) != first.end()) return false;
+  set_dim(Argument(rule, "k"), end - first.begin());
+  return true;
+}
+
+bool InvertEveryN(const LayerRule& rule, const std::vector<bool>& hits, const SetKey& set_key,
+                  const SetDim& set_dim) {
+  const auto layers = static_cast<int64_t>(hits.size());
+  const std::string except = Argument(rule, "except");
+  if (!rule.arguments.contains("phase")) {
+    for (int64_t n = 1; n <= layers; ++n) {
+      bool equal = true;
+      for (int64_t i = 0; i < layers && equal; ++i) {
+        equal = hits[static_cast<size_t>(i)] == (i % n == n - 1);
+      }
+      if (!equal) continue;
+      set_dim(Argument(rule, "n"), n);
+      return true;
+    }
+  }
+  if (except.empty()) return false;
+  nlohmann::json exceptions = nlohmann::json::array();
+  for (int64_t i = 0; i < layers; ++i) {
+    if (!hits[static_cast<size_t>(i)]) exceptions.push_back(i);
+  }
+  set_dim(Argument(rule, "n"), 1);
+  set_key(except, std::move(exceptions));
+  return true;
+}
+
 }  // namespace
+
+bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::vector<bool>& is,
+                     const SetKey& set_key, const SetDim& set_dim) {
+  std::vector<bool> isnt = is;
+  isnt.flip();
+  if (rule.rule == "first_k") {
+    return InvertFirstK(rule, Argument(rule, "first") == kind ? is : isnt, set_dim);
+  }
+  if (rule.rule == "every_n") {
+    return InvertEveryN(rule, Argument(rule, "hit") == kind ? is : isnt, set_key, set_dim);
+  }
+  if (rule.rule == "const") return false;
+  const std::vector<std::string> entries = EntriesOf(rule, kind, is);
+  if (entries.size() != is.size()) return false;
+  if (rule.rule == "from_list") {
+    set_key(Argument(rule, "key"), entries);
+    return true;
+  }
+  std::string pattern;
+  for (const std::string& entry : entries) pattern += entry;
+  set_key(Argument(rule, "key"), pattern);
+  return true;
+}
 
 const std::vector<LayerRuleInfo>& AllLayerRules() {
   static const std::vector<LayerRuleInfo> kAll = {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,13 @@ const std::vector<LayerRuleInfo>& AllLayerRules();
 // One kind per layer. Errors: kInvalid when the config does not fit the rule.
 Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layers,
                                             const nlohmann::json& config, const NameLookup& lookup);
+
+// The way back: the arguments that make layer i of `kind` exactly where is[i]. `set_key` takes
+// config keys, `set_dim` expressions of the rule (a number or a dim) with their value. False when
+// the rule cannot say it, or has no config key to say it with.
+bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::vector<bool>& is,
+                     const std::function<void(const std::string&, nlohmann::json)>& set_key,
+                     const std::function<void(const std::string&, int64_t)>& set_dim);
 
 // Every kind that a rule can yield, for lint.
 std::vector<std::string> PossibleKinds(const LayerRule& rule);

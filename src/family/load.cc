@@ -164,6 +164,30 @@ Status ReadBridge(TomlTable& top, BridgeRule& rule) {
   return t.Finish();
 }
 
+Status ReadHfConfig(TomlTable& top, std::map<std::string, HfConfigRule>& out) {
+  const toml::table* table = top.Table("hf_config");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& key : t.Keys()) {
+    HfConfigRule rule;
+    if (const auto* field = t.Node(key)->as_string()) {
+      rule.field = field->get();
+    } else if (const toml::table* entry = t.Table(key)) {
+      TomlTable e(*entry, top.origin());
+      rule.field = e.String("field");
+      rule.expression = e.Expression("value");
+      rule.constant = e.Json("const");
+      rule.rope = e.String("rope");
+      if (!rule.field.empty() + !rule.expression.empty() + !rule.constant.is_null() != 1) {
+        e.SetError(entry, fmt::format("'{}' needs exactly one of field, value, const", key));
+      }
+      WB_RETURN_IF_ERROR(e.Finish());
+    }
+    out[key] = std::move(rule);
+  }
+  return t.Finish();
+}
+
 Status ReadToy(TomlTable& top, FamilySpec& spec) {
   const toml::table* table = top.Table("toy");
   if (table == nullptr) return {};
@@ -343,6 +367,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
   WB_RETURN_IF_ERROR(ReadConfig(top, "config", spec.config));
   WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));
+  WB_RETURN_IF_ERROR(ReadHfConfig(top, spec.hf_config));
   WB_RETURN_IF_ERROR(ReadToy(top, spec));
   WB_RETURN_IF_ERROR(ReadLists(top, spec));
   if (spec.name.empty()) top.SetError(nullptr, "'family' is missing");

@@ -40,6 +40,14 @@ struct ConfigRule {
   std::string when;  // where false, the value is none
 };
 
+// A key of config.json where [config] does not lead back to it.
+struct HfConfigRule {
+  std::string field;        // a Megatron field, taken as it is
+  std::string expression;   // of Megatron fields: integers and truth values, none is 0
+  nlohmann::json constant;  // when not null, the value
+  std::string rope;         // only where the RoPE table is of this kind
+};
+
 struct StackRule {
   std::string name, megatron, hf, count;
   std::map<std::string, std::string> kinds;  // group -> kind, instead of the rule
@@ -110,6 +118,7 @@ struct FamilySpec {
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;
   BridgeRule bridge;
+  std::map<std::string, HfConfigRule> hf_config;  // dotted key -> rule
   std::vector<StackRule> stacks;
   std::vector<ParamRule> params;
   std::optional<CopyRule> tied;

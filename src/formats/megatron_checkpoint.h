@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -56,6 +57,9 @@ class MegatronCheckpoint {
                                                   const DistChunk& chunk) const = 0;
   // The bytes of metadata().objects: a file of torch.save; {} for what is no file of its own.
   virtual std::span<const std::byte> Stored(const DistObject& object) const = 0;
+  // CommonStateOf what was saved beside the tensors; an empty object when nothing was. Errors:
+  // those of TorchFile::Open.
+  virtual Result<nlohmann::json> CommonState() const = 0;
   // The files that identify inventory and layout.
   virtual std::vector<FileInfo> identity() const = 0;
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "checks/run_config_check.h"
+#include "checks/megatron_config_check.h"
 #include "formats/megatron_config/run_config.h"
 #include "formats/megatron_config/yaml.h"
 #include "golden_models.h"
@@ -156,14 +156,15 @@ TEST(BridgeConfig, LayersOfTwoKindsHaveABlockSpec) {
             "megatron.core.models.gpt.gpt_layer_specs.get_gpt_decoder_block_spec");
 }
 
-TEST(RunConfigCheck, SizesThatContradictTheHfConfigAreCauses) {
+TEST(MegatronConfigCheck, SizesThatContradictTheHfConfigAreCauses) {
   const auto golden = OpenGolden(TestData() / "hf/qwen3_moe", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckRunConfig(*golden->model,
-                 Parsed("model: {num_layers: 3, hidden_size: 64, num_attention_heads: 8, "
-                        "num_moe_experts: 8, ffn_hidden_size: null, seq_length: 1}"),
-                 report);
+  CheckMegatronConfig(
+      *golden->model,
+      ConfigOfRunConfig(Parsed("model: {num_layers: 3, hidden_size: 64, num_attention_heads: 8, "
+                               "num_moe_experts: 8, ffn_hidden_size: null, seq_length: 1}")),
+      report);
   ASSERT_EQ(report.causes.size(), 2u);
   EXPECT_THAT(report.causes,
               ElementsAre(Field(&Cause::id, "size-mismatch"), Field(&Cause::id, "head-geometry")));
@@ -172,22 +173,25 @@ TEST(RunConfigCheck, SizesThatContradictTheHfConfigAreCauses) {
   EXPECT_THAT(report.causes[0].message, HasSubstr("num_layers is 3"));
 }
 
-TEST(RunConfigCheck, WhatIsNotSaidIsNoFault) {
+TEST(MegatronConfigCheck, WhatIsNotSaidIsNoFault) {
   const auto golden = OpenGolden(TestData() / "hf/llama_tied", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckRunConfig(*golden->model, Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}"),
-                 report);
+  CheckMegatronConfig(
+      *golden->model,
+      ConfigOfRunConfig(Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}")), report);
   EXPECT_THAT(report.causes, IsEmpty());
   EXPECT_THAT(report.details, testing::Contains(std::pair<std::string, std::string>(
                                   "saved grid", "TP 2 x PP 1 x EP 1 x ETP 1")));
 }
 
-TEST(RunConfigCheck, ValuesOfTheWrongKindAreCorrupt) {
+TEST(MegatronConfigCheck, ValuesOfTheWrongKindAreCorrupt) {
   const auto golden = OpenGolden(TestData() / "hf/llama_tied", {});
   ASSERT_NE(golden, nullptr);
   Report report;
-  CheckRunConfig(*golden->model, Parsed("model: {num_layers: two, vocab_size: [1]}"), report);
+  CheckMegatronConfig(*golden->model,
+                      ConfigOfRunConfig(Parsed("model: {num_layers: two, vocab_size: [1]}")),
+                      report);
   ASSERT_EQ(report.causes.size(), 1u);
   EXPECT_EQ(report.causes[0].id, "header-corrupt");
   EXPECT_THAT(report.causes[0].where, ElementsAre("vocab_size", "num_layers"));

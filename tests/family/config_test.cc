@@ -52,6 +52,44 @@ TEST(ConfigFunctions, GoodValues) {
   EXPECT_EQ(*Call("zero_is_none", 7), 7);
 }
 
+TEST(ConfigFunctions, EachHasItsWayBack) {
+  const std::vector<std::pair<const char*, std::vector<json>>> values = {
+      {"activation", {"silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu"}},
+      {"all_ones_is_one", {json::parse("[0, 1, 1]")}},
+      {"not", {true, false}},
+      {"position_embedding", {true, false}},
+      {"rsqrt", {256, 144, 1, 2.5, 3}},
+      {"window", {1, 4096}},
+      {"zero_is_none", {7}},
+  };
+  ASSERT_EQ(values.size(), AllConfigFunctions().size());
+  for (const auto& [name, list] : values) {
+    for (const json& value : list) {
+      const auto megatron = Call(name, value);
+      ASSERT_TRUE(megatron) << name;
+      const auto back = FindConfigFunction(name)->invert(*megatron, json());
+      ASSERT_TRUE(back) << name;
+      EXPECT_EQ(*back, value) << name;
+    }
+  }
+  EXPECT_EQ(*FindConfigFunction("zero_is_none")->invert(json(nullptr), json()), 0);
+}
+
+TEST(ConfigFunctions, ValuesThatAreNeverGivenHaveNoWayBack) {
+  const std::vector<std::pair<const char*, std::vector<json>>> bad = {
+      {"activation", {"swish", 3, nullptr, json::object()}},
+      {"not", {0, "true"}},
+      {"position_embedding", {"none", true, nullptr}},
+      {"rsqrt", {0, -1, "a", std::numeric_limits<double>::quiet_NaN()}},
+      {"window", {7, json::parse("[1]"), json::parse("[3, 1]"), json::parse("[-1, 0]")}},
+  };
+  for (const auto& [name, list] : bad) {
+    for (const json& value : list) {
+      EXPECT_FALSE(FindConfigFunction(name)->invert(value, json())) << name << " " << value;
+    }
+  }
+}
+
 TEST(ConfigFunctions, BadValuesAreErrorsThatSayTheValue) {
   const std::vector<std::pair<const char*, std::vector<json>>> bad = {
       {"activation", {3, nullptr, json::array({"silu"}), json::object()}},

@@ -89,6 +89,15 @@ constexpr std::string_view kDistributed[] = {
     "torch.distributed.checkpoint.metadata.StorageMeta",
     "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
     "torch.distributed.checkpoint.filesystem._StorageInfo",
+    // Plans of the save, which megatron-core 0.12 and 0.15 keep beside the inventory.
+    "torch.distributed.checkpoint.planner.SavePlan",
+    "torch.distributed.checkpoint.planner.WriteItem",
+    "torch.distributed.checkpoint.planner.WriteItemType",
+    "torch.distributed.checkpoint.planner.TensorWriteData",
+    "torch.distributed.checkpoint.planner.BytesIOWriteData",
+    "megatron.core.dist_checkpointing.strategies.torch.MCoreSavePlan",
+    // megatron-core 0.13 to 0.16: Metadata with shapes of flattened optimizer tensors.
+    "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata",
     // Before torch 2.3.
     "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
     "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
@@ -150,7 +159,7 @@ constexpr std::string_view kNumpy[] = {
     "numpy._core.numeric._frombuffer",
 };
 
-// Modules that hold nothing but enums, in `args` and common state. One identifier may follow.
+// Modules that hold nothing but enums and plain records, in `args` and common state. One identifier may follow.
 constexpr std::string_view kModules[] = {
     // Megatron-Core, and Megatron-LM before and after the split of its model folder.
     "megatron.core.enums.",
@@ -158,6 +167,8 @@ constexpr std::string_view kModules[] = {
     "megatron.core.rerun_state_machine.",
     "megatron.legacy.model.enums.",
     "megatron.model.enums.",
+    // args.pipeline_model_parallel_layout.
+    "megatron.core.transformer.pipeline_parallel_layer_layout.",
     // signal.Signals and its members: Megatron's args.exit_signal.
     "signal.SIG",
 };

@@ -18,6 +18,8 @@ using pickle::Value;
 
 constexpr char kMetadata[] = "torch.distributed.checkpoint.metadata.";
 constexpr char kStorageInfo[] = "torch.distributed.checkpoint.filesystem._StorageInfo";
+// The subclass that megatron-core 0.13 to 0.16 writes.
+constexpr char kMcoreMetadata[] = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata";
 constexpr size_t kMaxAxes = 64;
 
 // Walks the values of one .metadata. Errors name the key at which the structure departs.
@@ -26,7 +28,8 @@ class Parser {
   explicit Parser(const std::string& where) : where_(where) {}
 
   Result<DistMetadata> Run(const Value& root) {
-    if (!IsClass(root, "Metadata")) return Bad("it is no torch.distributed.checkpoint Metadata");
+    const bool known = IsClass(root, "Metadata") || root.class_name() == kMcoreMetadata;
+    if (!known) return Bad("it is no torch.distributed.checkpoint Metadata");
     const auto state = root.Attribute("state_dict_metadata");
     const auto storage = root.Attribute("storage_data");
     if (!state || !state->is(Kind::kDict)) return Bad("state_dict_metadata is no dict");

@@ -9,12 +9,15 @@
 #include "base/checked.h"
 #include "base/hash.h"
 #include "formats/torch_dist/fsdp_names.h"
+#include "formats/megatron_config/common_state.h"
 
 namespace weighbridge {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr char kMetadataName[] = ".metadata";
+constexpr char kCommonName[] = "common.pt";
+constexpr std::string_view kCommonEntry = "common_state/";
 
 std::vector<fs::path> UnknownFiles(const fs::path& folder, const DistMetadata& metadata) {
   const std::set<std::string> known(metadata.files.begin(), metadata.files.end());
@@ -113,6 +116,22 @@ Result<std::span<const std::byte>> TorchDistCheckpoint::Data(const DistTensor& t
 
 std::span<const std::byte> TorchDistCheckpoint::Stored(const DistObject& object) const {
   return files_[object.stored.file]->bytes().subspan(object.stored.offset, object.stored.length);
+}
+
+Result<nlohmann::json> TorchDistCheckpoint::CommonState() const {
+  const fs::path path = folder_ / kCommonName;
+  std::error_code error;
+  if (fs::exists(path, error)) {
+    WB_TRY(const auto file, MappedFile::Open(path));
+    WB_TRY(const TorchFile common, TorchFile::Open(file->bytes(), path.string()));
+    return CommonStateOf(common.root());
+  }
+  for (const DistObject& object : metadata_.objects) {
+    if (!object.key.starts_with(kCommonEntry)) continue;
+    WB_TRY(const TorchFile common, Object(object));
+    return CommonStateOf(common.root());
+  }
+  return nlohmann::json::object();
 }
 
 Result<TorchFile> TorchDistCheckpoint::Object(const DistObject& object) const {

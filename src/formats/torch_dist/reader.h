@@ -36,6 +36,9 @@ class TorchDistCheckpoint final : public MegatronCheckpoint {
   Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                           const DistChunk& chunk) const override;
   std::span<const std::byte> Stored(const DistObject& object) const override;
+  // Of common.pt where there is one, as megatron-core itself has it, else of the entry
+  // common_state/*.
+  Result<nlohmann::json> CommonState() const override;
   // What torch.save stored under the key.
   Result<TorchFile> Object(const DistObject& object) const;
 

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/strings.h"
+#include "formats/megatron_config/common_state.h"
 #include "formats/torch_file/torch_file.h"
 #include "formats/torch_legacy/rank_folders.h"
 
@@ -186,7 +187,10 @@ class TorchLegacyCheckpoint::Opener {
     RankFile rank;
     rank.folder = folder.name;
     WB_RETURN_IF_ERROR(RankFileReader(file, path.string()).Read(rank, objects_.emplace_back()));
-    if (out_->ranks_.empty()) recorded_ = ReadRecorded(file.root());
+    if (out_->ranks_.empty()) {
+      recorded_ = ReadRecorded(file.root());
+      out_->common_state_ = CommonStateOf(file.root());
+    }
     if (!out_->ranks_.empty() && out_->ranks_[0].parts.size() != rank.parts.size()) {
       return Corrupt("header-corrupt",
                      fmt::format("it holds {} virtual stages, {} holds {}", rank.parts.size(),

@@ -65,6 +65,8 @@ class TorchLegacyCheckpoint final : public MegatronCheckpoint {
   Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                           const DistChunk& chunk) const override;
   std::span<const std::byte> Stored(const DistObject&) const override { return {}; }
+  // Of the first rank.
+  Result<nlohmann::json> CommonState() const override { return common_state_; }
   std::vector<FileInfo> identity() const override { return files_; }
   std::optional<RankPlace> PlaceOf(const StoredBytes& stored) const override;
   std::vector<std::pair<std::string, std::string>> details() const override { return details_; }
@@ -81,6 +83,7 @@ class TorchLegacyCheckpoint final : public MegatronCheckpoint {
   std::vector<FileInfo> files_;
   std::vector<std::shared_ptr<const MappedFile>> mappings_;
   DistMetadata metadata_;
+  nlohmann::json common_state_;
   std::vector<std::pair<std::string, std::string>> details_;
 };
 

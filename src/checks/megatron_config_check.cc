@@ -1,0 +1,208 @@
+#include "checks/megatron_config_check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "base/strings.h"
+#include "family/config.h"
+#include "family/derive.h"
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+struct SizeField {
+  std::string_view name, cause;
+};
+
+constexpr std::array<SizeField, 13> kSizes = {{{"num_layers", "size-mismatch"},
+                                               {"hidden_size", "size-mismatch"},
+                                               {"ffn_hidden_size", "size-mismatch"},
+                                               {"moe_ffn_hidden_size", "size-mismatch"},
+                                               {"num_moe_experts", "size-mismatch"},
+                                               {"q_lora_rank", "size-mismatch"},
+                                               {"kv_lora_rank", "size-mismatch"},
+                                               {"num_attention_heads", "head-geometry"},
+                                               {"num_query_groups", "head-geometry"},
+                                               {"kv_channels", "head-geometry"},
+                                               {"qk_head_dim", "head-geometry"},
+                                               {"qk_pos_emb_head_dim", "head-geometry"},
+                                               {"v_head_dim", "head-geometry"}}};
+
+// They change no output of the model, or are judged elsewhere.
+constexpr std::array<std::string_view, 10> kWithoutEffect = {
+    "attention_dropout",
+    "hidden_dropout",
+    "init_method_std",
+    "moe_aux_loss_coeff",
+    "moe_grouped_gemm",
+    "moe_router_load_balancing_type",
+    "moe_token_dispatcher_type",
+    "seq_length",
+    "mtp_num_layers",  // absent layers are rows of their own
+    "vocab_size",
+};
+
+// A field that counts only where another has not this value.
+struct Condition {
+  std::string_view field, other;
+  double value;
+};
+constexpr std::array<Condition, 7> kConditions = {{
+    {"mscale", "rotary_scaling_factor", 1},
+    {"mscale_all_dim", "rotary_scaling_factor", 1},
+    {"beta_fast", "rotary_scaling_factor", 1},
+    {"beta_slow", "rotary_scaling_factor", 1},
+    {"original_max_position_embeddings", "rotary_scaling_factor", 1},
+    {"rope_scaling_factor", "rope_scaling", 0},
+    {"num_query_groups", "multi_latent_attention", 1},
+}};
+
+double NumberOf(const json& value) {
+  if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
+  return value.is_number() ? value.get<double>() : std::nan("");
+}
+
+bool HasEffect(const std::string& field, const json& fields) {
+  if (std::find(kWithoutEffect.begin(), kWithoutEffect.end(), field) != kWithoutEffect.end()) {
+    return false;
+  }
+  return std::none_of(kConditions.begin(), kConditions.end(), [&](const Condition& c) {
+    const auto other = c.field == field ? fields.find(std::string(c.other)) : fields.end();
+    return other != fields.end() && NumberOf(*other) == c.value;
+  });
+}
+
+// Floats as both sides write them: through float32, through text.
+bool Equal(const json& a, const json& b) {
+  if (a.is_number() && b.is_number()) {
+    const double x = a.get<double>(), y = b.get<double>();
+    return std::abs(x - y) <= 1e-6 * std::max(std::abs(x), std::abs(y));
+  }
+  if (!a.is_array() || !b.is_array() || a.size() != b.size()) return a == b;
+  return std::equal(a.begin(), a.end(), b.begin(), Equal);
+}
+
+json NoneIsNull(json value) {
+  if (value == "none") return nullptr;
+  for (json& entry : value) {
+    if (entry == "none") entry = nullptr;
+  }
+  return value;
+}
+
+std::map<std::string, json> ExpectedFields(const Model& model, bool bridge) {
+  std::map<std::string, json> expected;
+  for (const Field& field : model.config()) expected[field.name] = field.value;
+  if (!bridge) return expected;
+  for (const Field& field : model.BridgeFields(Dialect::kTe)) expected[field.name] = field.value;
+  return expected;
+}
+
+void AddCause(Report& report, std::string id, std::string where, std::string message,
+              const std::string& origin) {
+  for (Cause& known : report.causes) {
+    if (known.id != id || known.origin != Origin::kConfig) continue;
+    known.where.push_back(std::move(where));
+    known.message += "; " + message;
+    return;
+  }
+  report.causes.push_back({std::move(id),
+                           Proof::kStructural,
+                           Origin::kConfig,
+                           {std::move(where)},
+                           std::move(message),
+                           origin,
+                           ""});
+}
+
+bool IsSize(const std::string& field) { return !SizeCause(field).empty(); }
+
+// nullopt: not recorded, or of the wrong kind, which is a cause.
+std::optional<int64_t> Declared(const MegatronConfig& config, const char* field, Report& report) {
+  const auto it = config.fields.find(field);
+  if (it == config.fields.end() || it->is_null()) return std::nullopt;
+  if (it->is_number_integer()) return it->get<int64_t>();
+  AddCause(report, "header-corrupt", field,
+           fmt::format("{} is no integer but {}", field, it->type_name()), config.origin);
+  return std::nullopt;
+}
+
+std::string GridText(const MegatronConfig& config, Report& report) {
+  const auto size = [&](const char* field) {
+    return static_cast<int>(Declared(config, field, report).value_or(1));
+  };
+  ParallelGrid grid;
+  grid.tp = size("tensor_model_parallel_size");
+  grid.pp = size("pipeline_model_parallel_size");
+  grid.vpp = size("virtual_pipeline_model_parallel_size");
+  grid.ep = size("expert_model_parallel_size");
+  grid.etp = size("expert_tensor_parallel_size");
+  return ToString(grid);
+}
+
+}  // namespace
+
+std::vector<FieldDifference> CompareFields(const Model& model, const MegatronConfig& config) {
+  std::vector<FieldDifference> differences;
+  for (const auto& [field, value] : ExpectedFields(model, config.from_bridge())) {
+    const auto it = config.fields.find(field);
+    if (it == config.fields.end() || !HasEffect(field, config.fields)) continue;
+    const json found = ExpandLayerFrequency(field, NoneIsNull(*it), model.layers());
+    const json expected = ExpandLayerFrequency(field, NoneIsNull(value), model.layers());
+    // A class that has a pattern of layers of its own leaves the list out.
+    if (found.is_null() && (expected.is_array() || IsSize(field))) continue;
+    if (!Equal(found, expected)) differences.push_back({field, found, expected});
+  }
+  return differences;
+}
+
+std::string Describe(const FieldDifference& d, const MegatronConfig& config) {
+  const auto text = [](const json& value) {
+    return value.is_null() ? std::string("None") : ToPrintable(Describe(value));
+  };
+  return fmt::format("{} is {} in {} and {} by the HF config", d.field, text(d.found),
+                     config.origin, text(d.expected));
+}
+
+std::string SizeCause(const std::string& field) {
+  const auto it = std::find_if(kSizes.begin(), kSizes.end(),
+                               [&](const SizeField& size) { return size.name == field; });
+  return it == kSizes.end() ? "" : std::string(it->cause);
+}
+
+void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Report& report) {
+  const auto detail = [&](const char* key, const std::string& value) {
+    if (!value.empty()) report.details.emplace_back(key, ToPrintable(value));
+  };
+  if (config.from_bridge()) detail("saved by", "Megatron Bridge");
+  detail("provider", config.provider);
+  detail("saved from", config.hf_model);
+  const bool grid_is_known =
+      std::any_of(report.details.begin(), report.details.end(),
+                  [](const auto& known) { return known.first == "saved grid"; });
+  if (!grid_is_known) detail("saved grid", GridText(config, report));
+  if (const auto vocab = Declared(config, "vocab_size", report)) {
+    detail("declared vocabulary", fmt::format("{}", *vocab));
+  }
+  for (const FieldDifference& d : CompareFields(model, config)) {
+    if (IsSize(d.field) && !d.found.is_number_integer()) {
+      AddCause(report, "header-corrupt", d.field,
+               fmt::format("{} is no integer but {}", d.field, d.found.type_name()), config.origin);
+    } else if (IsSize(d.field)) {
+      AddCause(report, SizeCause(d.field), d.field, Describe(d, config), config.origin);
+    } else {
+      report.notes.push_back({"config-differs", Describe(d, config)});
+    }
+  }
+}
+
+}  // namespace weighbridge

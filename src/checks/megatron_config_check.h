@@ -1,0 +1,37 @@
+// What a Megatron checkpoint's own config says, beside what a Hugging Face config makes of the same
+// fields. Field by field: comparing two configs by effect is more than this.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "checks/result.h"
+#include "family/model.h"
+#include "formats/megatron_config/megatron_config.h"
+
+namespace weighbridge {
+
+struct FieldDifference {
+  std::string field;
+  nlohmann::json found, expected;  // in the Megatron config; by the HF config. null is None
+};
+
+// The fields that both say and in which they differ, by name. Fields that only steer training
+// (dropout, initialisation, load balancing), sequence lengths, and those that this config gives no
+// effect are left out, and so is the vocabulary's size, which padding changes.
+std::vector<FieldDifference> CompareFields(const Model& model, const MegatronConfig& config);
+
+// "hidden_size is 64 in run_config.yaml and 48 by the HF config"
+std::string Describe(const FieldDifference& difference, const MegatronConfig& config);
+
+// "size-mismatch" or "head-geometry" for a field that shapes weights; "" for another.
+std::string SizeCause(const std::string& field);
+
+// Adds to `report`: how the checkpoint was built and cut (details); a cause with origin config for
+// each kind of size that contradicts the HF config (size-mismatch, head-geometry) and for a value
+// of the wrong kind (header-corrupt); a note for every other field that differs. A field that the
+// config leaves out or that `model` does not have says nothing.
+void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Report& report);
+
+}  // namespace weighbridge

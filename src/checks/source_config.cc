@@ -1,0 +1,175 @@
+#include "checks/source_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <optional>
+#include <utility>
+
+#include "base/strings.h"
+#include "checks/megatron_binding.h"
+#include "checks/megatron_config_check.h"
+#include "family/derive.h"
+#include "family/model.h"
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kSayIt[] = "--like MODEL or --config FILE says which model it is";
+
+// One family, tried.
+struct Attempt {
+  const FamilySpec* family = nullptr;
+  json config;
+  std::vector<FieldDifference> differences;
+};
+
+std::string Letters(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+  }
+  return out;
+}
+
+Result<StoredModel> Expand(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
+  return ExpandAsStored(*attempt.family, attempt.config, {}, Borrowed(checkpoint));
+}
+
+Result<Attempt> Try(const FamilySpec& family, const MegatronConfig& megatron,
+                    const MegatronCheckpoint& checkpoint) {
+  Attempt attempt{&family, {}, {}};
+  WB_TRY(attempt.config, DeriveHfConfig(family, megatron.fields, megatron.from_bridge()));
+  WB_TRY(const StoredModel stored, Expand(attempt, checkpoint));
+  attempt.differences = CompareFields(stored.model, megatron);
+  return attempt;
+}
+
+// Every parameter is there in its shape, and nothing else.
+bool Binds(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
+  const Result<StoredModel> stored = Expand(attempt, checkpoint);
+  if (!stored) return false;
+  const MegatronCheckpoint& seen = stored->view != nullptr ? *stored->view : checkpoint;
+  return seen.faults().empty() &&
+         BindMegatron(stored->model, seen.metadata(), false).causes.empty();
+}
+
+// The one whose name the source has; of two, the longer: qwen3_moe before qwen3.
+const Attempt* NamedBySource(const std::vector<Attempt>& attempts, const std::string& source) {
+  const std::string name = Letters(source);
+  const Attempt* best = nullptr;
+  for (const Attempt& a : attempts) {
+    const std::string family = Letters(a.family->name);
+    if (name.find(family) == std::string::npos) continue;
+    if (best == nullptr || family.size() > Letters(best->family->name).size()) best = &a;
+  }
+  return best;
+}
+
+// Both read the same HF tensors into the same parameters: what tells them apart is not in this
+// checkpoint.
+bool Interchangeable(const Model& a, const Model& b) {
+  return std::equal(a.parameters().begin(), a.parameters().end(), b.parameters().begin(),
+                    b.parameters().end(), [](const Parameter& x, const Parameter& y) {
+                      return x.hf == y.hf && x.shape == y.shape && x.op == y.op &&
+                             x.rule->megatron == y.rule->megatron &&
+                             x.storage->transform == y.storage->transform;
+                    });
+}
+
+// Of families that are interchangeable here, the one with the fewest rules: Llama before Mistral,
+// which is a Llama with a window. nullptr where they are not.
+const Attempt* Plainest(const std::vector<Attempt>& attempts,
+                        const MegatronCheckpoint& checkpoint) {
+  const Attempt* best = &attempts[0];
+  const Result<StoredModel> first = Expand(attempts[0], checkpoint);
+  for (const Attempt& a : attempts) {
+    const Result<StoredModel> other = Expand(a, checkpoint);
+    if (!first || !other || !Interchangeable(first->model, other->model)) return nullptr;
+    if (a.family->config.size() < best->family->config.size()) best = &a;
+  }
+  return best;
+}
+
+std::string Names(const std::vector<Attempt>& attempts) {
+  std::string names;
+  for (const Attempt& a : attempts) names += (names.empty() ? "" : ", ") + a.family->name;
+  return names;
+}
+
+SourceConfig Finish(Attempt attempt, const MegatronConfig& megatron) {
+  SourceConfig source{attempt.family, std::move(attempt.config), {}};
+  source.notes.push_back(
+      fmt::format("config.json was derived from {} as family {}: token ids, and what else Megatron "
+                  "does not record, are the defaults of Hugging Face",
+                  megatron.origin, attempt.family->name));
+  for (const FieldDifference& d : attempt.differences) {
+    source.notes.push_back(Describe(d, megatron));
+  }
+  return source;
+}
+
+tl::unexpected<Error> NothingFits(const std::optional<Attempt>& nearest, const std::string& why,
+                                  const MegatronConfig& megatron) {
+  std::string text = fmt::format("no family fits what {} says", megatron.origin);
+  if (nearest) {
+    text += fmt::format("; the nearest is {}", nearest->family->name);
+    for (size_t i = 0; i < std::min<size_t>(nearest->differences.size(), 3); ++i) {
+      text += (i == 0 ? ": " : "; ") + Describe(nearest->differences[i], megatron);
+    }
+    if (nearest->differences.empty()) text += ", whose tensors are not those of the checkpoint";
+  } else if (!why.empty()) {
+    text += ": " + why;
+  }
+  return Fail(ErrorKind::kUsage, "unknown-family", std::move(text), "", kSayIt);
+}
+
+}  // namespace
+
+Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const FamilySpec* chosen,
+                                        const MegatronConfig& megatron,
+                                        const MegatronCheckpoint& checkpoint) {
+  if (chosen != nullptr) {
+    WB_TRY(Attempt attempt, Try(*chosen, megatron, checkpoint));
+    return Finish(std::move(attempt), megatron);
+  }
+  WB_TRY(const auto* families, library.All());
+  std::vector<Attempt> fitting;
+  std::optional<Attempt> nearest;
+  std::string why;
+  for (const auto& [name, family] : *families) {
+    if (megatron.from_bridge() && family.bridge.provider != megatron.provider) continue;
+    Result<Attempt> attempt = Try(family, megatron, checkpoint);
+    if (!attempt) {
+      why = fmt::format("family {}: {}", name, attempt.error().what);
+      continue;
+    }
+    if (attempt->differences.empty() && Binds(*attempt, checkpoint)) {
+      fitting.push_back(std::move(*attempt));
+    } else if (!nearest || attempt->differences.size() < nearest->differences.size()) {
+      nearest = std::move(*attempt);
+    }
+  }
+  if (fitting.empty()) return NothingFits(nearest, why, megatron);
+  if (fitting.size() == 1) return Finish(std::move(fitting[0]), megatron);
+  if (const Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
+    return Finish(*named, megatron);
+  }
+  if (const Attempt* plainest = Plainest(fitting, checkpoint)) {
+    SourceConfig source = Finish(*plainest, megatron);
+    source.notes.push_back(fmt::format(
+        "families that fit equally: {}; --family NAME chooses another", Names(fitting)));
+    return source;
+  }
+  return Fail(ErrorKind::kUsage, "usage",
+              fmt::format("by {} the checkpoint may be of any of these families: {}",
+                          megatron.origin, Names(fitting)),
+              "", "--family NAME chooses one");
+}
+
+}  // namespace weighbridge
