@@ -27,8 +27,9 @@ TEST(RankFolders, OnlyMegatronsOwnNamesAreRanks) {
   EXPECT_EQ(ParseRankFolder("mp_rank_00").numbers, (std::vector<int>{0}));
   EXPECT_EQ(ParseRankFolder("mp_rank_13_002").numbers, (std::vector<int>{13, 2}));
   EXPECT_EQ(ParseRankFolder("mp_rank_01_000_127").numbers, (std::vector<int>{1, 0, 127}));
-  for (const char* name : {"mp_rank_", "mp_rank_x", "mp_rank_0_", "mp_rank_00_000_000_000", "rank_00",
-                           "mp_rank_99999999999999999999", "mp_rank_-1", "mp_rank_00__000"}) {
+  for (const char* name :
+       {"mp_rank_", "mp_rank_x", "mp_rank_0_", "mp_rank_00_000_000_000", "rank_00",
+        "mp_rank_99999999999999999999", "mp_rank_-1", "mp_rank_00__000"}) {
     EXPECT_TRUE(ParseRankFolder(name).numbers.empty()) << name;
   }
 }

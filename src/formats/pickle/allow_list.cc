@@ -159,7 +159,8 @@ constexpr std::string_view kNumpy[] = {
     "numpy._core.numeric._frombuffer",
 };
 
-// Modules that hold nothing but enums and plain records, in `args` and common state. One identifier may follow.
+// Modules that hold nothing but enums and plain records, in `args` and common state. One identifier
+// may follow.
 constexpr std::string_view kModules[] = {
     // Megatron-Core, and Megatron-LM before and after the split of its model folder.
     "megatron.core.enums.",

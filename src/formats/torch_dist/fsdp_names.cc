@@ -70,7 +70,8 @@ bool TakeFsdpNames(DistMetadata& metadata) {
   }
   std::sort(joined.begin(), joined.end());
   for (DistTensor& tensor : metadata.tensors) {
-    if (!std::binary_search(joined.begin(), joined.end(), &tensor)) out.push_back(std::move(tensor));
+    if (!std::binary_search(joined.begin(), joined.end(), &tensor))
+      out.push_back(std::move(tensor));
   }
   SortByKey(out);
   metadata.tensors = std::move(out);

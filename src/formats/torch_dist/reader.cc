@@ -8,8 +8,8 @@
 
 #include "base/checked.h"
 #include "base/hash.h"
-#include "formats/torch_dist/fsdp_names.h"
 #include "formats/megatron_config/common_state.h"
+#include "formats/torch_dist/fsdp_names.h"
 
 namespace weighbridge {
 namespace fs = std::filesystem;
