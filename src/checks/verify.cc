@@ -87,8 +87,7 @@ class Verifier {
     TakeRows(inventory);
     report_.causes = inventory.causes;
     report_.notes = inventory.notes;
-    for (Cause& cause : binding_.causes) AddCause(std::move(cause));
-    for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+    // First: their messages name the rank.
     for (const RankFault& fault : megatron_.faults()) {
       AddCause({fault.id,
                 Proof::kStructural,
@@ -98,6 +97,8 @@ class Verifier {
                 fault.message,
                 ""});
     }
+    for (Cause& cause : binding_.causes) AddCause(std::move(cause));
+    for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
   }
 
   // One row per parameter: what either side lacks; then what only one side has.

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/strings.h"
+#include "formats/torch_legacy/rank_folders.h"
 
 namespace weighbridge {
 namespace {
@@ -70,11 +71,12 @@ tl::unexpected<Error> Refuse(const fs::path& folder, std::string what) {
 }
 
 struct Listing {
-  std::vector<std::string> names;    // of files that are expected
+  std::vector<std::string> names;    // of files and folders that are expected
   std::vector<std::string> foreign;  // of all else, sorted and printable
 };
 
-Result<Listing> List(const fs::path& folder, bool (*expected)(std::string_view name)) {
+Result<Listing> List(const fs::path& folder, bool (*expected)(std::string_view name),
+                     bool (*folders)(const fs::path& folder)) {
   std::error_code error;
   fs::directory_iterator it(folder, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", folder));
@@ -84,7 +86,7 @@ Result<Listing> List(const fs::path& folder, bool (*expected)(std::string_view n
     std::error_code ignored;
     const auto type = it->symlink_status(ignored).type();
     const bool file = type == fs::file_type::regular || type == fs::file_type::symlink;
-    if (file && expected(name)) {
+    if (file ? expected(name) : type == fs::file_type::directory && folders(it->path())) {
       listing.names.push_back(name);
     } else {
       listing.foreign.push_back(ToPrintable(name));
@@ -108,6 +110,19 @@ tl::unexpected<Error> RefuseForeign(const fs::path& folder, std::vector<std::str
                   fmt::join(foreign, ", "), more > 0 ? fmt::format(" and {} more", more) : ""));
 }
 
+// A folder of the legacy format that holds its one file and nothing else.
+bool IsRankFolder(const fs::path& folder) {
+  std::error_code error;
+  if (ParseRankFolder(folder.filename().string()).numbers.empty()) return false;
+  bool file = false;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code ignored;
+    if (it->path().filename() != kRankFileName) return false;
+    file = it->symlink_status(ignored).type() == fs::file_type::regular;
+  }
+  return !error && file;
+}
+
 bool IsHuggingFaceName(std::string_view name) { return AnyMatches(kHuggingFace, name); }
 bool IsMegatronName(std::string_view name) { return AnyMatches(kMegatron, name); }
 
@@ -118,7 +133,8 @@ bool IsCheckpointFileName(std::string_view name) {
 }
 
 Status CheckReplaceable(const fs::path& folder) {
-  WB_TRY(const Listing listing, List(folder, IsHuggingFaceName));
+  WB_TRY(const Listing listing,
+         List(folder, IsHuggingFaceName, [](const fs::path&) { return false; }));
   const auto holds = [&](auto matches) {
     return std::any_of(listing.names.begin(), listing.names.end(), matches);
   };
@@ -133,13 +149,16 @@ Status CheckReplaceable(const fs::path& folder) {
 }
 
 Status CheckReplaceableIteration(const fs::path& folder) {
-  WB_TRY(const Listing listing, List(folder, IsMegatronName));
+  WB_TRY(const Listing listing, List(folder, IsMegatronName, IsRankFolder));
   const bool checkpoint =
-      std::find(listing.names.begin(), listing.names.end(), ".metadata") != listing.names.end();
+      std::any_of(listing.names.begin(), listing.names.end(), [](const std::string& name) {
+        return name == ".metadata" || !ParseRankFolder(name).numbers.empty();
+      });
   if (!listing.foreign.empty()) return RefuseForeign(folder, listing.foreign, checkpoint);
   if (checkpoint) return {};
   return Refuse(folder,
-                "the output would replace a folder that is no checkpoint: it has no .metadata");
+                "the output would replace a folder that is no checkpoint: it has neither "
+                ".metadata nor mp_rank_*");
 }
 
 }  // namespace weighbridge
