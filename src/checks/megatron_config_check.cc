@@ -56,7 +56,7 @@ struct Condition {
   std::string_view field, other;
   double value;
 };
-constexpr std::array<Condition, 7> kConditions = {{
+constexpr std::array<Condition, 12> kConditions = {{
     {"mscale", "rotary_scaling_factor", 1},
     {"mscale_all_dim", "rotary_scaling_factor", 1},
     {"beta_fast", "rotary_scaling_factor", 1},
@@ -64,6 +64,11 @@ constexpr std::array<Condition, 7> kConditions = {{
     {"original_max_position_embeddings", "rotary_scaling_factor", 1},
     {"rope_scaling_factor", "rope_scaling", 0},
     {"num_query_groups", "multi_latent_attention", 1},
+    {"q_lora_rank", "multi_latent_attention", 0},
+    {"kv_lora_rank", "multi_latent_attention", 0},
+    {"qk_head_dim", "multi_latent_attention", 0},
+    {"qk_pos_emb_head_dim", "multi_latent_attention", 0},
+    {"v_head_dim", "multi_latent_attention", 0},
 }};
 
 double NumberOf(const json& value) {
@@ -193,7 +198,11 @@ void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Repor
   if (const auto vocab = Declared(config, "vocab_size", report)) {
     detail("declared vocabulary", fmt::format("{}", *vocab));
   }
-  for (const FieldDifference& d : CompareFields(model, config)) {
+  std::vector<FieldDifference> differences = CompareFields(model, config);
+  std::stable_partition(differences.begin(), differences.end(), [](const FieldDifference& d) {
+    return SizeCause(d.field) == "size-mismatch";
+  });
+  for (const FieldDifference& d : differences) {
     if (IsSize(d.field) && !d.found.is_number_integer()) {
       AddCause(report, "header-corrupt", d.field,
                fmt::format("{} is no integer but {}", d.field, d.found.type_name()), config.origin);

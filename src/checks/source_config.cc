@@ -135,8 +135,13 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
                                         const MegatronConfig& megatron,
                                         const MegatronCheckpoint& checkpoint) {
   if (chosen != nullptr) {
-    WB_TRY(Attempt attempt, Try(*chosen, megatron, checkpoint));
-    return Finish(std::move(attempt), megatron);
+    Result<Attempt> attempt = Try(*chosen, megatron, checkpoint);
+    if (attempt) return Finish(std::move(*attempt), megatron);
+    Error error = std::move(attempt).error();
+    error.what = fmt::format("no config.json of family {} follows from {}: {}", chosen->name,
+                             megatron.origin, error.what);
+    if (error.hint.empty()) error.hint = kSayIt;
+    return Fail(std::move(error));
   }
   WB_TRY(const auto* families, library.All());
   std::vector<Attempt> fitting;

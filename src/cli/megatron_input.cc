@@ -72,7 +72,10 @@ Status CompareWithGiven(const MegatronConfig& megatron, MegatronInput& input) {
   if (!stored) return {};  // said where the model is needed
   for (const FieldDifference& d : CompareFields(stored->model, megatron)) {
     const std::string cause = SizeCause(d.field);
-    if (!cause.empty()) return Corrupt(cause, Describe(d, megatron), input.config_file.string());
+    if (!cause.empty()) {
+      return Corrupt(cause, Describe(d, megatron), input.config_file.string(),
+                     "the two are of different models; `weighbridge verify` lists what differs");
+    }
     input.notes.push_back(Describe(d, megatron));
   }
   return {};

@@ -72,19 +72,21 @@ TEST(Export, FindsItsSourceInTheRunConfig) {
   EXPECT_TRUE(fs::exists(hf / "tokenizer.json"));
 }
 
-TEST(Export, ASourceThatIsGoneIsAUsageError) {
+TEST(Export, ASourceThatIsGoneIsNotNeeded) {
   const fs::path folder = fs::path(testing::FreshFolder()) / "source_gone";
   fs::create_directories(folder);
   fs::copy(ModelFolder("llama_tied"), folder / "original");
   Imported("", folder / "original", folder / "mcore");
   fs::remove_all(folder / "original");
   const ProgramRun run = Program({"export", folder / "mcore", folder / "hf"});
-  EXPECT_EQ(run.status, 2);
-  EXPECT_THAT(run.err, HasSubstr("--like or --config"));
-  EXPECT_THAT(run.err, HasSubstr("not on this machine"));
+  EXPECT_EQ(run.status, 0) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("derived from run_config.yaml as family llama"));
+  EXPECT_EQ(testing::ReadFile(folder / "hf/model.safetensors"),
+            testing::ReadFile(ModelFolder("llama_tied") + "/model.safetensors"));
   fs::remove(folder / "mcore/iter_0000000/run_config.yaml");
-  EXPECT_THAT(Program({"export", folder / "mcore", folder / "hf"}).err,
-              HasSubstr("say which config.json"));
+  const ProgramRun without = Program({"export", folder / "mcore", folder / "other"});
+  EXPECT_EQ(without.status, 2);
+  EXPECT_THAT(without.err, HasSubstr("say which model it is"));
 }
 
 }  // namespace

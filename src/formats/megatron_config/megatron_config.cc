@@ -67,13 +67,18 @@ void AddActivation(const json& args, json& fields) {
                                                              : "gelu";
 }
 
-// What TransformerConfig makes of a None.
-void FillDefaults(json& fields) {
+// What TransformerConfig makes of a None. A field that is not recorded stays so, unless `absent`:
+// arguments that a version did not have yet.
+void FillDefaults(json& fields, bool absent) {
   const auto none = [&](const char* field) {
-    return !fields.contains(field) || fields[field].is_null();
+    const auto it = fields.find(field);
+    return it == fields.end() || it->is_null();
+  };
+  const auto fill = [&](const char* field) {
+    return none(field) && (absent || fields.contains(field));
   };
   const auto take = [&](const char* field, const char* from) {
-    if (none(field) && !none(from)) fields[field] = fields[from];
+    if (fill(field) && !none(from)) fields[field] = fields[from];
   };
   take("num_query_groups", "num_attention_heads");
   if (!none("num_moe_experts")) take("moe_ffn_hidden_size", "ffn_hidden_size");
@@ -81,7 +86,7 @@ void FillDefaults(json& fields) {
                      !none("num_attention_heads") &&
                      fields["num_attention_heads"].is_number_integer() &&
                      fields["num_attention_heads"] > 0;
-  if (none("kv_channels") && heads) {
+  if (fill("kv_channels") && heads) {
     fields["kv_channels"] =
         fields["hidden_size"].get<int64_t>() / fields["num_attention_heads"].get<int64_t>();
   }
@@ -96,7 +101,7 @@ MegatronConfig ConfigOfRunConfig(const RunConfig& run_config) {
   config.provider = run_config.provider();
   config.hf_model = run_config.HfModel();
   NameActivation(config.fields);
-  FillDefaults(config.fields);
+  FillDefaults(config.fields, /*absent=*/false);
   config.embedding_rows = DeclaredRows(config.fields);
   return config;
 }
@@ -116,7 +121,7 @@ MegatronConfig ConfigOfArguments(const json& args) {
     config.fields["num_query_groups"] = nullptr;
   }
   AddActivation(args, config.fields);
-  FillDefaults(config.fields);
+  FillDefaults(config.fields, /*absent=*/true);
   config.embedding_rows = SizeOf(args, "padded_vocab_size");
   // The tokenizer's size is not always among the arguments.
   if (!SizeOf(args, "vocab_size") && config.embedding_rows) {
