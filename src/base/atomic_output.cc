@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -78,35 +77,25 @@ Status CheckOccupant(const fs::path& target, bool want_folder, const PublishOpti
   return folder ? AskToReplace(target, options) : Status{};
 }
 
-Status CheckFreeSpace(const fs::path& folder, const PublishOptions& options) {
-  if (!options.expected_bytes) return {};
+Status CheckFreeSpace(const fs::path& folder, const PublishOptions& options, uint64_t there = 0) {
+  if (!options.expected_bytes || *options.expected_bytes <= there) return {};
+  const uint64_t needed = *options.expected_bytes - there;
   struct statvfs info {};
   if (::statvfs(folder.c_str(), &info) != 0) {
     return Fail(ErrnoError(errno, "cannot look at the file system", folder));
   }
   const auto available = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
-  if (*options.expected_bytes <= available) return {};
+  if (needed <= available) return {};
   Error e = ErrnoError(ENOSPC, "cannot write the output", folder);
-  e.what = fmt::format("not enough space: {} bytes are to be written, {} are free",
-                       *options.expected_bytes, available);
+  e.what =
+      fmt::format("not enough space: {} bytes are to be written, {} are free", needed, available);
   return Fail(std::move(e));
 }
 
-std::string NewId() {
-  uint64_t random = 0;
-  if (::getrandom(&random, sizeof(random), 0) != sizeof(random)) {
-    random = static_cast<uint64_t>(::getpid());
-  }
-  return fmt::format("{:016x}", random);
-}
-
-struct Prepared {
-  fs::path target, partial;
-};
-
-Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
+// The canonical target, which may be written.
+Result<fs::path> Prepare(const fs::path& requested, bool want_folder,
                          const PublishOptions& options) {
-  WB_TRY(const fs::path target, CanonicalTarget(requested));
+  WB_TRY(fs::path target, CanonicalTarget(requested));
   const fs::path folder = target.parent_path();
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
@@ -114,46 +103,7 @@ Result<Prepared> Prepare(const fs::path& requested, bool want_folder,
                 folder.string(), "create it first");
   }
   WB_RETURN_IF_ERROR(CheckOccupant(target, want_folder, options));
-  WB_RETURN_IF_ERROR(CheckFreeSpace(folder, options));
-  return Prepared{target, fs::path(target.string() + ".partial-" + NewId())};
-}
-
-// A folder that this process alone may remove, for as long as the descriptor is open. -1: it is
-// another's, or the file system knows no locks.
-int LockFolder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0 || ::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
-  ::close(fd);
-  return -1;
-}
-
-// Makes the folder and locks it before it has its name, so that nobody takes it for abandoned.
-Result<int> MakeLocked(const fs::path& partial) {
-  const fs::path unnamed = partial.string() + "-new";
-  if (::mkdir(unnamed.c_str(), 0777) != 0) {
-    return Fail(ErrnoError(errno, "cannot create the output folder", partial));
-  }
-  const int lock = LockFolder(unnamed);
-  if (::rename(unnamed.c_str(), partial.c_str()) == 0) return lock;
-  const int error_number = errno;
-  ::rmdir(unnamed.c_str());
-  if (lock >= 0) ::close(lock);
-  return Fail(ErrnoError(error_number, "cannot create the output folder", partial));
-}
-
-// What killed processes left of the same target. Best effort.
-void RemoveAbandoned(const fs::path& target) {
-  const std::string prefix = target.filename().string() + ".partial-";
-  std::error_code error;
-  for (fs::directory_iterator it(target.parent_path(), error), end; !error && it != end;
-       it.increment(error)) {
-    if (!it->path().filename().string().starts_with(prefix)) continue;
-    const int lock = LockFolder(it->path());
-    if (lock < 0) continue;
-    std::error_code ignored;
-    fs::remove_all(it->path(), ignored);
-    ::close(lock);
-  }
+  return target;
 }
 
 Status SyncPath(const fs::path& path, int flags) {
@@ -206,7 +156,7 @@ Status RenameToFree(const fs::path& partial, const fs::path& target) {
 
 // For file systems that cannot exchange two folders.
 Result<Publication> ReplaceInTwoSteps(const fs::path& partial, const fs::path& target) {
-  const fs::path old = target.string() + ".partial-old-" + NewId();
+  const fs::path old = target.string() + ".partial-old-" + RandomId();
   if (::rename(target.c_str(), old.c_str()) != 0) {
     return Fail(ErrnoError(errno, "cannot move the old output away", target));
   }
@@ -255,6 +205,33 @@ Result<Publication> Publish(const fs::path& partial, const fs::path& target,
 
 }  // namespace
 
+std::string RandomId() {
+  uint64_t random = 0;
+  if (::getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+    random = static_cast<uint64_t>(::getpid());
+  }
+  return fmt::format("{:016x}", random);
+}
+
+Status ReplaceFile(const fs::path& path, std::string_view text, Durability durability) {
+  const fs::path unnamed = fmt::format("{}.new-{}", path.string(), RandomId());
+  const int fd = ::open(unnamed.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
+  Status status = WriteFully(fd, 0, AsBytes(text), path);
+  if (status && durability == Durability::kSynced && ::fsync(fd) != 0) {
+    status = Fail(ErrnoError(errno, "cannot sync", path));
+  }
+  if (::close(fd) != 0 && status) status = Fail(ErrnoError(errno, "cannot close", path));
+  if (status && ::rename(unnamed.c_str(), path.c_str()) != 0) {
+    status = Fail(ErrnoError(errno, "cannot rename the file", path));
+  }
+  if (!status) {
+    ::unlink(unnamed.c_str());
+    return status;
+  }
+  return durability == Durability::kSynced ? SyncPath(path.parent_path(), O_DIRECTORY) : status;
+}
+
 Status WriteFully(int fd, uint64_t offset, std::span<const std::byte> bytes, const fs::path& path) {
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
@@ -268,18 +245,20 @@ Status WriteFully(int fd, uint64_t offset, std::span<const std::byte> bytes, con
 }
 
 Result<AtomicFile> AtomicFile::Create(const fs::path& target, const PublishOptions& options) {
-  WB_TRY(const Prepared prepared, Prepare(target, false, options));
+  WB_TRY(const fs::path canonical, Prepare(target, false, options));
+  WB_RETURN_IF_ERROR(CheckFreeSpace(canonical.parent_path(), options));
+  const fs::path partial = canonical.string() + ".partial-" + RandomId();
   AtomicFile file;
   file.overwrite_ = options.overwrite;
-  file.target_ = prepared.target;
-  RegisterUnfinished(prepared.partial);
-  file.fd_ = ::open(prepared.partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  file.target_ = canonical;
+  RegisterUnfinished(partial);
+  file.fd_ = ::open(partial.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file.fd_ < 0) {
     const int error_number = errno;
-    ForgetUnfinished(prepared.partial);
-    return Fail(ErrnoError(error_number, "cannot create the output", prepared.partial));
+    ForgetUnfinished(partial);
+    return Fail(ErrnoError(error_number, "cannot create the output", partial));
   }
-  file.partial_ = prepared.partial;
+  file.partial_ = partial;
   return file;
 }
 
@@ -321,39 +300,21 @@ Result<Publication> AtomicFile::Commit() {
 
 Result<AtomicDirectory> AtomicDirectory::Create(const fs::path& target,
                                                 const PublishOptions& options) {
-  WB_TRY(const Prepared prepared, Prepare(target, true, options));
-  AtomicDirectory directory;
-  directory.options_ = options;
-  directory.target_ = prepared.target;
-  RemoveAbandoned(prepared.target);
-  RegisterUnfinished(prepared.partial);
-  auto lock = MakeLocked(prepared.partial);
-  if (!lock) {
-    ForgetUnfinished(prepared.partial);
-    return Fail(std::move(lock).error());
-  }
-  directory.lock_ = *lock;
-  directory.partial_ = prepared.partial;
-  return directory;
+  WB_TRY(fs::path canonical, Prepare(target, true, options));
+  WB_TRY(PartialFolder partial, PartialFolder::Open(canonical, options.job, options.discard));
+  uint64_t finished = 0;
+  for (const FinishedFile& file : partial.finished()) finished += file.nbytes;
+  WB_RETURN_IF_ERROR(CheckFreeSpace(canonical.parent_path(), options, finished));
+  return AtomicDirectory(std::move(canonical), options, std::move(partial));
 }
 
-AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
-    : target_(std::move(other.target_)),
-      partial_(std::exchange(other.partial_, {})),
-      options_(std::move(other.options_)),
-      lock_(std::exchange(other.lock_, -1)) {}
-
-AtomicDirectory::~AtomicDirectory() {
-  if (!partial_.empty()) {
-    std::error_code error;
-    fs::remove_all(partial_, error);
-    ForgetUnfinished(partial_);
-  }
-  if (lock_ >= 0) ::close(lock_);
+Result<AtomicDirectory> AtomicDirectory::Join(const fs::path& partial) {
+  WB_TRY(PartialFolder joined, PartialFolder::Join(partial));
+  return AtomicDirectory({}, {}, std::move(joined));
 }
 
 Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) const {
-  const fs::path path = partial_ / name;
+  const fs::path path = this->path() / name;
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
   const Status written = WriteFully(fd, 0, AsBytes(text), path);
@@ -363,11 +324,10 @@ Status AtomicDirectory::WriteFile(const fs::path& name, std::string_view text) c
 }
 
 Result<Publication> AtomicDirectory::Commit() {
-  WB_RETURN_IF_ERROR(SyncTree(partial_));
-  WB_TRY(const Publication publication, Publish(partial_, target_, options_));
-  ForgetUnfinished(partial_);
-  partial_.clear();
+  WB_RETURN_IF_ERROR(SyncTree(path()));
+  WB_TRY(const Publication publication, Publish(path(), target_, options_));
   WB_RETURN_IF_ERROR(SyncPath(target_.parent_path(), O_DIRECTORY));
+  partial_.Published();
   return publication;
 }
 

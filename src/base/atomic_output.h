@@ -1,7 +1,8 @@
 // Output that appears whole or not at all. Work goes to a sibling TARGET.partial-ID on the same
 // file system; Commit() syncs it and renames it to TARGET. An object that is destroyed before
-// Commit() succeeded removes its partial, and so does an interrupt (base/interrupt.h); a killed
-// process leaves one behind, never a broken TARGET. A folder's is removed by the next start.
+// Commit() succeeded removes its partial, and so does an interrupt (base/interrupt.h), unless files
+// in it are finished and a second start of the same job can go on from them
+// (base/partial_folder.h); a killed process leaves one behind, never a broken TARGET.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +11,11 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 
+#include "base/partial_folder.h"
 #include "base/result.h"
 
 namespace weighbridge {
@@ -25,6 +29,9 @@ struct PublishOptions {
   // What will be written, when it is known: compared with the free space before anything is
   // written.
   std::optional<uint64_t> expected_bytes;
+  // Folders only: finished files of an earlier start of this job are kept, and this one's survive.
+  std::optional<JobKey> job;
+  bool discard = false;  // with `job`: begin afresh
 };
 
 enum class PublishKind {
@@ -43,6 +50,15 @@ struct Publication {
 // messages.
 Status WriteFully(int fd, uint64_t offset, std::span<const std::byte> bytes,
                   const std::filesystem::path& path);
+
+// 16 hexadecimal digits that nobody else has.
+std::string RandomId();
+
+enum class Durability { kNone, kSynced };
+
+// Gives `path` a new content in one step: nobody ever sees half of it. kSynced: it is on the disk
+// on return. Removes what it began after an error.
+Status ReplaceFile(const std::filesystem::path& path, std::string_view text, Durability durability);
 
 // One file. Not copyable; WriteAt may be called from several threads.
 class AtomicFile {
@@ -79,12 +95,16 @@ class AtomicDirectory {
   // and removed.
   static Result<AtomicDirectory> Create(const std::filesystem::path& target,
                                         const PublishOptions& options = {});
-  AtomicDirectory(AtomicDirectory&& other) noexcept;
+  AtomicDirectory(AtomicDirectory&& other) noexcept = default;
   AtomicDirectory& operator=(AtomicDirectory&&) = delete;
-  ~AtomicDirectory();
+
+  // Takes part in what another process created with a job and shared (partial().Share()): writes
+  // files and records them; must not Commit.
+  static Result<AtomicDirectory> Join(const std::filesystem::path& partial);
 
   // Where to write; its name is the target's only after Commit().
-  const std::filesystem::path& path() const { return partial_; }
+  std::filesystem::path path() const { return partial_.files(); }
+  PartialFolder& partial() { return partial_; }
   const std::filesystem::path& target() const { return target_; }
 
   // Creates or replaces one small file in path(), for example config.json.
@@ -95,10 +115,11 @@ class AtomicDirectory {
   Result<Publication> Commit();
 
  private:
-  AtomicDirectory() = default;
-  std::filesystem::path target_, partial_;
+  AtomicDirectory(std::filesystem::path target, PublishOptions options, PartialFolder partial)
+      : target_(std::move(target)), options_(std::move(options)), partial_(std::move(partial)) {}
+  std::filesystem::path target_;
   PublishOptions options_;
-  int lock_ = -1;  // of partial_; tells others that it is in work
+  PartialFolder partial_;
 };
 
 }  // namespace weighbridge

@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 struct Registry {
   std::mutex mutex;
   std::set<std::string> paths;
+  const char* text = "";
 };
 
 // Never destroyed: the waiting thread may need it while the process ends.
@@ -46,6 +47,7 @@ void Remove(const fs::path& path) {
   Put("interrupted\n");
   // Kept locked: what is being registered now comes too late.
   TheRegistry().mutex.lock();
+  Put(TheRegistry().text);
   for (const std::string& path : TheRegistry().paths) Remove(path);
   ::_exit(128 + number);
 }
@@ -82,6 +84,11 @@ void RegisterUnfinished(const fs::path& path) {
 void ForgetUnfinished(const fs::path& path) {
   const std::lock_guard lock(TheRegistry().mutex);
   TheRegistry().paths.erase(path.string());
+}
+
+void SayWhenInterrupted(const char* text) {
+  const std::lock_guard lock(TheRegistry().mutex);
+  TheRegistry().text = text;
 }
 
 }  // namespace weighbridge

@@ -17,4 +17,7 @@ void HandleInterrupts();
 void RegisterUnfinished(const std::filesystem::path& path);
 void ForgetUnfinished(const std::filesystem::path& path);
 
+// What a signal is to say besides: that something is kept. A literal.
+void SayWhenInterrupted(const char* text);
+
 }  // namespace weighbridge

@@ -3,12 +3,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <chrono>
 #include <string_view>
 #include <system_error>
 #include <thread>
+
+#include "base/threads.h"
 
 namespace weighbridge {
 namespace {
@@ -62,6 +65,18 @@ uint64_t AnonymousBytes() {
 uint64_t PeakAnonymousBytes() {
   StartSampler();
   return Sample();
+}
+
+BlockBudget DivideMemory(int64_t memory_bytes, int threads, int blocks_per_thread,
+                         int64_t max_bytes) {
+  constexpr int64_t kMinBytes = 64 << 10;
+  const int64_t wanted = threads > 0 ? threads : DefaultThreads();
+  const int64_t affordable = std::max<int64_t>(1, memory_bytes / (kMinBytes * blocks_per_thread));
+  BlockBudget budget;
+  budget.threads = static_cast<int>(std::min(wanted, affordable));
+  budget.bytes = std::clamp(memory_bytes / (int64_t{blocks_per_thread} * budget.threads), kMinBytes,
+                            std::max(kMinBytes, max_bytes));
+  return budget;
 }
 
 }  // namespace weighbridge

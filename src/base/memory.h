@@ -13,4 +13,15 @@ uint64_t AnonymousBytes();
 // Thread-safe. Call it once at the start of a command and once at its end.
 uint64_t PeakAnonymousBytes();
 
+// How --memory is spent: on each of `threads` threads so many blocks of `bytes` are in flight.
+struct BlockBudget {
+  int threads = 1;
+  int64_t bytes = 0;
+};
+
+// Blocks of at most `max_bytes`; where they would become smaller than 64 KiB fewer threads work.
+// threads <= 0: as many as the process may use.
+BlockBudget DivideMemory(int64_t memory_bytes, int threads, int blocks_per_thread,
+                         int64_t max_bytes);
+
 }  // namespace weighbridge

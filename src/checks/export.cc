@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
 
+#include "base/memory.h"
 #include "base/threads.h"
 #include "checks/moves.h"
 #include "checks/parameter_source.h"
@@ -17,7 +19,7 @@ namespace {
 
 using Chunks = std::vector<std::span<const std::byte>>;
 
-constexpr int64_t kPieceBytes = 4 << 20;  // what a thread takes at a time
+constexpr int64_t kMaxPieceBytes = 4 << 20;  // what a thread takes at a time
 
 // An HF tensor, or the part of it that one parameter holds.
 struct Part {
@@ -106,7 +108,11 @@ class Exporter {
  public:
   Exporter(const Model& model, const MegatronCheckpoint& megatron, const ExportOptions& options,
            SafetensorsWriter& writer)
-      : model_(model), megatron_(megatron), options_(options), writer_(writer) {}
+      : model_(model),
+        megatron_(megatron),
+        options_(options),
+        blocks_(DivideMemory(options.memory_bytes, options.threads, 2, kMaxPieceBytes)),
+        writer_(writer) {}
 
   Status MoveAll(const MegatronBinding& binding, const std::vector<ExportTensor>& tensors) {
     for (size_t i = 0; i < tensors.size(); ++i) targets_[tensors[i].info.name].push_back(i);
@@ -117,17 +123,33 @@ class Exporter {
     for (const BoundParameter& b : binding.bound) {
       WB_TRY(const TransformPlan plan, model_.Plan(*b.parameter));
       for (size_t i = 0; i < plan.sources.size(); ++i) {
-        parts.push_back({&b, i, plan.sources[i].begin, plan.sources[i].numel});
+        const Part part{&b, i, plan.sources[i].begin, plan.sources[i].numel};
+        if (!Targets(part).empty()) parts.push_back(part);
       }
     }
+    std::stable_sort(parts.begin(), parts.end(),
+                     [&](const Part& a, const Part& b) { return File(a) < File(b); });
     // Every element of every HF tensor is written exactly once; the writer counts and says so.
-    WB_RETURN_IF_ERROR(TryParallelFor(parts.size(),
-                                      options_.threads > 0 ? options_.threads : DefaultThreads(),
+    WB_RETURN_IF_ERROR(TryParallelFor(parts.size(), blocks_.threads,
                                       [&](size_t i) { return Write(parts[i], tensors); }));
-    return writer_.Finish();
+    return writer_.FinishFiles();
   }
 
  private:
+  // The tensors of files in work that hold the part's bytes: more than one where some are tied.
+  std::vector<size_t> Targets(const Part& part) const {
+    std::vector<size_t> targets;
+    const auto it = targets_.find(part.bound->parameter->hf[part.source]);
+    if (it == targets_.end()) return targets;
+    std::copy_if(it->second.begin(), it->second.end(), std::back_inserter(targets),
+                 [&](size_t tensor) { return writer_.Writes(tensor); });
+    return targets;
+  }
+
+  uint32_t File(const Part& part) const {
+    return writer_.plan().tensors[Targets(part).front()].file;
+  }
+
   // Where the elements of an HF tensor's part are in the chunks, in stored bytes.
   Result<Plan> PlanOf(const Part& part) const {
     const Parameter& p = *part.bound->parameter;
@@ -162,8 +184,7 @@ class Exporter {
 
   Status Write(const Part& part, const std::vector<ExportTensor>& tensors) {
     const BoundParameter& b = *part.bound;
-    const auto target = targets_.find(b.parameter->hf[part.source]);
-    if (target == targets_.end()) return {};
+    const std::vector<size_t> targets = Targets(part);
     WB_TRY(const Chunks chunks, ChunkBytes(megatron_, b));
     const Result<Plan> plan = PlanOf(part);
     if (!plan && plan.error().id != "interleaved") return Fail(plan.error());
@@ -171,11 +192,12 @@ class Exporter {
     if (!plan) {
       WB_TRY(scattered, Scatter(part, chunks));
     }
-    const DType stored = b.tensor->dtype, wanted = tensors[target->second[0]].info.dtype;
+    const DType stored = b.tensor->dtype, wanted = tensors[targets[0]].info.dtype;
     const int64_t stored_size = BitsOf(stored) / 8, wanted_size = BitsOf(wanted) / 8;
-    const int64_t step = kPieceBytes / std::max(stored_size, wanted_size);
+    const int64_t step = blocks_.bytes / std::max(stored_size, wanted_size);
     thread_local std::vector<std::byte> moved, cast;
     for (int64_t at = 0; at < part.numel; at += step) {
+      if (options_.proceed) WB_RETURN_IF_ERROR(options_.proceed());
       const int64_t n = std::min(step, part.numel - at);
       std::span<const std::byte> out;
       if (plan) {
@@ -194,7 +216,7 @@ class Exporter {
         WB_RETURN_IF_ERROR(Apply(Inverse(b.parameter->op), stored, out, wanted, cast));
         out = cast;
       }
-      for (size_t tensor : target->second) {
+      for (size_t tensor : targets) {
         WB_RETURN_IF_ERROR(
             writer_.Write(tensor, static_cast<uint64_t>((part.begin + at) * wanted_size), out));
       }
@@ -206,6 +228,7 @@ class Exporter {
   const Model& model_;
   const MegatronCheckpoint& megatron_;
   const ExportOptions& options_;
+  const BlockBudget blocks_;
   SafetensorsWriter& writer_;
   std::map<std::string, std::vector<size_t>> targets_;
 };

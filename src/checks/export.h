@@ -33,7 +33,9 @@ struct ExportOptions {
   std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
   bool without_mtp = false;
   int threads = 0;                               // 0: as many as the process may use
+  int64_t memory_bytes = 64 << 20;               // blocks in flight, over all threads
   std::function<void(uint64_t bytes)> progress;  // called from any thread
+  std::function<Status()> proceed;  // asked before each piece, from any thread; its error ends it
 };
 
 // Names, shapes and dtypes of what an export writes: every HF tensor that the model needs. With
@@ -43,7 +45,9 @@ struct ExportOptions {
 Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& megatron,
                               const Checkpoint* like, const ExportOptions& options);
 
-// Writes the tensors. `writer` was planned from plan.tensors, in their order.
+// Writes the tensors of the files that `writer`, planned from plan.tensors in their order, does not
+// leave alone, file after file. They are finished then; the index (writer.Finish()) is the
+// caller's.
 Status Export(const Model& model, const MegatronCheckpoint& megatron, const ExportPlan& plan,
               const ExportOptions& options, SafetensorsWriter& writer);
 

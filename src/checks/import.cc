@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "base/memory.h"
 #include "base/threads.h"
 #include "checks/rank_import.h"
 #include "formats/torch_dist/run_files.h"
@@ -14,7 +15,7 @@
 namespace weighbridge {
 namespace {
 
-constexpr int64_t kPieceElements = 1 << 20;
+constexpr int64_t kMaxPieceBytes = 2 << 20;
 
 DType WrittenDType(const Parameter& p, DType stored, const ImportOptions& options) {
   return p.rule->dtype.value_or(options.dtype.value_or(stored));
@@ -135,17 +136,23 @@ class Importer {
  public:
   Importer(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
            TorchDistWriter& writer)
-      : source_(source), plan_(plan), options_(options), writer_(writer) {}
+      : source_(source),
+        plan_(plan),
+        options_(options),
+        blocks_(DivideMemory(options.memory_bytes, options.threads, 2, kMaxPieceBytes)),
+        writer_(writer) {}
 
   Status MoveAll() {
-    std::vector<std::pair<size_t, size_t>> chunks;
-    for (size_t t = 0; t < plan_.sources.size(); ++t) {
-      for (size_t c = 0; c < plan_.sources[t].size(); ++c) chunks.emplace_back(t, c);
+    std::vector<std::pair<uint32_t, uint32_t>> chunks;
+    for (const TorchDistPlan::File& file : plan_.disk.files) {
+      for (const auto& [tensor, chunk] : file.chunks) {
+        if (writer_.Writes(tensor, chunk)) chunks.emplace_back(tensor, chunk);
+      }
     }
-    WB_RETURN_IF_ERROR(
-        TryParallelFor(chunks.size(), options_.threads > 0 ? options_.threads : DefaultThreads(),
-                       [&](size_t i) { return Move(chunks[i].first, chunks[i].second); }));
-    return writer_.Finish();
+    WB_RETURN_IF_ERROR(TryParallelFor(chunks.size(), blocks_.threads, [&](size_t i) {
+      return Move(chunks[i].first, chunks[i].second);
+    }));
+    return writer_.FinishFiles();
   }
 
  private:
@@ -156,9 +163,11 @@ class Importer {
     const DType dtype = writer_.plan().tensors[tensor].dtype;
     const auto size = static_cast<int64_t>(BitsOf(dtype) / 8);
     const int64_t numel = Numel(source.sizes);
+    const int64_t piece = blocks_.bytes / std::max<int64_t>(size, BitsOf(whole.sources.dtype) / 8);
     thread_local std::vector<std::byte> block, scratch;
-    for (int64_t at = 0; at < numel; at += kPieceElements) {
-      const int64_t n = std::min(kPieceElements, numel - at);
+    for (int64_t at = 0; at < numel; at += piece) {
+      if (options_.proceed) WB_RETURN_IF_ERROR(options_.proceed());
+      const int64_t n = std::min(piece, numel - at);
       std::span<const std::byte> bytes;
       if (whole.op == Op::kNone && dtype == whole.sources.dtype) {
         bytes = InPlace(plan, whole.sources, at * size, n * size);
@@ -190,6 +199,7 @@ class Importer {
   const ParameterSource& source_;
   const ImportPlan& plan_;
   const ImportOptions& options_;
+  const BlockBudget blocks_;
   TorchDistWriter& writer_;
 };
 

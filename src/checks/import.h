@@ -26,10 +26,12 @@ struct ImportOptions {
   std::optional<DType> dtype;  // of all weights but those that stay float32; nullopt: as stored
   // torch_dist: what torch.save wrote as the common state; "": that of a new run.
   std::string common_state;
-  int64_t iteration = 0;    // torch: the one that the files say
-  bool extra_state = true;  // write the empty `_extra_state` entries that layers ask for
-  int threads = 0;          // 0: as many as the process may use
+  int64_t iteration = 0;            // torch: the one that the files say
+  bool extra_state = true;          // write the empty `_extra_state` entries that layers ask for
+  int threads = 0;                  // 0: as many as the process may use
+  int64_t memory_bytes = 64 << 20;  // blocks in flight, over all threads
   std::function<void(uint64_t bytes)> progress;  // called from any thread
+  std::function<Status()> proceed;  // asked before each piece, from any thread; its error ends it
 };
 
 // One tensor of the checkpoint and, per chunk, the parameter whose box it is.
@@ -48,7 +50,8 @@ struct ImportPlan {
 Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
                               const ParameterSource& source, const ImportOptions& options);
 
-// Moves the bytes. `writer` was made from plan.disk.
+// Moves the bytes of the files that `writer`, made from plan.disk, does not leave alone, file after
+// file. They are finished then; what comes beside them (writer.Finish()) is the caller's.
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
               TorchDistWriter& writer);
 

@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "base/file.h"
-#include "base/threads.h"
 #include "checks/bridge_config.h"
 #include "checks/files_beside.h"
 #include "checks/repadded.h"
@@ -28,6 +27,7 @@ struct ConvertArguments : MegatronArguments {
   MegatronLayout layout;
   ImportOptions options;
   MegatronTarget target;
+  WritingOptions writing;
   ConversionOutput output;
 };
 
@@ -137,11 +137,12 @@ void NoteChanges(const Model& stored, const Model& model, const MegatronBinding&
   }
 }
 
-Result<Conversion> Make(ConvertArguments& a) {
+Result<Conversion> Make(ConvertArguments& a, Coordinator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, a.Inputs()));
   WB_TRY(const auto input, OpenMegatronInput(a));
   const fs::path& iteration = input->checkpoint->path();
+  WB_TRY(const SourceFiles sources, LookAtSources(*input, a.families));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(iteration, a.target.root));
   WB_TRY(const Model stored, ExpandModel(*input, a.layout.without_mtp));
   WB_TRY(const MegatronParameters weights,
@@ -160,7 +161,8 @@ Result<Conversion> Make(ConvertArguments& a) {
   Conversion done;
   done.notes = input->notes;
   NoteChanges(stored, model, weights.binding(), done);
-  WB_RETURN_IF_ERROR(WriteMegatron(a.target, source, plan, a.options, "convert", done));
+  WB_RETURN_IF_ERROR(WriteMegatron(a.target, {model, source, sources, plan, "convert"}, a.options,
+                                   a.writing, a.output, ranks, done));
   done.command = "convert";
   done.source = a.megatron;
   done.target = a.target.root;
@@ -179,15 +181,14 @@ Result<Conversion> Make(ConvertArguments& a) {
 }
 
 int Run(ConvertArguments& a) {
-  const Result<Conversion> done = Make(a);
-  return done ? PrintConversion(*done, a.output) : PrintError(JudgeConfigError(done.error()));
+  return RunConversion(a.writing, a.target.root / "convert", a.output,
+                       [&](Coordinator& ranks) { return Make(a, ranks); });
 }
 
 }  // namespace
 
 void AddConvert(CLI::App& app, Context& context) {
   auto a = std::make_shared<ConvertArguments>();
-  a->options.threads = DefaultThreads();
   CLI::App* command =
       app.add_subcommand("convert", "Megatron -> Megatron: another grid, format, spec or dtype");
   command
@@ -200,11 +201,8 @@ void AddConvert(CLI::App& app, Context& context) {
       ->required();
   AddMegatronLayoutOptions(*command, a->layout);
   AddMegatronModelOptions(*command, *a, "that the weights are of");
-  AddMegatronTargetOptions(*command, a->target);
   AddConversionOutput(*command, a->output);
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddWritingOptions(*command, "replace the iteration if it is there", a->writing);
   AddExamples(*command,
               {"weighbridge convert ./mcore ./mcore-tp4 --tp 4 --pp 2 --like ./Llama-3.2-1B",
                "weighbridge convert ./mcore/iter_0000100 ./mcore-local --dialect local"});

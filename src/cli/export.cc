@@ -8,13 +8,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "base/atomic_output.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/strings.h"
-#include "base/threads.h"
 #include "checks/files_beside.h"
 #include "cli/conversion.h"
 #include "cli/megatron_input.h"
@@ -30,8 +30,8 @@ namespace fs = std::filesystem;
 struct ExportArguments : MegatronArguments {
   std::string target, dtype, max_shard_size = "5G";
   ExportOptions options;
+  WritingOptions writing;
   ConversionOutput output;
-  bool overwrite = false;
 };
 
 // The dtype that most bytes of the weights have.
@@ -63,39 +63,87 @@ Status WriteOthers(const MegatronInput& input, DType dtype, const AtomicDirector
   return CopyFiles(source, done.copied, folder);
 }
 
-Result<Conversion> Make(ExportArguments& a) {
+// All that decides which bytes are written.
+JobKey KeyOfExport(const MegatronInput& input, const SafetensorsPlan& plan,
+                   const SourceFiles& sources) {
+  std::vector<std::string> work = {"export", input.family->name, input.config.dump(),
+                                   plan.index_json};
+  for (const SafetensorsPlan::File& file : plan.files) {
+    work.push_back(file.name);
+    work.push_back(file.header);
+  }
+  return KeyOf(sources, work);
+}
+
+// What is to be written, and from what.
+struct Work {
+  const Model& model;
+  const MegatronInput& input;
+  const ExportPlan& what;
+  const SafetensorsPlan& plan;
+  const SourceFiles& sources;
+};
+
+// This rank's share; on rank 0 also what all share, and the publication.
+Status Write(ExportArguments& a, const Work& work, Coordinator& ranks, RankedOutput& output,
+             Conversion& done) {
+  const std::optional<ReadBackMode> read_back = ReadBackOf(a.writing);
+  WB_TRY(SafetensorsWriter writer,
+         SafetensorsWriter::Create(output.path(), work.plan, output.Shards()));
+  {
+    std::optional<Progress> progress;
+    if (ranks.first()) progress.emplace("export", output.own_bytes());
+    a.options.progress = [&](uint64_t bytes) { progress ? progress->Add(bytes) : void(); };
+    if (ranks.size() > 1) a.options.proceed = [&] { return ranks.Check(); };
+    WB_RETURN_IF_ERROR(Export(work.model, *work.input.checkpoint, work.what, a.options, writer));
+  }
+  if (read_back) WB_RETURN_IF_ERROR(writer.ReadBack(a.writing.threads, *read_back));
+  WB_RETURN_IF_ERROR(work.sources.CheckUnchanged());
+  WB_RETURN_IF_ERROR(ranks.Barrier());
+  if (!ranks.first()) return {};
+  WB_RETURN_IF_ERROR(writer.Finish());
+  WB_RETURN_IF_ERROR(WriteOthers(work.input, MainDType(work.plan), output.folder(), done));
+  WB_TRY(done.published, output.Commit());
+  done.read_back = read_back.has_value();
+  return {};
+}
+
+Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   Conversion done;
+  WB_TRY(a.options.memory_bytes, ParseSize(a.writing.memory, "--memory"));
+  a.options.threads = a.writing.threads;
   WB_TRY(const auto input, OpenMegatronInput(a));
   done.notes = input->notes;
   WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, a.Inputs()));
+  WB_TRY(const SourceFiles sources, LookAtSources(*input, a.families));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(input->checkpoint->path(), a.target));
   if (input->Original() != nullptr) {
     WB_RETURN_IF_ERROR(RefuseSourceAsTarget(input->Original()->path(), a.target));
   }
   if (!a.dtype.empty()) a.options.dtype = ParseShortName(a.dtype);
   WB_TRY(const Model model, ExpandModel(*input, a.options.without_mtp));
-  const MegatronCheckpoint& megatron = *input->checkpoint;
-  WB_TRY(const ExportPlan what, PlanExport(model, megatron, input->Original(), a.options));
+  WB_TRY(const ExportPlan what,
+         PlanExport(model, *input->checkpoint, input->Original(), a.options));
   std::vector<TensorInfo> infos;
   for (const ExportTensor& t : what.tensors) infos.push_back(t.info);
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
   WB_TRY(
-      SafetensorsPlan plan,
+      const SafetensorsPlan plan,
       PlanSafetensors(std::move(infos), {.max_shard_bytes = static_cast<uint64_t>(shard_bytes)}));
+  std::vector<PlannedFile> files;
+  for (const SafetensorsPlan::File& file : plan.files) files.push_back({file.name, file.nbytes});
+  WB_TRY(RankedOutput made,
+         RankedOutput::Open(ranks, a.target, files,
+                            OutputOptions(a.writing, CheckReplaceable, plan.TotalFileBytes(),
+                                          KeyOfExport(*input, plan, sources))));
+  if (ranks.first()) PrintStart(made, a.output);
+  WB_RETURN_IF_ERROR(
+      OrKept(Write(a, {model, *input, what, plan, sources}, ranks, made, done), made));
+  Describe(made, ranks, done);
   done.bytes = plan.total_size;
   done.files = plan.files.size();
   done.tensors = what.tensors.size();
-  WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(a.target, {.overwrite = a.overwrite,
-                                            .may_replace = CheckReplaceable,
-                                            .expected_bytes = plan.TotalFileBytes()}));
-  WB_RETURN_IF_ERROR(WriteOthers(*input, MainDType(plan), folder, done));
-  Progress progress("export", done.bytes);
-  a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
-  WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));
-  WB_RETURN_IF_ERROR(Export(model, megatron, what, a.options, writer));
-  WB_TRY(done.published, folder.Commit());
   done.command = "export";
   done.source = a.megatron;
   done.target = a.target;
@@ -107,15 +155,14 @@ Result<Conversion> Make(ExportArguments& a) {
 }
 
 int Run(ExportArguments& a) {
-  const Result<Conversion> done = Make(a);
-  return done ? PrintConversion(*done, a.output) : PrintError(JudgeConfigError(done.error()));
+  return RunConversion(a.writing, a.target, a.output,
+                       [&](Coordinator& ranks) { return Make(a, ranks); });
 }
 
 }  // namespace
 
 void AddExport(CLI::App& app, Context& context) {
   auto a = std::make_shared<ExportArguments>();
-  a->options.threads = DefaultThreads();
   CLI::App* command = app.add_subcommand("export", "Megatron -> Hugging Face safetensors");
   command
       ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
@@ -139,12 +186,8 @@ void AddExport(CLI::App& app, Context& context) {
       ->type_name("SIZE")
       ->capture_default_str()
       ->group("Output");
-  command->add_flag("--overwrite", a->overwrite, "replace HF if it is there; default: off")
-      ->group("Output");
   AddConversionOutput(*command, a->output);
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddWritingOptions(*command, "replace HF if it is there", a->writing);
   AddExamples(*command, {"weighbridge export ./checkpoints/llama32_1b ./hf --like ./Llama-3.2-1B",
                          "weighbridge export ./mcore/iter_0000100 ./hf --config config.json"});
   command->callback([&context, a] { context.exit_status = Run(*a); });

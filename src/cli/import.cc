@@ -9,7 +9,6 @@
 #include <memory>
 
 #include "base/strings.h"
-#include "base/threads.h"
 #include "checks/bridge_config.h"
 #include "checks/files_beside.h"
 #include "cli/conversion.h"
@@ -23,12 +22,15 @@
 namespace weighbridge::cli {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct ImportArguments {
   std::string model, config;
   std::vector<std::string> families;
   MegatronLayout layout;
   ImportOptions options;
   MegatronTarget target;
+  WritingOptions writing;
   ConversionOutput output;
 };
 
@@ -60,10 +62,17 @@ std::vector<std::string> ConfigAndFamilies(const ImportArguments& a) {
   return files;
 }
 
-Result<Conversion> Make(ImportArguments& a) {
+Result<SourceFiles> LookAtSources(const ModelInput& input, const ImportArguments& a) {
+  std::vector<fs::path> files(input.files.begin(), input.files.end());
+  for (const FileInfo& file : input.checkpoint->files()) files.push_back(file.path);
+  return cli::LookAtSources(files, a.families);
+}
+
+Result<Conversion> Make(ImportArguments& a, Coordinator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   WB_RETURN_IF_ERROR(CheckConversionOutput(a.output, {{a.model}, ConfigAndFamilies(a)}));
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
+  WB_TRY(const SourceFiles sources, LookAtSources(*input, a));
   WB_RETURN_IF_ERROR(RefuseSourceAsTarget(input->checkpoint->path(), a.target.root));
   WB_TRY(const Model model, ExpandModel(*input, a));
   WB_TRY(const Placement placement, Placement::Create(model, a.layout.grid));
@@ -75,7 +84,8 @@ Result<Conversion> Make(ImportArguments& a) {
   a.target.train_state = a.target.latest_train_state = TrainStatePt({});
   WB_TRY(const ImportPlan plan, PlanImport(model, placement, source, a.options));
   Conversion done;
-  WB_RETURN_IF_ERROR(WriteMegatron(a.target, source, plan, a.options, "import", done));
+  WB_RETURN_IF_ERROR(WriteMegatron(a.target, {model, source, sources, plan, "import"}, a.options,
+                                   a.writing, a.output, ranks, done));
   done.command = "import";
   done.source = a.model;
   done.target = a.target.root;
@@ -96,15 +106,14 @@ Result<Conversion> Make(ImportArguments& a) {
 }
 
 int Run(ImportArguments& a) {
-  const Result<Conversion> done = Make(a);
-  return done ? PrintConversion(*done, a.output) : PrintError(JudgeConfigError(done.error()));
+  return RunConversion(a.writing, a.target.root / TrackedFolder(a.target.iteration), a.output,
+                       [&](Coordinator& ranks) { return Make(a, ranks); });
 }
 
 }  // namespace
 
 void AddImport(CLI::App& app, Context& context) {
   auto a = std::make_shared<ImportArguments>();
-  a->options.threads = DefaultThreads();
   CLI::App* command =
       app.add_subcommand("import", "Hugging Face -> Megatron: a torch_dist or torch checkpoint");
   command
@@ -124,11 +133,8 @@ void AddImport(CLI::App& app, Context& context) {
       ->type_name("FILE")
       ->group("Model");
   AddFamilyOption(*command, a->families);
-  AddMegatronTargetOptions(*command, a->target);
   AddConversionOutput(*command, a->output);
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddWritingOptions(*command, "replace the iteration if it is there", a->writing);
   AddExamples(*command, {"weighbridge import ./Llama-3.2-1B ./checkpoints/llama32_1b",
                          "weighbridge import ./Llama-3.2-1B ./legacy --format torch --tp 2",
                          "weighbridge import Qwen/Qwen3-30B-A3B ./mcore --tp 2 --ep 4"});

@@ -8,6 +8,7 @@
 #include "checks/megatron_binding.h"
 #include "checks/megatron_config_check.h"
 #include "checks/source_config.h"
+#include "cli/conversion.h"
 #include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge::cli {
@@ -135,6 +136,16 @@ Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
   }
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
+}
+
+Result<SourceFiles> LookAtSources(const MegatronInput& input,
+                                  const std::vector<std::string>& families) {
+  const fs::path& folder = input.checkpoint->path();
+  std::vector<fs::path> files;
+  for (const FileInfo& file : input.checkpoint->identity()) files.push_back(file.path);
+  for (const std::string& name : input.checkpoint->metadata().files) files.push_back(folder / name);
+  if (!input.config_file.empty()) files.push_back(input.config_file);
+  return LookAtSources(files, families);
 }
 
 }  // namespace weighbridge::cli

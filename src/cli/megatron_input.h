@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/source_files.h"
 #include "cli/model_input.h"
 #include "cli/output_guard.h"
 #include "family/model.h"
@@ -55,5 +56,9 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
 // The model as the checkpoint holds it (its padded vocabulary). Makes one of rank files a global
 // view.
 Result<Model> ExpandModel(MegatronInput& input, bool without_mtp);
+
+// The files that a conversion of `input` reads.
+Result<SourceFiles> LookAtSources(const MegatronInput& input,
+                                  const std::vector<std::string>& families);
 
 }  // namespace weighbridge::cli

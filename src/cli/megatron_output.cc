@@ -1,14 +1,18 @@
 #include "cli/megatron_output.h"
 
-#include <string_view>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "base/atomic_output.h"
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/model_input.h"
+#include "cli/size_option.h"
 #include "formats/checkpoint_files.h"
 #include "formats/megatron_config/run_config.h"
+#include "formats/torch_dist/metadata.h"
 #include "formats/torch_dist/run_files.h"
 
 namespace weighbridge::cli {
@@ -16,20 +20,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Status WriteSmallFile(const fs::path& path, std::string_view text) {
-  WB_TRY(AtomicFile file, AtomicFile::Create(path, {.overwrite = true}));
-  WB_RETURN_IF_ERROR(file.Append(text));
-  WB_TRY([[maybe_unused]] const Publication done, file.Commit());
-  return {};
-}
-
 // The tracker comes last: before it, nobody finds the iteration.
 Status PublishTracker(const MegatronTarget& target, bool torch_dist) {
   if (torch_dist) {
-    WB_RETURN_IF_ERROR(
-        WriteSmallFile(target.root / kLatestTrainStateName, target.latest_train_state));
+    WB_RETURN_IF_ERROR(ReplaceFile(target.root / kLatestTrainStateName, target.latest_train_state,
+                                   Durability::kSynced));
   }
-  return WriteSmallFile(target.root / kTrackerName, target.iteration);
+  return ReplaceFile(target.root / kTrackerName, target.iteration, Durability::kSynced);
 }
 
 // The legacy format keeps the run's state in the files of the ranks.
@@ -40,6 +37,44 @@ Status WriteOthers(const MegatronTarget& target, const AtomicDirectory& folder, 
   }
   if (target.run_config.empty()) return {};
   return folder.WriteFile(kRunConfigName, target.run_config);
+}
+
+// All that decides which bytes are written.
+JobKey KeyOfWork(const MegatronTarget& target, const MegatronWork& work) {
+  std::vector<std::string> texts = {work.command, work.model.spec().name, target.iteration,
+                                    target.run_config, TorchDistMetadata(work.plan.disk)};
+  for (const TorchDistBytes& entry : work.plan.disk.entries) texts.push_back(entry.content);
+  for (const TorchDistPlan::File& file : work.plan.disk.files) {
+    texts.push_back(file.name);
+    texts.push_back(std::to_string(file.nbytes));
+  }
+  return KeyOf(work.files, texts);
+}
+
+// This rank's share; on rank 0 also what all share, and the publication.
+Status Write(const MegatronTarget& target, const MegatronWork& work, ImportOptions& options,
+             const WritingOptions& writing, Coordinator& ranks, RankedOutput& output,
+             Conversion& done) {
+  const std::optional<ReadBackMode> read_back = ReadBackOf(writing);
+  WB_TRY(TorchDistWriter writer,
+         TorchDistWriter::Create(output.path(), work.plan.disk, output.Shards()));
+  {
+    std::optional<Progress> progress;
+    if (ranks.first()) progress.emplace(work.command, output.own_bytes());
+    options.progress = [&](uint64_t bytes) { progress ? progress->Add(bytes) : void(); };
+    if (ranks.size() > 1) options.proceed = [&] { return ranks.Check(); };
+    WB_RETURN_IF_ERROR(Import(work.source, work.plan, options, writer));
+  }
+  if (read_back) WB_RETURN_IF_ERROR(writer.ReadBack(writing.threads, *read_back));
+  WB_RETURN_IF_ERROR(work.files.CheckUnchanged());
+  WB_RETURN_IF_ERROR(ranks.Barrier());
+  if (!ranks.first()) return {};
+  WB_RETURN_IF_ERROR(writer.Finish());
+  if (read_back) WB_RETURN_IF_ERROR(writer.ReadBackMetadata());
+  WB_RETURN_IF_ERROR(WriteOthers(target, output.folder(), work.plan.disk.has_metadata));
+  WB_TRY(done.published, output.Commit());
+  done.read_back = read_back.has_value();
+  return PublishTracker(target, work.plan.disk.has_metadata);
 }
 
 }  // namespace
@@ -83,47 +118,30 @@ DType MainDType(const Model& model, const ParameterSource& source, const ImportO
   return all.empty() ? DType::kF32 : source.StoredDType(all.front());
 }
 
-void AddMegatronTargetOptions(CLI::App& command, MegatronTarget& target) {
-  command
-      .add_flag("--overwrite", target.overwrite,
-                "replace the iteration if it is there; default: off")
-      ->group("Output");
-  command
-      .add_option_function<std::string>(
-          "--verify", [&target](const std::string& text) { target.read_back = text == "page"; },
-          "page: read back what was written and compare; none: do not")
-      ->check(CLI::IsMember({"page", "none"}))
-      ->default_str("page")
-      ->group("Output");
-}
-
-Status WriteMegatron(const MegatronTarget& target, const ParameterSource& source,
-                     const ImportPlan& plan, ImportOptions options, const std::string& command,
-                     Conversion& done) {
+Status WriteMegatron(const MegatronTarget& target, const MegatronWork& work, ImportOptions options,
+                     const WritingOptions& writing, const ConversionOutput& output,
+                     Coordinator& ranks, Conversion& done) {
+  WB_TRY(options.memory_bytes, ParseSize(writing.memory, "--memory"));
+  options.threads = writing.threads;
   std::error_code error;
   fs::create_directories(target.root, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", target.root));
-  WB_TRY(AtomicDirectory folder,
-         AtomicDirectory::Create(target.root / TrackedFolder(target.iteration),
-                                 {.overwrite = target.overwrite,
-                                  .may_replace = CheckReplaceableIteration,
-                                  .expected_bytes = plan.disk.TotalFileBytes()}));
-  done.tensors = plan.disk.tensors.size();
-  done.files = plan.disk.files.size();
-  for (const TorchDistTensor& t : plan.disk.tensors) {
+  const TorchDistPlan& disk = work.plan.disk;
+  std::vector<PlannedFile> files;
+  for (const TorchDistPlan::File& file : disk.files) files.push_back({file.name, file.nbytes});
+  WB_TRY(RankedOutput made,
+         RankedOutput::Open(ranks, target.root / TrackedFolder(target.iteration), files,
+                            OutputOptions(writing, CheckReplaceableIteration, disk.TotalFileBytes(),
+                                          KeyOfWork(target, work))));
+  if (ranks.first()) PrintStart(made, output);
+  WB_RETURN_IF_ERROR(OrKept(Write(target, work, options, writing, ranks, made, done), made));
+  done.tensors = disk.tensors.size();
+  done.files = disk.files.size();
+  for (const TorchDistTensor& t : disk.tensors) {
     done.bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);
   }
-  Progress progress(command, done.bytes);
-  options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
-  WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(folder.path(), plan.disk));
-  WB_RETURN_IF_ERROR(Import(source, plan, options, writer));
-  WB_RETURN_IF_ERROR(WriteOthers(target, folder, plan.disk.has_metadata));
-  if (target.read_back) {
-    WB_RETURN_IF_ERROR(writer.ReadBack(options.threads));
-    done.read_back = true;
-  }
-  WB_TRY(done.published, folder.Commit());
-  return PublishTracker(target, plan.disk.has_metadata);
+  Describe(made, ranks, done);
+  return {};
 }
 
 }  // namespace weighbridge::cli

@@ -14,9 +14,7 @@
 namespace weighbridge::cli {
 
 struct MegatronTarget {
-  std::filesystem::path root;  // the folder with the tracker; made when it is not there
-  bool overwrite = false;
-  bool read_back = true;
+  std::filesystem::path root;      // the folder with the tracker; made when it is not there
   std::string iteration = "0";     // as the tracker says it: digits or "release"
   std::string run_config;          // "": none is written
   std::string common_pt;           // "": none is written
@@ -47,13 +45,19 @@ void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout);
 // The dtype of the first parameter, the embedding: most weights have it.
 DType MainDType(const Model& model, const ParameterSource& source, const ImportOptions& options);
 
-// --overwrite and --verify.
-void AddMegatronTargetOptions(CLI::App& command, MegatronTarget& target);
+// What is to be written, and from what.
+struct MegatronWork {
+  const Model& model;
+  const ParameterSource& source;
+  const SourceFiles& files;  // that `source` reads
+  const ImportPlan& plan;
+  std::string command;
+};
 
-// Fills in of `done` what was written: tensors, files, bytes, read_back, published. Errors: those
-// of AtomicDirectory, TorchDistWriter and Import.
-Status WriteMegatron(const MegatronTarget& target, const ParameterSource& source,
-                     const ImportPlan& plan, ImportOptions options, const std::string& command,
-                     Conversion& done);
+// Called by all ranks; each writes its share, rank 0 publishes. Fills in of `done` what was
+// written. Errors: those of RankedOutput, TorchDistWriter and Import.
+Status WriteMegatron(const MegatronTarget& target, const MegatronWork& work, ImportOptions options,
+                     const WritingOptions& writing, const ConversionOutput& output,
+                     Coordinator& ranks, Conversion& done);
 
 }  // namespace weighbridge::cli

@@ -1,13 +1,10 @@
 #include "formats/safetensors/writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <simdjson.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -16,7 +13,6 @@
 
 #include "base/atomic_output.h"
 #include "base/checked.h"
-#include "base/file.h"
 
 namespace weighbridge {
 namespace {
@@ -125,17 +121,6 @@ std::string IndexJson(const SafetensorsPlan& plan) {
   return index.dump(2, ' ', /*ensure_ascii=*/true) + "\n";
 }
 
-Result<int> CreateSized(const fs::path& path, uint64_t nbytes) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
-  if (::ftruncate(fd, 0) != 0 || ::ftruncate(fd, static_cast<off_t>(nbytes)) != 0) {
-    const Error e = ErrnoError(errno, "cannot size the file", path);
-    ::close(fd);
-    return Fail(e);
-  }
-  return fd;
-}
-
 }  // namespace
 
 uint64_t SafetensorsPlan::TotalFileBytes() const {
@@ -173,24 +158,41 @@ Result<SafetensorsPlan> PlanSafetensors(std::vector<TensorInfo> tensors,
 
 struct SafetensorsWriter::State {
   SafetensorsPlan plan;
+  ShardOptions options;
   fs::path folder;
-  std::vector<fs::path> paths;
-  std::vector<int> fds;
+  std::vector<std::unique_ptr<ShardFile>> files;     // null: skipped
   std::unique_ptr<std::atomic<uint64_t>[]> written;  // bytes per tensor
+  std::vector<std::vector<uint32_t>> members;        // tensors per file
+  std::vector<std::atomic<bool>> finished;           // per file
 
-  ~State() {
-    for (int fd : fds) ::close(fd);
+  State(SafetensorsPlan what, ShardOptions how)
+      : plan(std::move(what)),
+        options(std::move(how)),
+        written(std::make_unique<std::atomic<uint64_t>[]>(plan.tensors.size())),
+        members(plan.files.size()),
+        finished(plan.files.size()) {
+    for (uint32_t i = 0; i < plan.tensors.size(); ++i) members[plan.tensors[i].file].push_back(i);
   }
 
-  Status CreateFiles() {
-    written = std::make_unique<std::atomic<uint64_t>[]>(plan.tensors.size());
-    for (size_t i = 0; i < plan.files.size(); ++i) {
-      const auto& file = plan.files[i];
-      WB_TRY(const int fd, CreateSized(paths[i], file.nbytes));
-      fds.push_back(fd);
-      WB_RETURN_IF_ERROR(WriteFully(fd, 0, std::as_bytes(std::span(file.header)), paths[i]));
-    }
+  Status CreateFile(size_t i, const std::string& name) {
+    files.emplace_back();
+    if (options.Skips(i)) return {};
+    WB_TRY(files.back(), ShardFile::Create(folder, name, plan.files[i].nbytes));
+    WB_RETURN_IF_ERROR(files.back()->Write(0, std::string_view(plan.files[i].header)));
     return {};
+  }
+
+  Status FinishFile(size_t i) {
+    for (uint32_t t : members[i]) {
+      const uint64_t got = written[t].load();
+      if (got == plan.tensors[t].nbytes) continue;
+      return Fail(ErrorKind::kInvalid, "invalid-call",
+                  fmt::format("tensor '{}' has {} bytes: {} were written", plan.tensors[t].name,
+                              plan.tensors[t].nbytes, got));
+    }
+    if (finished[i].exchange(true)) return {};
+    WB_TRY(const FinishedFile file, files[i]->Sync());
+    return options.finished ? options.finished(file) : Status();
   }
 };
 
@@ -200,12 +202,13 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 
 const SafetensorsPlan& SafetensorsWriter::plan() const { return state_->plan; }
 
-Result<SafetensorsWriter> SafetensorsWriter::Create(const fs::path& folder, SafetensorsPlan plan) {
-  auto state = std::make_unique<State>();
+Result<SafetensorsWriter> SafetensorsWriter::Create(const fs::path& folder, SafetensorsPlan plan,
+                                                    ShardOptions options) {
+  auto state = std::make_unique<State>(std::move(plan), std::move(options));
   state->folder = folder;
-  for (const auto& file : plan.files) state->paths.push_back(folder / file.name);
-  state->plan = std::move(plan);
-  WB_RETURN_IF_ERROR(state->CreateFiles());
+  for (size_t i = 0; i < state->plan.files.size(); ++i) {
+    WB_RETURN_IF_ERROR(state->CreateFile(i, state->plan.files[i].name));
+  }
   return SafetensorsWriter(std::move(state));
 }
 
@@ -216,11 +219,14 @@ Result<SafetensorsWriter> SafetensorsWriter::CreateFile(const fs::path& path,
                 fmt::format("a plan of {} files cannot be written as one", plan.files.size()),
                 path.string());
   }
-  auto state = std::make_unique<State>();
-  state->paths = {path};
-  state->plan = std::move(plan);
-  WB_RETURN_IF_ERROR(state->CreateFiles());
+  auto state = std::make_unique<State>(std::move(plan), ShardOptions{});
+  state->folder = path.parent_path();
+  WB_RETURN_IF_ERROR(state->CreateFile(0, path.filename().string()));
   return SafetensorsWriter(std::move(state));
+}
+
+bool SafetensorsWriter::Writes(size_t tensor) const {
+  return state_->files[state_->plan.tensors[tensor].file] != nullptr;
 }
 
 Status SafetensorsWriter::Write(size_t tensor, uint64_t offset, std::span<const std::byte> bytes) {
@@ -233,32 +239,35 @@ Status SafetensorsWriter::Write(size_t tensor, uint64_t offset, std::span<const 
                 fmt::format("writing {} bytes at {} exceeds the {} bytes of tensor '{}'",
                             bytes.size(), offset, t.nbytes, t.name));
   }
+  ShardFile* file = state_->files[t.file].get();
+  if (file == nullptr) {
+    return Fail(ErrorKind::kInvalid, "invalid-call",
+                fmt::format("tensor '{}' is in a file that is left alone", t.name));
+  }
+  if (bytes.empty()) return {};
   state_->written[tensor].fetch_add(bytes.size(), std::memory_order_relaxed);
-  return WriteFully(state_->fds[t.file], t.offset + offset, bytes, state_->paths[t.file]);
+  WB_TRY(const ShardFile::Written piece, file->Write(t.offset + offset, bytes));
+  return piece.missing == 0 ? state_->FinishFile(t.file) : Status();
+}
+
+Status SafetensorsWriter::FinishFiles() {
+  for (size_t i = 0; i < state_->files.size(); ++i) {
+    if (state_->files[i] != nullptr && !state_->finished[i]) {
+      WB_RETURN_IF_ERROR(state_->FinishFile(i));
+    }
+  }
+  return {};
 }
 
 Status SafetensorsWriter::Finish() {
+  WB_RETURN_IF_ERROR(FinishFiles());
   const SafetensorsPlan& plan = state_->plan;
-  for (size_t i = 0; i < plan.tensors.size(); ++i) {
-    const uint64_t written = state_->written[i].load();
-    if (written == plan.tensors[i].nbytes) continue;
-    return Fail(ErrorKind::kInvalid, "invalid-call",
-                fmt::format("tensor '{}' has {} bytes: {} were written", plan.tensors[i].name,
-                            plan.tensors[i].nbytes, written));
-  }
-  for (size_t i = 0; i < state_->fds.size(); ++i) {
-    if (::fsync(state_->fds[i]) != 0) {
-      return Fail(ErrnoError(errno, "cannot sync", state_->paths[i]));
-    }
-  }
   if (plan.index_json.empty()) return {};
-  const fs::path path = state_->folder / plan.index_name;
-  WB_TRY(const int fd, CreateSized(path, plan.index_json.size()));
-  state_->fds.push_back(fd);
-  state_->paths.push_back(path);
-  WB_RETURN_IF_ERROR(WriteFully(fd, 0, std::as_bytes(std::span(plan.index_json)), path));
-  if (::fsync(fd) != 0) return Fail(ErrnoError(errno, "cannot sync", path));
-  return {};
+  return ReplaceFile(state_->folder / plan.index_name, plan.index_json, Durability::kSynced);
+}
+
+Status SafetensorsWriter::ReadBack(int threads, ReadBackMode mode) const {
+  return ReadBackFiles(state_->files, mode, threads);
 }
 
 }  // namespace weighbridge

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/shard_file.h"
 
 namespace weighbridge {
 
@@ -51,8 +52,8 @@ class SafetensorsWriter {
  public:
   // Creates the planned files in `folder`, normally AtomicDirectory::path(), and writes the
   // headers.
-  static Result<SafetensorsWriter> Create(const std::filesystem::path& folder,
-                                          SafetensorsPlan plan);
+  static Result<SafetensorsWriter> Create(const std::filesystem::path& folder, SafetensorsPlan plan,
+                                          ShardOptions options = {});
   // Writes a plan of one file to `path`, normally AtomicFile::partial() (it may exist).
   static Result<SafetensorsWriter> CreateFile(const std::filesystem::path& path,
                                               SafetensorsPlan plan);
@@ -60,15 +61,23 @@ class SafetensorsWriter {
   ~SafetensorsWriter();
 
   const SafetensorsPlan& plan() const;
+  // Whether the tensor's bytes are to be given: its file is not left alone.
+  bool Writes(size_t tensor) const;
 
   // Writes bytes of plan().tensors[tensor], `offset` counted from the tensor's first byte. May be
   // called from several threads; each byte of each tensor must be given exactly once. kInvalid past
   // the end.
   Status Write(size_t tensor, uint64_t offset, std::span<const std::byte> bytes);
 
-  // Writes the index, syncs and closes. kInvalid names a tensor whose number of bytes is not
-  // complete.
+  // A file is finished and synced by the call of Write that gives its last byte, or here. kInvalid
+  // names a tensor whose number of bytes is not complete.
+  Status FinishFiles();
+  // FinishFiles, then the index.
   Status Finish();
+
+  // Reads the files back on up to `threads` threads and compares them with what was written. After
+  // FinishFiles. kIo "readback-mismatch" names the file.
+  Status ReadBack(int threads, ReadBackMode mode = ReadBackMode::kPage) const;
 
  private:
   struct State;
