@@ -209,6 +209,11 @@ class FileCoordinator : public Coordinator {
     return decided ? error : decided.error();
   }
 
+  bool Speaks() override {
+    const std::lock_guard lock(mutex_);
+    return first() || orphaned_;
+  }
+
  private:
   // --- meeting ---
 
@@ -422,7 +427,11 @@ class FileCoordinator : public Coordinator {
     return Lost(peer, fmt::format("was not heard of for {:.0f} s", options_.timeout_s));
   }
 
-  static Error Lost(const Peer& peer, const std::string& how) {
+  Error Lost(const Peer& peer, const std::string& how) {
+    if (peer.rank == 0) {
+      const std::lock_guard lock(mutex_);
+      orphaned_ = true;
+    }
     return {ErrorKind::kIo, "rank-lost", fmt::format("{} {}", peer.Name(), how), "",
             "start the job again: what is finished is kept"};
   }
@@ -493,7 +502,7 @@ class FileCoordinator : public Coordinator {
 
   std::mutex mutex_;  // guards the following
   uint64_t beat_ = 0;
-  bool left_ = false;
+  bool left_ = false, orphaned_ = false;
   std::optional<Error> error_;      // what the job ends with, as far as this rank knows
   std::optional<Error> own_error_;  // what this rank tells
 

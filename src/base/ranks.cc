@@ -82,6 +82,7 @@ class OneProcess : public Coordinator {
   Result<std::string> Broadcast(const std::string& text) override { return text; }
   Status Check() override { return {}; }
   Error Abort(const Error& error) override { return error; }
+  bool Speaks() override { return true; }
 };
 
 }  // namespace

@@ -47,9 +47,11 @@ class Coordinator {
 
   // The error of another rank, if there is one. Cheap; any thread. Long work asks now and then.
   virtual Status Check() = 0;
-  // Ends the job with an error of this rank. Returns the one that all ranks end with; rank 0
-  // prints it.
+  // Ends the job with an error of this rank. Returns the one that all ranks end with.
   virtual Error Abort(const Error& error) = 0;
+  // Whether this rank is to print the error that the job ended with: rank 0, and every other one
+  // once rank 0 is lost.
+  virtual bool Speaks() = 0;
 };
 
 // A job of one process.

@@ -151,8 +151,9 @@ ShardOptions RankedOutput::Shards() {
 }
 
 std::string RankedOutput::Keep(const Error& error) {
-  // What was written may not be what it should be.
-  if (error.id == "source-changed" || error.id == "readback-mismatch") folder_.partial().Discard();
+  // What was written may not be what it should be, or its place is taken.
+  const bool wrong = error.id == "source-changed" || error.id == "readback-mismatch";
+  if (wrong || error.kind == ErrorKind::kUsage) folder_.partial().Discard();
   if (!folder_.partial().KeepsFinishedFiles()) return "";
   return "finished files are kept: the same command goes on from them; --discard begins afresh";
 }

@@ -4,12 +4,18 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+#include <utility>
 
+#include "base/memory.h"
 #include "base/threads.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
@@ -22,8 +28,18 @@
 namespace weighbridge {
 namespace {
 
-constexpr int64_t kBlockElements = 64 << 10;
+constexpr int64_t kMaxBlockElements = 64 << 10;
 constexpr int64_t kPieceElements = 4 << 20;  // what a thread takes at a time
+constexpr int64_t kLargestElement = 8;       // bytes
+
+// The figures of a parameter that differs, and where it first does.
+struct Measured {
+  Metrics metrics;
+  std::optional<int64_t> element;  // of the parameter
+  size_t chunk = 0;                // the same, in the part of a chunk
+  int64_t in_chunk = 0;
+  std::string expected, actual;
+};
 
 // A parameter under comparison.
 struct Subject {
@@ -33,6 +49,7 @@ struct Subject {
   std::vector<std::span<const std::byte>> data;  // per chunk: the parameter's part
   std::atomic<bool> differs{false};
   std::atomic<int64_t> padding_not_zero{0};
+  std::optional<Measured> measured;  // once it differs
 };
 
 // Elements [begin, end) of one chunk's part.
@@ -56,7 +73,13 @@ class Verifier {
  public:
   Verifier(const Model& model, const Checkpoint& hf, const MegatronCheckpoint& megatron,
            const VerifyOptions& options)
-      : model_(model), hf_(hf), megatron_(megatron), options_(options) {}
+      : model_(model),
+        hf_(hf),
+        megatron_(megatron),
+        options_(options),
+        budget_(DivideMemory(options.memory_bytes, options.threads, 2,
+                             kMaxBlockElements * kLargestElement)),
+        block_elements_(budget_.bytes / kLargestElement) {}
 
   Result<Report> Judge() {
     WB_TRY(const Inventory inventory, TakeInventory(model_, hf_));
@@ -138,14 +161,120 @@ class Verifier {
     report_.causes.push_back(std::move(cause));
   }
 
-  int Threads() const { return options_.threads > 0 ? options_.threads : DefaultThreads(); }
+  int Threads() const { return budget_.threads; }
+  int Rank() const { return options_.ranks != nullptr ? options_.ranks->rank() : 0; }
+  int Ranks() const { return options_.ranks != nullptr ? options_.ranks->size() : 1; }
+  Status Proceed() const { return Ranks() > 1 ? options_.ranks->Check() : Status(); }
 
   Status CompareAll() {
     WB_RETURN_IF_ERROR(TryParallelFor(subjects_.size(), Threads(),
                                       [&](size_t i) { return Prepare(*subjects_[i]); }));
     std::vector<Piece> pieces;
     for (const auto& subject : subjects_) Split(*subject, pieces);
-    return TryParallelFor(pieces.size(), Threads(), [&](size_t i) { return Compare(pieces[i]); });
+    const auto [begin, end] = Share(pieces);
+    WB_RETURN_IF_ERROR(TryParallelFor(end - begin, Threads(),
+                                      [&](size_t i) { return Compare(pieces[begin + i]); }));
+    if (Ranks() > 1) WB_RETURN_IF_ERROR(ExchangeFound());
+    std::vector<Subject*> differing;
+    for (const auto& subject : subjects_) {
+      if (subject->differs) differing.push_back(subject.get());
+    }
+    for (size_t i = 0; i < differing.size(); ++i) {
+      if (static_cast<int>(i % static_cast<size_t>(Ranks())) != Rank()) continue;
+      WB_RETURN_IF_ERROR(Measure(*differing[i]));
+    }
+    return Ranks() > 1 ? ExchangeMeasured() : Status();
+  }
+
+  // This rank's pieces [begin, end): neighbours, with its part of all bytes.
+  std::pair<size_t, size_t> Share(const std::vector<Piece>& pieces) const {
+    std::vector<int64_t> ends;
+    int64_t total = 0;
+    for (const Piece& p : pieces) {
+      total += (p.end - p.begin) * BitsOf(p.subject->bound->tensor->dtype) / 8;
+      ends.push_back(total);
+    }
+    // Without a product that could overflow.
+    const auto cut = [&](int rank) {
+      const int64_t at = total / Ranks() * rank + total % Ranks() * rank / Ranks();
+      return static_cast<size_t>(std::lower_bound(ends.begin(), ends.end(), at) - ends.begin());
+    };
+    const size_t begin = Rank() == 0 ? 0 : cut(Rank()) + 1;
+    const size_t end = Rank() + 1 == Ranks() ? pieces.size() : cut(Rank() + 1) + 1;
+    return {std::min(begin, pieces.size()), std::min(std::max(begin, end), pieces.size())};
+  }
+
+  // What all ranks found, on all of them.
+  Status ExchangeFound() {
+    WB_TRY(const auto parts, options_.ranks->Gather(FoundText()));
+    for (size_t r = 1; r < parts.size(); ++r) WB_RETURN_IF_ERROR(AddFound(parts[r]));
+    WB_TRY(const std::string all, options_.ranks->Broadcast(FoundText()));
+    if (Rank() == 0) return {};
+    for (const auto& subject : subjects_) subject->padding_not_zero = 0;
+    return AddFound(all);
+  }
+
+  std::string FoundText() const {
+    nlohmann::json found = nlohmann::json::array();
+    for (size_t i = 0; i < subjects_.size(); ++i) {
+      const bool differs = subjects_[i]->differs;
+      const int64_t padding = subjects_[i]->padding_not_zero;
+      if (differs || padding != 0) found.push_back({i, differs, padding});
+    }
+    return found.dump();
+  }
+
+  Status AddFound(const std::string& text) {
+    return FromRank(text, [&](const nlohmann::json& row) {
+      Subject& subject = *subjects_.at(row.at(0).get<size_t>());
+      if (row.at(1).get<bool>()) subject.differs = true;
+      subject.padding_not_zero += row.at(2).get<int64_t>();
+    });
+  }
+
+  // The figures of all ranks, on rank 0, which reports them.
+  Status ExchangeMeasured() {
+    nlohmann::json mine = nlohmann::json::array();
+    for (size_t i = 0; i < subjects_.size(); ++i) {
+      if (!subjects_[i]->measured) continue;
+      const Measured& m = *subjects_[i]->measured;
+      const auto bits = [](double value) { return std::bit_cast<uint64_t>(value); };
+      mine.push_back({i, bits(m.metrics.max_diff), bits(m.metrics.mean_diff),
+                      bits(m.metrics.cosine), bits(m.metrics.max_relative), m.metrics.max_ulp,
+                      m.metrics.mismatched, m.metrics.nan_count, m.metrics.inf_count,
+                      m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual});
+    }
+    WB_TRY(const auto parts, options_.ranks->Gather(mine.dump()));
+    for (size_t r = 1; r < parts.size(); ++r) {
+      WB_RETURN_IF_ERROR(FromRank(parts[r], [&](const nlohmann::json& row) {
+        const auto number = [&](size_t at) {
+          return std::bit_cast<double>(row.at(at).get<uint64_t>());
+        };
+        const int64_t element = row.at(9).get<int64_t>();
+        Measured m;
+        m.metrics = {number(1), number(2), number(3), number(4),
+                     row.at(5), row.at(6), row.at(7), row.at(8)};
+        m.chunk = row.at(10);
+        m.in_chunk = row.at(11);
+        m.expected = row.at(12);
+        m.actual = row.at(13);
+        if (element >= 0) m.element = element;
+        subjects_.at(row.at(0).get<size_t>())->measured = std::move(m);
+      }));
+    }
+    return {};
+  }
+
+  // Calls take(row) for each row that another rank sent.
+  template <typename Take>
+  static Status FromRank(const std::string& text, const Take& take) {
+    try {
+      for (const nlohmann::json& row : nlohmann::json::parse(text)) take(row);
+      return {};
+    } catch (const std::exception& e) {
+      return Fail(ErrorKind::kInternal, "internal",
+                  fmt::format("what another rank sent cannot be read: {}", e.what()));
+    }
   }
 
   Status Prepare(Subject& subject) const {
@@ -170,6 +299,7 @@ class Verifier {
   }
 
   Status Compare(const Piece& piece) {
+    WB_RETURN_IF_ERROR(Proceed());
     Subject& subject = *piece.subject;
     const DType dtype = subject.bound->tensor->dtype;
     const Sources& sources = subject.plan->sources();
@@ -186,8 +316,8 @@ class Verifier {
       return {};
     }
     thread_local std::vector<std::byte> expected, scratch;
-    for (int64_t at = piece.begin; at < piece.end; at += kBlockElements) {
-      const int64_t n = std::min(kBlockElements, piece.end - at);
+    for (int64_t at = piece.begin; at < piece.end; at += block_elements_) {
+      const int64_t n = std::min(block_elements_, piece.end - at);
       const auto block = Elements(found, dtype, at - piece.begin, n);
       WB_RETURN_IF_ERROR(Expected(subject, piece.chunk, at, block, expected, scratch));
       if (std::memcmp(expected.data(), block.data(), block.size()) != 0) subject.differs = true;
@@ -257,7 +387,7 @@ class Verifier {
     if (options_.headers_only) row.metrics = NotCompared();
     if (!options_.headers_only) report_.bytes += row.bytes;
     if (subject.differs) {
-      WB_RETURN_IF_ERROR(Measure(subject, row));
+      Describe(subject, row);
     } else if (dtype != hf_dtype) {
       JudgeCast(p, hf_dtype, dtype, row);
     }
@@ -306,45 +436,58 @@ class Verifier {
   }
 
   // The figures and the first difference of a parameter that differs: a second pass over it.
-  Status Measure(const Subject& subject, ResultRow& row) {
+  Status Measure(Subject& subject) const {
     const BoundParameter& b = *subject.bound;
     const DType dtype = b.tensor->dtype;
     ElementStats stats;
-    int64_t first = -1;
-    std::optional<RankPlace> rank;
-    FirstDifference difference;
+    Measured measured;
     std::vector<std::byte> expected, scratch;
     for (size_t c = 0; c < b.chunks.size(); ++c) {
       const int64_t numel = Numel(b.chunks[c].sizes);
-      for (int64_t at = 0; at < numel; at += kBlockElements) {
-        const int64_t n = std::min(kBlockElements, numel - at);
+      for (int64_t at = 0; at < numel; at += block_elements_) {
+        WB_RETURN_IF_ERROR(Proceed());
+        const int64_t n = std::min(block_elements_, numel - at);
         const auto block = Elements(subject.data[c], dtype, at, n);
         WB_RETURN_IF_ERROR(Expected(subject, c, at, block, expected, scratch));
         const ElementStats part =
             CompareElements({dtype, {n}, expected}, {dtype, {n}, block}, {}, 1, true);
         if (part.first_mismatch >= 0) {
           const int64_t element = GlobalElement(b, c, at + part.first_mismatch);
-          if (first < 0 || element < first) {
-            first = element;
-            rank = megatron_.PlaceOf(b.chunks[c].chunk->stored);
-            if (rank) rank->first_element += at + part.first_mismatch;
-            difference.expected = BitsText(dtype, expected, part.first_mismatch);
-            difference.actual = BitsText(dtype, block, part.first_mismatch);
+          if (!measured.element || element < *measured.element) {
+            measured.element = element;
+            measured.chunk = c;
+            measured.in_chunk = at + part.first_mismatch;
+            measured.expected = BitsText(dtype, expected, part.first_mismatch);
+            measured.actual = BitsText(dtype, block, part.first_mismatch);
           }
         }
         stats.Append(part);
       }
     }
-    row.status = RowStatus::kMismatch;
-    row.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),  stats.max_relative(),
-                   stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
-    row.why =
-        fmt::format("{} of {} element(s) differ", stats.mismatched, Numel(b.parameter->shape));
-    if (first < 0) return {};
-    Locate(subject, first, difference);
-    if (rank) LocateOnRank(*rank, b.parameter->cut, difference, row);
-    row.first = std::move(difference);
+    measured.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),  stats.max_relative(),
+                        stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
+    subject.measured = std::move(measured);
     return {};
+  }
+
+  void Describe(const Subject& subject, ResultRow& row) const {
+    row.status = RowStatus::kMismatch;
+    if (!subject.measured) return;  // another rank has its figures, and rank 0 reports them
+    const Measured& measured = *subject.measured;
+    row.metrics = measured.metrics;
+    row.why = fmt::format("{} of {} element(s) differ", measured.metrics.mismatched,
+                          Numel(subject.bound->parameter->shape));
+    if (!measured.element) return;
+    FirstDifference first;
+    first.expected = measured.expected;
+    first.actual = measured.actual;
+    Locate(subject, *measured.element, first);
+    const BoundParameter& b = *subject.bound;
+    if (auto place = megatron_.PlaceOf(b.chunks.at(measured.chunk).chunk->stored)) {
+      place->first_element += measured.in_chunk;
+      LocateOnRank(*place, b.parameter->cut, first, row);
+    }
+    row.first = std::move(first);
   }
 
   // An element of a chunk's part, counted in the parameter.
@@ -388,6 +531,7 @@ class Verifier {
 
   // What several ranks hold must be the same in all of their files: a row for each that is not.
   Status CompareRankCopies() {
+    if (Rank() != 0) return {};
     WB_TRY(const auto drifted, FindDriftedCopies(megatron_, Threads(), options_.progress));
     std::map<std::pair<std::string, std::string>, size_t> rows;  // file and tensor -> row
     for (const DriftedCopy& d : drifted) {
@@ -419,7 +563,7 @@ class Verifier {
 
   // A tied model's output layer that is stored too: bit for bit the embedding, chunk by chunk.
   Status CompareTiedCopy() {
-    if (binding_.tied_copy == nullptr) return {};
+    if (binding_.tied_copy == nullptr || Rank() != 0) return {};
     const auto it =
         std::find_if(binding_.bound.begin(), binding_.bound.end(),
                      [](const BoundParameter& b) { return b.parameter->place == Place::kFirst; });
@@ -516,6 +660,8 @@ class Verifier {
   const Checkpoint& hf_;
   const MegatronCheckpoint& megatron_;
   const VerifyOptions& options_;
+  const BlockBudget budget_;
+  const int64_t block_elements_;
   MegatronBinding binding_;
   std::vector<std::unique_ptr<Subject>> subjects_;
   Report report_;

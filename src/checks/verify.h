@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "base/ranks.h"
 #include "base/result.h"
 #include "checks/result.h"
 #include "family/model.h"
@@ -19,11 +20,15 @@ struct VerifyOptions {
   bool strict_padding = false;                   // padded vocabulary rows must be zero
   std::optional<DType> expect_dtype;             // a narrowing to this dtype is asked for
   int threads = 0;                               // 0: as many as the process may use
+  int64_t memory_bytes = 64 << 20;               // blocks in flight, over all threads
+  Coordinator* ranks = nullptr;                  // divides the work; nullptr: one process
   std::function<void(uint64_t bytes)> progress;  // called from any thread
 };
 
 // One row per Megatron parameter, in name order; causes, notes, unproven and details filled; not
-// concluded. `model` was expanded with the inventory of `hf` and, as pad_vocab, StoredVocab.
+// concluded. With `ranks` each compares a share of the bytes, and rank 0's report is the same as
+// one process would give; the others' reports are to be dropped. `model` was expanded with the
+// inventory of `hf` and, as pad_vocab, StoredVocab.
 Result<Report> Verify(const Model& model, const Checkpoint& hf, const MegatronCheckpoint& megatron,
                       const VerifyOptions& options);
 

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "checks/megatron_state_dict.h"
+#include "cli/rank_options.h"
 #include "formats/torch_dist/reader.h"
 #include "formats/torch_legacy/reader.h"
 
@@ -153,12 +154,22 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
 
 int RunCheck(Context& context, const std::string& command, const std::string& level,
              const CommandInputs& inputs, const std::function<Result<Report>()>& check) {
+  return RunCheck(context, command, level, inputs, *Alone(), check);
+}
+
+int RunCheck(Context& context, const std::string& command, const std::string& level,
+             const CommandInputs& inputs, Coordinator& ranks,
+             const std::function<Result<Report>()>& check) {
   if (const Status spared = CheckOutputs(context.output, inputs); !spared) {
-    return PrintError(spared.error());
+    return EndJob(ranks, spared.error(), PrintError);
   }
   PeakAnonymousBytes();
   Result<Report> report = check();
-  if (!report) return EmitError(context, command, level, JudgeConfigError(report.error()));
+  if (!report) {
+    return EndJob(ranks, JudgeConfigError(report.error()),
+                  [&](const Error& error) { return EmitError(context, command, level, error); });
+  }
+  if (!ranks.first()) return 0;
   Conclude(*report);
   report->peak_anonymous_bytes = PeakAnonymousBytes();
   return Emit(context, *report);

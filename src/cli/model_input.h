@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/ranks.h"
 #include "base/result.h"
 #include "checks/result.h"
 #include "cli/command.h"
@@ -61,6 +62,12 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
 // its error. Returns the exit status.
 int RunCheck(Context& context, const std::string& command, const std::string& level,
              const CommandInputs& inputs, const std::function<Result<Report>()>& check);
+
+// The same on one rank of a job: rank 0 emits the report; an error ends the job. 0 on the others,
+// which end as rank 0 does.
+int RunCheck(Context& context, const std::string& command, const std::string& level,
+             const CommandInputs& inputs, Coordinator& ranks,
+             const std::function<Result<Report>()>& check);
 
 // Names the config and the family files among the report's inputs, and how the family was chosen.
 void DescribeInput(const ModelInput& input, Report& report);

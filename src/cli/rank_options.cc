@@ -58,8 +58,7 @@ Result<std::unique_ptr<Coordinator>> JoinRanks(const RankOptions& options,
 
 int EndJob(Coordinator& ranks, const Error& error, const std::function<int(const Error&)>& print) {
   const Error decided = ranks.Abort(error);
-  // Without rank 0 every other one speaks for itself.
-  if (ranks.first() || decided.id == "rank-lost") return print(decided);
+  if (ranks.Speaks()) return print(decided);
   return decided.kind == ErrorKind::kCorrupt ? 1 : 2;
 }
 

@@ -3,21 +3,28 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
+#include <optional>
+#include <span>
 
+#include "base/hash.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "checks/megatron_binding.h"
 #include "cli/command.h"
 #include "cli/model_input.h"
+#include "cli/rank_options.h"
+#include "cli/size_option.h"
 
 namespace weighbridge::cli {
 namespace {
 
 struct VerifyArguments {
-  std::string model, megatron, config, level = "L1", runtime = "none", expect_dtype;
+  std::string model, megatron, config, level = "L1", runtime = "none", expect_dtype, memory = "64M";
   std::vector<std::string> families;
   VerifyOptions options;
+  RankOptions ranks;
 };
 
 Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpoint>& megatron,
@@ -29,6 +36,7 @@ Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpo
 }
 
 Result<Report> RunOn(VerifyArguments& a) {
+  WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   WB_TRY(auto megatron, OpenMegatron(a.megatron));
   if (!a.expect_dtype.empty()) {
@@ -43,18 +51,31 @@ Result<Report> RunOn(VerifyArguments& a) {
   for (const DistTensor& t : megatron->metadata().tensors) {
     bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);
   }
-  Progress progress("verify", bytes);
-  a.options.progress = [&](uint64_t done) { progress.Add(done); };
+  std::optional<Progress> progress;
+  if (a.options.ranks->first()) {
+    progress.emplace("verify", bytes / static_cast<uint64_t>(a.options.ranks->size()));
+  }
+  a.options.progress = [&](uint64_t done) { progress ? progress->Add(done) : void(); };
   a.options.headers_only = a.level == "L0";
   WB_TRY(Report report, Verify(model, *input->checkpoint, *megatron, a.options));
   DescribeInput(*input, report);
   return report;
 }
 
+// Nothing is written into checkpoints under judgement.
+std::filesystem::path MeetingPlace(const VerifyArguments& a) {
+  const std::string both = a.model + '\n' + a.megatron;
+  return "weighbridge-verify-" + Xxh3Hex(std::as_bytes(std::span(both))).substr(0, 8) + ".ranks";
+}
+
 int Run(Context& context, VerifyArguments& arguments) {
   CommandInputs inputs{{arguments.model, arguments.megatron}, arguments.families};
   inputs.files.push_back(arguments.config);
-  return RunCheck(context, "verify", arguments.level, inputs, [&] { return RunOn(arguments); });
+  return RunRanks(arguments.ranks, MeetingPlace(arguments), [&](Coordinator& ranks) {
+    arguments.options.ranks = &ranks;
+    return RunCheck(context, "verify", arguments.level, inputs, ranks,
+                    [&] { return RunOn(arguments); });
+  });
 }
 
 }  // namespace
@@ -105,6 +126,11 @@ void AddVerify(CLI::App& app, Context& context) {
   command->add_option("--threads", a->options.threads, "threads; default: all processors")
       ->check(CLI::Range(1, 1024))
       ->group("Run");
+  command->add_option("--memory", a->memory, "memory for the blocks in flight: bytes, K, M or G")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group("Run");
+  AddRankOptions(*command, a->ranks);
   AddOutputOptions(*command, context);
   AddExamples(*command,
               {"weighbridge verify ./Llama-3.2-1B ./checkpoints/llama32_1b",

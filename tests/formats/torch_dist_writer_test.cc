@@ -190,6 +190,8 @@ TEST(TorchDistWriter, ReadBackFindsAChangedByte) {
   WriteAll(writer, 1, 1 << 20);
   ASSERT_TRUE(writer.Finish());
   ASSERT_TRUE(writer.ReadBack(3));
+  ASSERT_TRUE(writer.ReadBack(1, ReadBackMode::kDevice));
+  ASSERT_TRUE(writer.ReadBackMetadata());
   const uint64_t data = writer.plan().tensors[0].chunks[1].data_offset;
   for (const auto& [name, offset] : {std::pair<std::string, uint64_t>{"__1_0.distcp", data + 777},
                                      {"__1_0.distcp", data - 1},
@@ -198,7 +200,7 @@ TEST(TorchDistWriter, ReadBackFindsAChangedByte) {
     std::string text = ReadBytes(folder / name);
     text[offset] ^= 1;
     WriteBytes(folder / name, text);
-    const auto status = writer.ReadBack(2);
+    const auto status = name == ".metadata" ? writer.ReadBackMetadata() : writer.ReadBack(2);
     ASSERT_FALSE(status) << name;
     EXPECT_EQ(status.error().id, "readback-mismatch");
     EXPECT_THAT(status.error().at, HasSubstr(name));
