@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -46,12 +47,15 @@ class Pause {
   std::chrono::microseconds time_{500};
 };
 
-std::string FirstLine(const fs::path& path) {
-  const auto text = ReadTextFile(path, 4096);
-  return text ? text->substr(0, text->find('\n')) : "";
+// Of a file of the kernel, whose size is said to be 0.
+std::string FirstLine(const char* path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
 }
 
-// The running kernel: locks are seen by all its processes.
+// The running kernel: locks are seen by all its processes. "" when it is not known.
 std::string BootId() { return FirstLine("/proc/sys/kernel/random/boot_id"); }
 std::string HostName() { return FirstLine("/proc/sys/kernel/hostname"); }
 
@@ -408,7 +412,7 @@ class FileCoordinator : public Coordinator {
   // What is wrong with the other rank.
   std::optional<Error> Look(Peer& peer, bool beat) {
     if (peer.left) return std::nullopt;
-    const bool ended = peer.boot == BootIdHere() && LockIsFree(peer.rank);
+    const bool ended = IsOnThisHost(peer) && LockIsFree(peer.rank);
     if (!ended && !beat) return std::nullopt;
     const auto text = ReadTextFile(session_ / fmt::format("state-{}", peer.rank));
     if (text && *text != peer.last) {
@@ -436,10 +440,7 @@ class FileCoordinator : public Coordinator {
             "start the job again: what is finished is kept"};
   }
 
-  const std::string& BootIdHere() {
-    if (boot_.empty()) boot_ = BootId();
-    return boot_;
-  }
+  bool IsOnThisHost(const Peer& peer) const { return !boot_.empty() && peer.boot == boot_; }
 
   bool LockIsFree(int rank) const {
     return LookAtLock(session_ / fmt::format("lock-{}", rank)) == Lock::kFree;
@@ -484,7 +485,7 @@ class FileCoordinator : public Coordinator {
     for (Pause pause; !all && Clock::now() - start < kGoodbye; pause()) {
       all = true;
       for (Peer& peer : peers_) {
-        if (!peer.left && !(peer.boot == BootIdHere() && LockIsFree(peer.rank))) {
+        if (!peer.left && !(IsOnThisHost(peer) && LockIsFree(peer.rank))) {
           peer.left = Flag(ReadObject(session_ / fmt::format("state-{}", peer.rank)), "left");
           all = all && peer.left;
         }
@@ -497,7 +498,7 @@ class FileCoordinator : public Coordinator {
   const FileCoordinatorOptions options_;
   fs::path session_;
   std::vector<Peer> peers_;  // whom this rank watches; of the watching thread once it runs
-  std::string boot_;
+  const std::string boot_ = BootId();
   int lock_ = -1, next_ = 0;
 
   std::mutex mutex_;  // guards the following

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from ranks import GRID, contents, end_ranks, finished, kill_when_finished, look, make_model
+from processes import GRID, contents, end_ranks, finished, kill_when_finished, look, make_model
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from ranks import GRID, contents, end_ranks, finished, kill_when_finished, make_model, start_ranks
+from processes import GRID, contents, end_ranks, finished, kill_when_finished, make_model, start_ranks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEGATRON = ROOT / "tests/testdata/megatron/qwen3_moe/te_bf16"
