@@ -159,8 +159,9 @@ class FileCoordinator : public Coordinator {
     std::error_code error;
     fs::create_directories(options_.folder, error);
     if (error) {
-      return Fail(ErrnoError(error.value(), "cannot make the folder where the ranks meet",
-                             options_.folder));
+      return Fail(
+          ErrnoError(error.value(), "cannot make the folder where the ranks meet", options_.folder)
+              .Hint("name another that all ranks see with --rendezvous DIR"));
     }
     WB_RETURN_IF_ERROR(first() ? Invite() : Answer());
     watch_ = std::thread([this] { Watch(); });

@@ -55,6 +55,15 @@ def test_a_killed_import_goes_on_and_gives_the_same_bytes(run, program, model, m
     assert sorted(p.name for p in target.iterdir()) == sorted(p.name for p in megatron.iterdir())
 
 
+def test_a_killed_import_of_the_legacy_format_goes_on(run, program, model, tmp_path):
+    command = ["import", model, tmp_path / "m", "--format", "torch", *GRID]
+    interrupt(program, command, tmp_path / "m/iter_0000000", 2)
+    result = run(*command)
+    assert result.returncode == 0 and "going on from an earlier start" in result.stderr, result.stderr
+    assert run("import", model, tmp_path / "one", "--format", "torch", *GRID).returncode == 0
+    assert contents(tmp_path / "m") == contents(tmp_path / "one")
+
+
 def test_a_killed_export_goes_on_and_gives_the_same_bytes(run, program, model, megatron, tmp_path):
     command = ["export", megatron, tmp_path / "hf", "--like", model, "--max-shard-size", "20M", "--threads", "1"]
     interrupt(program, command, tmp_path / "hf", 2)

@@ -45,6 +45,16 @@ def test_import_by_ranks_writes_the_bytes_of_one_process(program, model, megatro
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
+def test_legacy_files_and_conversions_by_ranks_are_those_of_one_process(run, program, model, megatron, tmp_path):
+    for name, command in (("legacy", ["import", model, "--format", "torch", *GRID]),
+                          ("converted", ["convert", megatron, "--like", model, "--tp", "4"])):
+        command.insert(2, tmp_path / f"{name}-one")
+        assert run(*command).returncode == 0
+        command[2] = tmp_path / f"{name}-many"
+        assert "by 3 ranks" in one_voice(end_ranks(start_ranks(program, 3, command)))[1]
+        assert contents(tmp_path / f"{name}-many") == contents(tmp_path / f"{name}-one")
+
+
 def test_export_by_ranks_writes_the_bytes_of_one_process(run, program, model, megatron, tmp_path):
     command = ["export", megatron, tmp_path / "hf", "--like", model, "--max-shard-size", "20M"]
     one_voice(end_ranks(start_ranks(program, 3, command)))
