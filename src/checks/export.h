@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "checks/megatron_binding.h"
+#include "checks/parameter_source.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "formats/megatron_checkpoint.h"
@@ -25,7 +25,7 @@ struct ExportTensor {
 
 // Points into the model and the Megatron checkpoint that it was made from.
 struct ExportPlan {
-  MegatronBinding binding;
+  MegatronParameters source;
   std::vector<ExportTensor> tensors;
 };
 
@@ -44,7 +44,7 @@ Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& mega
                               const Checkpoint* like, const ExportOptions& options);
 
 // Writes the tensors. `writer` was planned from plan.tensors, in their order.
-Status Export(const Model& model, const MegatronCheckpoint& megatron, const ExportPlan& plan,
-              const ExportOptions& options, SafetensorsWriter& writer);
+Status Export(const Model& model, const ExportPlan& plan, const ExportOptions& options,
+              SafetensorsWriter& writer);
 
 }  // namespace weighbridge

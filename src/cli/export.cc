@@ -94,7 +94,7 @@ Result<Conversion> Make(ExportArguments& a) {
   Progress progress("export", done.bytes);
   a.options.progress = [&](uint64_t bytes) { progress.Add(bytes); };
   WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));
-  WB_RETURN_IF_ERROR(Export(model, megatron, what, a.options, writer));
+  WB_RETURN_IF_ERROR(Export(model, what, a.options, writer));
   WB_TRY(done.published, folder.Commit());
   done.command = "export";
   done.source = a.megatron;
