@@ -6,14 +6,31 @@
 namespace weighbridge {
 namespace {
 
-std::string ToHex(XXH128_hash_t hash) {
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+Xxh3Digest ToDigest(XXH128_hash_t hash) { return {hash.high64, hash.low64}; }
+
+std::optional<uint64_t> ParseHex64(std::string_view hex) {
+  uint64_t value = 0;
+  for (char c : hex) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit && (c < 'a' || c > 'f')) return std::nullopt;
+    value = value << 4 | static_cast<uint64_t>(digit ? c - '0' : c - 'a' + 10);
+  }
+  return value;
 }
 
 }  // namespace
 
+std::string Xxh3Digest::Hex() const { return fmt::format("{:016x}{:016x}", high, low); }
+
+std::optional<Xxh3Digest> Xxh3Digest::Parse(std::string_view hex) {
+  if (hex.size() != 32) return std::nullopt;
+  const auto high = ParseHex64(hex.substr(0, 16)), low = ParseHex64(hex.substr(16));
+  if (!high || !low) return std::nullopt;
+  return Xxh3Digest{*high, *low};
+}
+
 std::string Xxh3Hex(std::span<const std::byte> bytes) {
-  return ToHex(XXH3_128bits(bytes.data(), bytes.size()));
+  return ToDigest(XXH3_128bits(bytes.data(), bytes.size())).Hex();
 }
 
 struct Xxh3Stream::State {
@@ -30,6 +47,6 @@ void Xxh3Stream::Update(std::span<const std::byte> bytes) {
   XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
 }
 
-std::string Xxh3Stream::Hex() const { return ToHex(XXH3_128bits_digest(state_->xxh)); }
+Xxh3Digest Xxh3Stream::Digest() const { return ToDigest(XXH3_128bits_digest(state_->xxh)); }
 
 }  // namespace weighbridge

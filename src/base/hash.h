@@ -3,11 +3,24 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace weighbridge {
+
+// A hash where many are kept.
+struct Xxh3Digest {
+  uint64_t high = 0, low = 0;
+
+  std::string Hex() const;  // 32 lower-case hex digits
+  // nullopt when `hex` is anything but 32 lower-case hex digits.
+  static std::optional<Xxh3Digest> Parse(std::string_view hex);
+  bool operator==(const Xxh3Digest&) const = default;
+};
 
 // The hash of `bytes`: 32 lower-case hex digits, as `xxhsum -H2` prints them.
 std::string Xxh3Hex(std::span<const std::byte> bytes);
@@ -23,7 +36,8 @@ class Xxh3Stream {
 
   void Update(std::span<const std::byte> bytes);
   // May be called at any time; more bytes may follow.
-  std::string Hex() const;
+  Xxh3Digest Digest() const;
+  std::string Hex() const { return Digest().Hex(); }
 
  private:
   struct State;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "checks/megatron_binding.h"
+#include "checks/parameter_source.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "formats/megatron_checkpoint.h"
@@ -25,7 +25,7 @@ struct ExportTensor {
 
 // Points into the model and the Megatron checkpoint that it was made from.
 struct ExportPlan {
-  MegatronBinding binding;
+  MegatronParameters source;
   std::vector<ExportTensor> tensors;
 };
 
@@ -48,7 +48,7 @@ Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& mega
 // Writes the tensors of the files that `writer`, planned from plan.tensors in their order, does not
 // leave alone, file after file. They are finished then; the index (writer.Finish()) is the
 // caller's.
-Status Export(const Model& model, const MegatronCheckpoint& megatron, const ExportPlan& plan,
-              const ExportOptions& options, SafetensorsWriter& writer);
+Status Export(const Model& model, const ExportPlan& plan, const ExportOptions& options,
+              SafetensorsWriter& writer);
 
 }  // namespace weighbridge

@@ -4,23 +4,15 @@
 
 #include <map>
 #include <set>
+#include <span>
 #include <tuple>
 
 #include "checks/inventory.h"
 #include "checks/shard_plan.h"
-#include "tensor/float_bits.h"
+#include "checks/shard_row.h"
 
 namespace weighbridge {
 namespace {
-
-RankId RankOf(const PlacedParameter& placed, int group_rank) {
-  const bool expert = placed.parameter->is_expert();
-  return {expert ? 0 : group_rank, placed.pp, placed.vpp, placed.ep, expert ? group_rank : 0};
-}
-
-std::string BytesText(DType dtype, std::span<const std::byte> bytes, int64_t element) {
-  return FormatBits(dtype, RawBits(dtype, bytes.data(), static_cast<size_t>(element)));
-}
 
 class Verifier {
  public:
@@ -64,14 +56,7 @@ class Verifier {
   Status Judge(const ShardPlan& plan, const PlacedParameter& placed, int group_rank) {
     const Key key{RankOf(placed, group_rank), placement_.RankName(placed, dialect_)};
     judged_.insert(key);
-    ResultRow row;
-    for (const TensorInfo* source : plan.sources()) {
-      row.hf.push_back({source->name, source->shape, source->dtype});
-    }
-    row.megatron = {key.second, plan.local_shape(), plan.megatron_dtype()};
-    row.rank = key.first;
-    row.transform = plan.parameter().storage->transform;
-    row.op = ToString(plan.parameter().op);
+    ResultRow row = ShardRow(plan, key.first, key.second);
     const auto it = by_key_.find(key);
     if (it == by_key_.end()) {
       row.status = RowStatus::kMissing;
@@ -119,23 +104,14 @@ class Verifier {
                   fmt::format("{} of {} elements of {} were judged", judged, plan.local_numel(),
                               tensor.name));
     }
-    row.metrics.mismatched = d.mismatched;
     if (d.padding_not_zero > 0) {
-      report_.notes.push_back(
-          {"vocab-padding",
-           fmt::format("{}: {} padding element(s) are not zero", tensor.name, d.padding_not_zero)});
+      report_.notes.push_back({"vocab-padding", PaddingText(tensor.name, d.padding_not_zero)});
     }
     if (d.mismatched > 0) {
-      row.status = RowStatus::kMismatch;
-      row.why = fmt::format("{} element(s) differ", d.mismatched);
-      const TensorInfo& source = *plan.sources()[d.source];
-      row.first = FirstDifference{source.name,
-                                  plan.HfIndex(d.source, d.hf_element),
-                                  tensor.name,
-                                  tensor.rank,
-                                  plan.LocalIndex(d.local_element),
-                                  BytesText(source.dtype, hf_.Data(source), d.hf_element),
-                                  BytesText(tensor.dtype, tensor.bytes, d.local_element)};
+      const auto size = static_cast<size_t>(BitsOf(tensor.dtype) / 8);
+      TakeDifference(
+          plan, d,
+          std::span(tensor.bytes).subspan(static_cast<size_t>(d.local_element) * size, size), row);
     } else if (plan.parameter().op == Op::kNone && plan.hf_dtype() != plan.megatron_dtype()) {
       row.status = RowStatus::kMatchWidened;
     }

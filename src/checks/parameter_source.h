@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <utility>
 
 #include "base/result.h"
 #include "checks/megatron_binding.h"
@@ -42,6 +43,8 @@ class HfParameters final : public ParameterSource {
  public:
   // kCorrupt with a cause id when `hf` is not complete.
   static Result<HfParameters> Create(const Model& model, const Checkpoint& hf);
+  // Of a checkpoint that may lack some: only what the inventory calls usable may be asked for.
+  static HfParameters OfUsable(const Model& model, const Checkpoint& hf) { return {model, hf}; }
   DType StoredDType(const Parameter& p) const override;
   Result<ParameterBytes> Open(const Parameter& p) const override;
 
@@ -59,6 +62,10 @@ class MegatronParameters final : public ParameterSource {
   // (they are read). `without_mtp`: MTP layers on disk are passed over.
   static Result<MegatronParameters> Create(const Model& model, const MegatronCheckpoint& megatron,
                                            bool without_mtp);
+  // Of a checkpoint that may lack some: only what is bound may be asked for.
+  static MegatronParameters OfBound(const MegatronCheckpoint& megatron, MegatronBinding binding) {
+    return {megatron, std::move(binding)};
+  }
   const MegatronBinding& binding() const { return binding_; }
   DType StoredDType(const Parameter& p) const override;
   Result<ParameterBytes> Open(const Parameter& p) const override;

@@ -19,6 +19,8 @@ class RepaddedParameters final : public ParameterSource {
                                            const Model& wanted);
   DType StoredDType(const Parameter& p) const override;
   Result<ParameterBytes> Open(const Parameter& p) const override;
+  // The parameter of `stored` that `p` of `wanted` is.
+  const Parameter& Stored(const Parameter& p) const { return *stored_.at(&p); }
 
  private:
   explicit RepaddedParameters(const ParameterSource& source) : source_(&source) {}

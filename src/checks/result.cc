@@ -66,6 +66,15 @@ Metrics NotCompared() {
   return {.max_diff = kNan, .mean_diff = kNan, .cosine = kNan, .max_relative = kNan};
 }
 
+void AddCause(Cause cause, Report& report) {
+  for (Cause& known : report.causes) {
+    if (known.id != cause.id) continue;
+    known.where.insert(known.where.end(), cause.where.begin(), cause.where.end());
+    return;
+  }
+  report.causes.push_back(std::move(cause));
+}
+
 bool Passed(RowStatus status) {
   return status == RowStatus::kMatch || status == RowStatus::kMatchWidened ||
          status == RowStatus::kMatchRounded;

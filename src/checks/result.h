@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/hash.h"
 #include "base/result.h"
 #include "tensor/tensor.h"
 
@@ -101,7 +102,8 @@ struct ResultRow {
   uint64_t bytes = 0;
   Metrics metrics;
   Boxed<FirstDifference> first;
-  std::string why;  // the reason of a skip, a mismatch, an absence
+  Boxed<Xxh3Digest> xxh3;  // of the tensor that was judged, where a hash was asked for
+  std::string why;         // the reason of a skip, a mismatch, an absence
 };
 
 struct Cause {
@@ -149,6 +151,9 @@ struct Report {
   // copy.
   uint64_t results_omitted = 0;
 };
+
+// Adds a cause; what has the id of one that is there is the same mistake in more places.
+void AddCause(Cause cause, Report& report);
 
 // Counts the rows and sets the verdict: kFail with a cause or a failed row, kPass when at least one
 // row with an element passed and none failed, else kUndecided with error "nothing-compared" (a

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -14,8 +15,11 @@
 #include <tuple>
 
 #include "base/threads.h"
+#include "checks/copies.h"
 #include "checks/inventory.h"
+#include "checks/parameter_source.h"
 #include "checks/shard_plan.h"
+#include "checks/verify_ranks.h"
 #include "tensor/float_bits.h"
 
 namespace weighbridge {
@@ -283,56 +287,6 @@ class RoundTripper {
   std::atomic<size_t> next_parameter_{0};
 };
 
-// A tensor that must equal another: the tied output layer, MTP's copies of the embedding.
-void CheckCopies(const Checkpoint& hf, const Inventory& inventory, bool headers_only,
-                 Report& report) {
-  for (const Inventory::Copy& copy : inventory.copies) {
-    ResultRow row;
-    row.hf.push_back({copy.copy->name, copy.copy->shape, copy.copy->dtype});
-    row.transform = copy.rule->tied ? "tied" : "copy";
-    if (headers_only) row.metrics = NotCompared();
-    row.bytes = copy.copy->nbytes;
-    if (copy.original == nullptr) {
-      row.status = RowStatus::kMismatch;
-      row.why = fmt::format("it must equal '{}', which is not there", copy.rule->same_as);
-    } else if (copy.original->shape != copy.copy->shape ||
-               copy.original->dtype != copy.copy->dtype) {
-      row.status = RowStatus::kMismatch;
-      row.why =
-          fmt::format("it must equal '{}', which has another shape or dtype", copy.rule->same_as);
-    } else if (!headers_only) {
-      const auto a = hf.Data(*copy.copy), b = hf.Data(*copy.original);
-      if (std::memcmp(a.data(), b.data(), a.size()) != 0) {
-        row.status = RowStatus::kMismatch;
-        row.why = fmt::format("it must equal '{}' bit for bit and does not", copy.rule->same_as);
-      }
-    }
-    if (row.status == RowStatus::kMismatch) {
-      report.causes.push_back({"tie-mismatch",
-                               Proof::kStructural,
-                               Origin::kCheckpoint,
-                               {copy.copy->name},
-                               row.why,
-                               copy.rule->why,
-                               "set tie_word_embeddings to what the weights are"});
-    } else {
-      row.why = copy.rule->why;
-    }
-    report.results.push_back(std::move(row));
-  }
-}
-
-// Copies whose bytes were compared with their originals.
-uint64_t BytesOfCopies(const Inventory& inventory) {
-  uint64_t bytes = 0;
-  for (const Inventory::Copy& copy : inventory.copies) {
-    const bool comparable = copy.original != nullptr && copy.original->shape == copy.copy->shape &&
-                            copy.original->dtype == copy.copy->dtype;
-    if (comparable) bytes += copy.copy->nbytes;
-  }
-  return bytes;
-}
-
 void Describe(const Model& model, const Placement& placement, const RoundTripOptions& options,
               Report& report) {
   report.command = "roundtrip";
@@ -359,6 +313,16 @@ void Describe(const Model& model, const Placement& placement, const RoundTripOpt
       "trip; `verify` judges the files that a bridge wrote");
 }
 
+Result<JudgedRanks> RanksOf(const Model& model, const Placement& placement, const Checkpoint& hf,
+                            const Inventory& inventory, const RoundTripOptions& options) {
+  RanksOptions ranks;
+  ranks.imported = true;
+  ranks.dialect = options.dialect;
+  ranks.threads = options.threads > 0 ? options.threads : DefaultThreads();
+  return JudgeRanks(model, placement, hf, HfParameters::OfUsable(model, hf), inventory.usable,
+                    ranks);
+}
+
 }  // namespace
 
 Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
@@ -379,14 +343,29 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
   report.causes = inventory.causes;
   for (const CheckpointNote& note : hf.notes()) report.notes.push_back({note.id, note.message});
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
-  CheckCopies(hf, inventory, options.headers_only, report);
+  JudgedCopies copies = JudgeCopies(hf, inventory, options.headers_only);
+  report.results.insert(report.results.end(), std::make_move_iterator(copies.rows.begin()),
+                        std::make_move_iterator(copies.rows.end()));
+  report.causes.insert(report.causes.end(), copies.causes.begin(), copies.causes.end());
   std::stable_sort(
       report.results.begin(), report.results.end(),
       [](const ResultRow& a, const ResultRow& b) { return a.hf[0].name < b.hf[0].name; });
+  std::optional<JudgedRanks> ranks;
+  if (options.ranks) {
+    WB_TRY(ranks, RanksOf(model, placement, hf, inventory, options));
+  }
   // Where every tensor stands is not asked any more; the rows take its place in memory.
   { [[maybe_unused]] const Placement done = std::move(placement); }
   report.results = tripper.RowsWith(std::move(report.results));
-  report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + BytesOfCopies(inventory);
+  if (ranks) {
+    // The ranks' rows stand for those of HF tensors that came back bit for bit.
+    std::erase_if(report.results, [](const ResultRow& row) {
+      return Passed(row.status) && row.status != RowStatus::kMatchRounded &&
+             !row.megatron.name.empty();
+    });
+    AddRanks(*std::move(ranks), report);
+  }
+  report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + copies.bytes;
   for (const FileInfo& file : hf.files()) {
     report.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
   }

@@ -16,7 +16,8 @@ int64_t ElementBytes(DType dtype) { return BitsOf(dtype) / 8; }
 }  // namespace
 
 Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placement,
-                                    const Parameter& p, const Checkpoint& hf) {
+                                    const Parameter& p, const Checkpoint& hf,
+                                    std::optional<DType> dtype) {
   ShardPlan out;
   out.parameter_ = &p;
   WB_TRY(ParameterPlan whole, ParameterPlan::Create(model, p, hf));
@@ -24,7 +25,7 @@ Result<ShardPlan> ShardPlan::Create(const Model& model, const Placement& placeme
   out.data_ = whole.sources();
   out.hf_dtype_ = whole.sources().dtype;
   out.transform_ = whole.transform();
-  out.megatron_dtype_ = p.rule->dtype.value_or(out.hf_dtype_);
+  out.megatron_dtype_ = dtype.value_or(p.rule->dtype.value_or(out.hf_dtype_));
   out.ranks_ = p.cut.replicated() ? 1 : placement.GroupSize(p);
   if (auto cut = CheckCut(p.shape, p.cut, out.ranks_); !cut) {
     Error error = cut.error();

@@ -2,6 +2,7 @@
 // byte of a rank's tensor comes from, and, by Megatron's own gather rule, where it goes back to.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,8 +21,10 @@ class ShardPlan {
   // check comes first), which must outlive this. Proves that layout and joining rule are
   // bijections. Errors: kUsage "grid"
   // when the parameter cannot be cut, kUnsupported for mixed dtypes, kInternal when a proof fails.
+  // `dtype`: in which the ranks hold it; by default as a faultless import gives it.
   static Result<ShardPlan> Create(const Model& model, const Placement& placement,
-                                  const Parameter& p, const Checkpoint& hf);
+                                  const Parameter& p, const Checkpoint& hf,
+                                  std::optional<DType> dtype = std::nullopt);
 
   const Parameter& parameter() const { return *parameter_; }
   int ranks() const { return ranks_; }
@@ -31,6 +34,10 @@ class ShardPlan {
   // Elements of a rank's tensor, and its bytes on either side of the op.
   int64_t local_numel() const { return local_numel_; }
   const std::vector<const TensorInfo*>& sources() const { return sources_; }
+  // The bytes of a source.
+  std::span<const std::byte> Data(size_t source) const {
+    return {data_.Data(static_cast<int>(source)), sources_[source]->nbytes};
+  }
   const TransformPlan& transform() const { return transform_; }
   bool changes_values() const {
     return parameter_->op != Op::kNone || hf_dtype_ != megatron_dtype_;

@@ -17,11 +17,15 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "checks/copies.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/megatron_config_check.h"
 #include "checks/parameter_plan.h"
 #include "checks/rank_copies.h"
+#include "checks/repadded.h"
+#include "checks/shard_row.h"
+#include "checks/verify_ranks.h"
 #include "tensor/compare.h"
 #include "tensor/float_bits.h"
 
@@ -91,10 +95,10 @@ class Verifier {
       subjects_.push_back(std::make_unique<Subject>());
       subjects_.back()->bound = &b;
     }
-    if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareAll());
-    for (const auto& subject : subjects_) {
-      WB_TRY(ResultRow row, RowOf(*subject));
-      report_.results.push_back(std::move(row));
+    if (options_.ranks != nullptr) {
+      WB_RETURN_IF_ERROR(JudgeAllRanks());
+    } else {
+      WB_RETURN_IF_ERROR(JudgeGlobal());
     }
     WB_RETURN_IF_ERROR(CompareTiedCopy());
     if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareRankCopies());
@@ -118,9 +122,10 @@ class Verifier {
                 {fault.where},
                 fault.message,
                 fault.message,
-                ""});
+                ""},
+               report_);
     }
-    for (Cause& cause : binding_.causes) AddCause(std::move(cause));
+    for (Cause& cause : binding_.causes) AddCause(std::move(cause), report_);
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
   }
 
@@ -151,20 +156,45 @@ class Verifier {
     }
   }
 
-  // One cause per id: what both sides miss is one mistake.
-  void AddCause(Cause cause) {
-    for (Cause& known : report_.causes) {
-      if (known.id != cause.id) continue;
-      known.where.insert(known.where.end(), cause.where.begin(), cause.where.end());
-      return;
+  CastRule Cast() const { return {options_.headers_only, options_.expect_dtype}; }
+
+  // One row per parameter.
+  Status JudgeGlobal() {
+    if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareAll());
+    for (const auto& subject : subjects_) {
+      WB_TRY(ResultRow row, RowOf(*subject));
+      report_.results.push_back(std::move(row));
     }
-    report_.causes.push_back(std::move(cause));
+    return {};
+  }
+
+  // One row per parameter and rank.
+  Status JudgeAllRanks() {
+    const RankCut& cut = *options_.ranks;
+    WB_TRY(const Placement placement, Placement::Create(*cut.model, cut.grid));
+    const auto stored = MegatronParameters::OfBound(megatron_, binding_);
+    WB_TRY(const auto source, RepaddedParameters::Create(model_, stored, *cut.model));
+    std::set<const Parameter*> bound;
+    for (const auto& subject : subjects_) bound.insert(subject->bound->parameter);
+    std::vector<const Parameter*> there;
+    for (const Parameter& p : cut.model->parameters()) {
+      if (bound.contains(&source.Stored(p))) there.push_back(&p);
+    }
+    WB_TRY(JudgedRanks judged, JudgeRanks(*cut.model, placement, hf_, source, there,
+                                          {false, cut.dialect, Cast(), options_.strict_padding,
+                                           Threads(), options_.progress}));
+    AddRanks(std::move(judged), report_);
+    report_.details.emplace_back("grid", ToString(placement.grid()));
+    for (const GridNote& note : placement.notes()) {
+      report_.notes.push_back({note.id, note.message});
+    }
+    return {};
   }
 
   int Threads() const { return budget_.threads; }
-  int Rank() const { return options_.ranks != nullptr ? options_.ranks->rank() : 0; }
-  int Ranks() const { return options_.ranks != nullptr ? options_.ranks->size() : 1; }
-  Status Proceed() const { return Ranks() > 1 ? options_.ranks->Check() : Status(); }
+  int Rank() const { return options_.coordinator != nullptr ? options_.coordinator->rank() : 0; }
+  int Ranks() const { return options_.coordinator != nullptr ? options_.coordinator->size() : 1; }
+  Status Proceed() const { return Ranks() > 1 ? options_.coordinator->Check() : Status(); }
 
   Status CompareAll() {
     WB_RETURN_IF_ERROR(TryParallelFor(subjects_.size(), Threads(),
@@ -206,9 +236,9 @@ class Verifier {
 
   // What all ranks found, on all of them.
   Status ExchangeFound() {
-    WB_TRY(const auto parts, options_.ranks->Gather(FoundText()));
+    WB_TRY(const auto parts, options_.coordinator->Gather(FoundText()));
     for (size_t r = 1; r < parts.size(); ++r) WB_RETURN_IF_ERROR(AddFound(parts[r]));
-    WB_TRY(const std::string all, options_.ranks->Broadcast(FoundText()));
+    WB_TRY(const std::string all, options_.coordinator->Broadcast(FoundText()));
     if (Rank() == 0) return {};
     for (const auto& subject : subjects_) subject->padding_not_zero = 0;
     return AddFound(all);
@@ -244,7 +274,7 @@ class Verifier {
                       m.metrics.mismatched, m.metrics.nan_count, m.metrics.inf_count,
                       m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual});
     }
-    WB_TRY(const auto parts, options_.ranks->Gather(mine.dump()));
+    WB_TRY(const auto parts, options_.coordinator->Gather(mine.dump()));
     for (size_t r = 1; r < parts.size(); ++r) {
       WB_RETURN_IF_ERROR(FromRank(parts[r], [&](const nlohmann::json& row) {
         const auto number = [&](size_t at) {
@@ -389,50 +419,20 @@ class Verifier {
     if (subject.differs) {
       Describe(subject, row);
     } else if (dtype != hf_dtype) {
-      JudgeCast(p, hf_dtype, dtype, row);
+      if (auto cause = JudgeCast(p, hf_dtype, Cast(), row)) AddCause(*std::move(cause), report_);
     }
     if (subject.padding_not_zero > 0) NotePadding(subject.padding_not_zero, row);
     return row;
   }
 
-  void JudgeCast(const Parameter& p, DType hf_dtype, DType dtype, ResultRow& row) {
-    if (InvertibilityOf(Op::kNone, hf_dtype, dtype) == Invertibility::kExact) {
-      row.status = RowStatus::kMatchWidened;
-      return;
-    }
-    const bool expected = p.rule->dtype == dtype || options_.expect_dtype == dtype;
-    row.why = fmt::format("narrowed from {} to {}{}", ShortName(hf_dtype), ShortName(dtype),
-                          options_.headers_only ? "" : "; every value is correctly rounded");
-    if (expected) {
-      row.status = RowStatus::kMatchRounded;
-      return;
-    }
-    row.status = RowStatus::kMismatch;
-    AddCause({"dtype-rounded",
-              options_.headers_only ? Proof::kStructural : Proof::kExact,
-              Origin::kCheckpoint,
-              {row.megatron.name},
-              row.why,
-              row.megatron.name,
-              fmt::format("pass --expect-dtype {} if that was meant", ShortName(dtype))});
-  }
-
   void NotePadding(int64_t elements, ResultRow& row) {
-    const std::string text = fmt::format("{}: {} element(s) of the padded vocabulary are not zero",
-                                         row.megatron.name, elements);
     if (!options_.strict_padding) {
-      report_.notes.push_back({"vocab-padding", text});
+      report_.notes.push_back({"vocab-padding", PaddingText(row.megatron.name, elements)});
       return;
     }
     row.status = RowStatus::kMismatch;
-    row.why = text;
-    AddCause({"vocab-padding",
-              Proof::kExact,
-              Origin::kCheckpoint,
-              {row.megatron.name},
-              text,
-              row.megatron.name,
-              "leave --strict-padding out if the rows are never used"});
+    row.why = PaddingText(row.megatron.name, elements);
+    AddCause(PaddingCause(row.megatron.name, elements), report_);
   }
 
   // The figures and the first difference of a parameter that differs: a second pass over it.
@@ -555,45 +555,20 @@ class Verifier {
                 fmt::format("copies of one tensor differ between ranks: '{}' in {} and {}",
                             d.place.name, d.original.file, d.place.file),
                 fmt::format("first at {}: {} and {}", ToString(index), d.expected, d.actual),
-                ""});
+                ""},
+               report_);
       report_.results.push_back(std::move(row));
     }
     return {};
   }
 
-  // A tied model's output layer that is stored too: bit for bit the embedding, chunk by chunk.
+  // A tied model's output layer that is stored too.
   Status CompareTiedCopy() {
-    if (binding_.tied_copy == nullptr || Rank() != 0) return {};
-    const auto it =
-        std::find_if(binding_.bound.begin(), binding_.bound.end(),
-                     [](const BoundParameter& b) { return b.parameter->place == Place::kFirst; });
-    const DistTensor& copy = *binding_.tied_copy;
-    ResultRow row;
-    row.megatron = {copy.key, copy.shape, copy.dtype};
-    row.transform = "tied";
-    row.why = "the output layer is tied to the embedding";
-    bool equal = it != binding_.bound.end() && it->tensor->shape == copy.shape &&
-                 it->tensor->dtype == copy.dtype && it->tensor->chunks.size() == copy.chunks.size();
-    for (size_t c = 0; equal && !options_.headers_only && c < copy.chunks.size(); ++c) {
-      const DistChunk& original = it->tensor->chunks[c];
-      equal = original.offsets == copy.chunks[c].offsets && original.sizes == copy.chunks[c].sizes;
-      if (!equal) break;
-      WB_TRY(const auto a, megatron_.Data(*it->tensor, original));
-      WB_TRY(const auto b, megatron_.Data(copy, copy.chunks[c]));
-      equal = BytesEqual(a, b, Threads());
-    }
-    if (!equal) {
-      row.status = RowStatus::kMismatch;
-      row.why = "it must equal the embedding bit for bit and does not";
-      AddCause({"tie-mismatch",
-                Proof::kExact,
-                Origin::kCheckpoint,
-                {copy.key},
-                row.why,
-                copy.key,
-                "set tie_word_embeddings to what the weights are"});
-    }
-    report_.results.push_back(std::move(row));
+    if (Rank() != 0) return {};
+    WB_TRY(JudgedCopies copies,
+           JudgeTiedCopy(megatron_, binding_, options_.headers_only, Threads()));
+    for (ResultRow& row : copies.rows) report_.results.push_back(std::move(row));
+    for (Cause& cause : copies.causes) AddCause(std::move(cause), report_);
     return {};
   }
 
@@ -603,7 +578,8 @@ class Verifier {
     if (!config) {
       const Error& e = config.error();
       if (e.kind != ErrorKind::kCorrupt) return Fail(e);
-      AddCause({e.id, Proof::kStructural, Origin::kConfig, {"the config"}, e.what, e.at, e.hint});
+      AddCause({e.id, Proof::kStructural, Origin::kConfig, {"the config"}, e.what, e.at, e.hint},
+               report_);
       return {};
     }
     if (*config) CheckMegatronConfig(model_, **config, report_);
@@ -631,13 +607,17 @@ class Verifier {
               {"vocab_size"},
               fmt::format("{}, but by {} it has {}", padded, config->origin, *declared),
               config->origin,
-              "the rows were padded by hand, or the config is of another checkpoint"});
+              "the rows were padded by hand, or the config is of another checkpoint"},
+             report_);
   }
 
   void Finish() {
-    std::stable_sort(
-        report_.results.begin(), report_.results.end(),
-        [](const ResultRow& a, const ResultRow& b) { return a.megatron.name < b.megatron.name; });
+    // Rows of ranks are in the order of the ranks, after what concerns none.
+    std::stable_sort(report_.results.begin(), report_.results.end(),
+                     [](const ResultRow& a, const ResultRow& b) {
+                       if (a.rank || b.rank) return !a.rank && b.rank;
+                       return a.megatron.name < b.megatron.name;
+                     });
     report_.details.emplace_back("family", model_.spec().name);
     report_.details.emplace_back("format", std::string(megatron_.format()));
     report_.details.emplace_back("megatron tensors",

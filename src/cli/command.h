@@ -9,6 +9,7 @@
 
 #include "checks/result.h"
 #include "cli/output_guard.h"
+#include "report/sink.h"
 
 namespace weighbridge::cli {
 
@@ -79,6 +80,8 @@ Status CheckOutputs(const OutputOptions& output, const CommandInputs& inputs);
 
 // Writes `text` to stdout, or fails as Emit does: 0, or 2 after an error message.
 int PrintStdout(std::string_view text);
+// The same for a text that is rendered piece by piece.
+int PrintStdout(const std::function<void(const Sink&)>& render);
 
 // True when results on stdout may be coloured: --color, NO_COLOR, TERM and whether stdout is a
 // terminal.

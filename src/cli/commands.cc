@@ -8,6 +8,7 @@ void AddVerify(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
 void AddConvert(CLI::App& app, Context& context);
+void AddManifest(CLI::App& app, Context& context);
 void AddDiff(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
@@ -23,6 +24,7 @@ std::span<const Command> AllCommands() {
       {"import", AddImport},
       {"export", AddExport},
       {"convert", AddConvert},
+      {"manifest", AddManifest},
       {"diff", AddDiff},
       {"inspect", AddInspect},
       {"families", AddFamilies},

@@ -68,12 +68,6 @@ class StdoutSink {
   int error_ = 0;
 };
 
-int WriteStdout(const std::function<void(const Sink&)>& render) {
-  StdoutSink out;
-  render([&out](std::string_view text) { out.Append(text); });
-  return out.Finish();
-}
-
 void WriteForPeople(const Context& context, const Reports& reports, const Sink& sink) {
   const TerminalOptions options{.color = UseColor(context.output),
                                 .verbose = context.output.verbose,
@@ -113,10 +107,10 @@ int WriteFiles(const OutputOptions& output, const Reports& reports) {
 int WriteToStdout(const Context& context, const Reports& reports) {
   for (const Format& format : kFormats) {
     if (context.output.*format.target != "-") continue;
-    return WriteStdout([&](const Sink& sink) { format.write(reports, sink); });
+    return PrintStdout([&](const Sink& sink) { format.write(reports, sink); });
   }
   if (context.output.quiet) return 0;
-  return WriteStdout([&](const Sink& sink) { WriteForPeople(context, reports, sink); });
+  return PrintStdout([&](const Sink& sink) { WriteForPeople(context, reports, sink); });
 }
 
 }  // namespace
@@ -154,8 +148,14 @@ int TerminalColumns() {
   return known ? size.ws_col : 80;
 }
 
+int PrintStdout(const std::function<void(const Sink&)>& render) {
+  StdoutSink out;
+  render([&out](std::string_view text) { out.Append(text); });
+  return out.Finish();
+}
+
 int PrintStdout(std::string_view text) {
-  return WriteStdout([text](const Sink& sink) { sink(text); });
+  return PrintStdout([text](const Sink& sink) { sink(text); });
 }
 
 int EmitSaved(const Context& context, const std::vector<Report>& reports) {

@@ -95,7 +95,7 @@ Status Write(ExportArguments& a, const Work& work, Coordinator& ranks, RankedOut
     if (ranks.first()) progress.emplace("export", output.own_bytes());
     a.options.progress = [&](uint64_t bytes) { progress ? progress->Add(bytes) : void(); };
     if (ranks.size() > 1) a.options.proceed = [&] { return ranks.Check(); };
-    WB_RETURN_IF_ERROR(Export(work.model, *work.input.checkpoint, work.what, a.options, writer));
+    WB_RETURN_IF_ERROR(Export(work.model, work.what, a.options, writer));
   }
   if (read_back) WB_RETURN_IF_ERROR(writer.ReadBack(a.writing.threads, *read_back));
   WB_RETURN_IF_ERROR(work.sources.CheckUnchanged());

@@ -152,6 +152,36 @@ void AddGridOptions(CLI::App& command, ParallelGrid& grid) {
       ->group("Parallel grid");
 }
 
+void AddRanksOptions(CLI::App& command, RanksArguments& arguments) {
+  command
+      .add_flag("--ranks", arguments.ranks,
+                "one row per tensor and rank of the grid, with the XXH3-128 of what the rank holds "
+                "in memory; default: off")
+      ->group("Compare");
+  command
+      .add_option("--dialect", arguments.dialect, "whose module names --ranks gives: te or local")
+      ->check(CLI::IsMember({"te", "local"}))
+      ->capture_default_str()
+      ->group("Compare");
+}
+
+Status PrepareRanks(const RanksArguments& arguments, const std::string& level,
+                    OutputOptions& output) {
+  if (!arguments.ranks) {
+    if (arguments.dialect == "te") return {};
+    return Fail(ErrorKind::kUsage, "usage", "--dialect is for the names of --ranks", "--dialect",
+                "add --ranks");
+  }
+  if (level == "L0") {
+    return Fail(ErrorKind::kUsage, "usage",
+                "--ranks hashes tensor data, which --level L0 does not "
+                "read",
+                "--ranks", "leave --level L0 out");
+  }
+  output.verbose = std::max(output.verbose, 1);
+  return {};
+}
+
 int RunCheck(Context& context, const std::string& command, const std::string& level,
              const CommandInputs& inputs, const std::function<Result<Report>()>& check) {
   return RunCheck(context, command, level, inputs, *Alone(), check);

@@ -41,6 +41,20 @@ void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool
 // own spellings of them.
 void AddGridOptions(CLI::App& command, ParallelGrid& grid);
 
+// --ranks and --dialect: rows of what each rank holds in memory.
+struct RanksArguments {
+  bool ranks = false;
+  std::string dialect = "te";
+
+  Dialect Spec() const { return dialect == "local" ? Dialect::kLocal : Dialect::kTe; }
+};
+void AddRanksOptions(CLI::App& command, RanksArguments& arguments);
+
+// kUsage when hashes are asked for at a level that reads no tensor data. Rows of ranks are what is
+// asked for: the terminal shows them all.
+Status PrepareRanks(const RanksArguments& arguments, const std::string& level,
+                    OutputOptions& output);
+
 struct ModelInput {
   FamilyLibrary families;
   const FamilySpec* family = nullptr;

@@ -19,6 +19,7 @@ struct RoundTripArguments {
   std::vector<std::string> families;
   bool without_mtp = false;
   int64_t pad_vocab = 0;
+  RanksArguments ranks;
   RoundTripOptions options;
 };
 
@@ -36,12 +37,17 @@ Result<Report> RunOn(RoundTripArguments& a) {
   Progress progress("roundtrip", bytes);
   a.options.progress = [&](uint64_t done) { progress.Add(done); };
   a.options.headers_only = a.level == "L0";
+  a.options.ranks = a.ranks.ranks;
+  a.options.dialect = a.ranks.Spec();
   WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
   DescribeInput(*input, report);
   return report;
 }
 
 int Run(Context& context, RoundTripArguments& arguments) {
+  if (const auto ready = PrepareRanks(arguments.ranks, arguments.level, context.output); !ready) {
+    return PrintError(ready.error());
+  }
   CommandInputs inputs{{arguments.model}, arguments.families};
   inputs.files.push_back(arguments.config);
   return RunCheck(context, "roundtrip", arguments.level, inputs, [&] { return RunOn(arguments); });
@@ -64,6 +70,7 @@ void AddRoundtrip(CLI::App& app, Context& context) {
       ->check(CLI::IsMember({"L0", "L1"}))
       ->capture_default_str()
       ->group("Compare");
+  AddRanksOptions(*command, a->ranks);
   command
       ->add_flag("--without-mtp", a->without_mtp,
                  "leave multi-token-prediction layers out; default: off")

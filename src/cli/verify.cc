@@ -7,12 +7,16 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <system_error>
 
 #include "base/hash.h"
 #include "base/progress.h"
 #include "base/threads.h"
 #include "checks/megatron_binding.h"
+#include "checks/verify_manifest.h"
+#include "cli/canonical_input.h"
 #include "cli/command.h"
+#include "cli/megatron_input.h"
 #include "cli/model_input.h"
 #include "cli/rank_options.h"
 #include "cli/size_option.h"
@@ -20,12 +24,49 @@
 namespace weighbridge::cli {
 namespace {
 
-struct VerifyArguments {
-  std::string model, megatron, config, level = "L1", runtime = "none", expect_dtype, memory = "64M";
-  std::vector<std::string> families;
+// `model` is the Hugging Face side, or the checkpoint that is judged against a manifest.
+struct VerifyArguments : MegatronArguments {
+  std::string model, level = "L1", runtime = "none", expect_dtype, memory = "64M";
+  RanksArguments ranks;
+  ParallelGrid grid;  // of --ranks
   VerifyOptions options;
-  RankOptions ranks;
+  RankOptions job;
 };
+
+// Every Megatron checkpoint is a folder; what is a file can only be a manifest.
+bool IsManifest(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error);
+}
+
+// The options of `verify HF MEGATRON` that say nothing of hashes.
+Status CheckManifestOptions(const VerifyArguments& a) {
+  if (a.expect_dtype.empty() && !a.options.strict_padding && !a.ranks.ranks) return {};
+  return Fail(ErrorKind::kUsage, "usage",
+              fmt::format("{} is for `verify HF MEGATRON`, and a manifest is given",
+                          a.ranks.ranks            ? "--ranks"
+                          : a.expect_dtype.empty() ? "--strict-padding"
+                                                   : "--expect-dtype"));
+}
+
+Result<Report> RunOnManifest(const VerifyArguments& a) {
+  WB_RETURN_IF_ERROR(CheckManifestOptions(a));
+  WB_TRY(const Manifest manifest, ReadManifest(a.megatron));
+  MegatronArguments checkpoint = a;
+  checkpoint.megatron = a.model;
+  const bool headers_only = a.level == "L0";
+  WB_TRY(const auto input,
+         OpenCanonical(checkpoint, {headers_only, a.options.without_mtp, a.options.threads}));
+  Progress progress("verify", input->Bytes());
+  WB_TRY(Report report,
+         VerifyManifest(*input->tensors, manifest,
+                        {headers_only, a.options.threads, [&](uint64_t n) { progress.Add(n); }}));
+  input->Describe(report);
+  std::error_code error;
+  report.inputs.push_back(
+      {a.megatron, std::filesystem::file_size(a.megatron, error), "", std::nullopt});
+  return report;
+}
 
 Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpoint>& megatron,
                         bool without_mtp) {
@@ -35,8 +76,24 @@ Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpo
   return ExpandAsStored(*input.family, input.config, std::move(expand), megatron);
 }
 
+// The vocabulary as stored, or padded further where the grid needs it.
+Result<Model> ExpandForRanks(const ModelInput& input, const VerifyArguments& a,
+                             const Model& stored) {
+  ExpandOptions expand;
+  expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
+  expand.tp = a.grid.tp;
+  expand.pad_vocab = stored.padded_vocab();
+  expand.without_mtp = a.options.without_mtp;
+  return Model::Expand(*input.family, input.config, expand);
+}
+
 Result<Report> RunOn(VerifyArguments& a) {
   WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
+  if (!a.like.empty()) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "--like is for a checkpoint against a manifest: here HF is", "",
+                "leave --like out");
+  }
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   WB_TRY(auto megatron, OpenMegatron(a.megatron));
   if (!a.expect_dtype.empty()) {
@@ -47,13 +104,20 @@ Result<Report> RunOn(VerifyArguments& a) {
     }
   }
   WB_TRY(const Model model, ExpandFor(*input, megatron, a.options.without_mtp));
+  std::optional<Model> of_ranks;
+  RankCut cut{nullptr, a.grid, a.ranks.Spec()};
+  if (a.ranks.ranks) {
+    WB_TRY(of_ranks, ExpandForRanks(*input, a, model));
+    cut.model = &*of_ranks;
+    a.options.ranks = &cut;
+  }
   uint64_t bytes = 0;
   for (const DistTensor& t : megatron->metadata().tensors) {
     bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);
   }
   std::optional<Progress> progress;
-  if (a.options.ranks->first()) {
-    progress.emplace("verify", bytes / static_cast<uint64_t>(a.options.ranks->size()));
+  if (a.options.coordinator->first()) {
+    progress.emplace("verify", bytes / static_cast<uint64_t>(a.options.coordinator->size()));
   }
   a.options.progress = [&](uint64_t done) { progress ? progress->Add(done) : void(); };
   a.options.headers_only = a.level == "L0";
@@ -68,13 +132,27 @@ std::filesystem::path MeetingPlace(const VerifyArguments& a) {
   return "weighbridge-verify-" + Xxh3Hex(std::as_bytes(std::span(both))).substr(0, 8) + ".ranks";
 }
 
+// A grid without --ranks would say nothing: global tensors do not depend on it.
+Status CheckGrid(const VerifyArguments& a) {
+  if (a.ranks.ranks || a.grid == ParallelGrid()) return {};
+  return Fail(ErrorKind::kUsage, "usage",
+              "global tensors are compared, which do not depend on a parallel grid", "",
+              "add --ranks to see what each rank of the grid holds");
+}
+
 int Run(Context& context, VerifyArguments& arguments) {
-  CommandInputs inputs{{arguments.model, arguments.megatron}, arguments.families};
+  Status ready = CheckGrid(arguments);
+  if (ready) ready = PrepareRanks(arguments.ranks, arguments.level, context.output);
+  if (!ready) return PrintError(ready.error());
+  const bool manifest = IsManifest(arguments.megatron);
+  CommandInputs inputs{{arguments.model, arguments.like}, arguments.families};
+  (manifest ? inputs.files : inputs.models).push_back(arguments.megatron);
   inputs.files.push_back(arguments.config);
-  return RunRanks(arguments.ranks, MeetingPlace(arguments), [&](Coordinator& ranks) {
-    arguments.options.ranks = &ranks;
-    return RunCheck(context, "verify", arguments.level, inputs, ranks,
-                    [&] { return RunOn(arguments); });
+  return RunRanks(arguments.job, MeetingPlace(arguments), [&](Coordinator& ranks) {
+    arguments.options.coordinator = &ranks;
+    return RunCheck(context, "verify", arguments.level, inputs, ranks, [&]() -> Result<Report> {
+      return manifest ? RunOnManifest(arguments) : RunOn(arguments);
+    });
   });
 }
 
@@ -84,15 +162,19 @@ void AddVerify(CLI::App& app, Context& context) {
   auto a = std::make_shared<VerifyArguments>();
   a->options.threads = DefaultThreads();
   CLI::App* command = app.add_subcommand(
-      "verify", "a Hugging Face and a Megatron checkpoint: is every byte where it belongs");
+      "verify",
+      "a Hugging Face and a Megatron checkpoint, or one and a manifest: is every byte where it "
+      "belongs");
   command
-      ->add_option(
-          std::string("HF,") + kHfSpellings, a->model,
-          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
+      ->add_option(std::string("HF,") + kHfSpellings, a->model,
+                   "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local "
+                   "cache; against "
+                   "a manifest also a Megatron checkpoint")
       ->required();
   command
       ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
-                   "a Megatron checkpoint: the folder with the tracker file, or an iter_N")
+                   "a Megatron checkpoint: the folder with the tracker file, or an iter_N; or a "
+                   "manifest that `weighbridge manifest` wrote")
       ->required();
   command->add_option("--level", a->level, "L0: headers only; L1: every byte")
       ->check(CLI::IsMember({"L0", "L1"}))
@@ -117,12 +199,9 @@ void AddVerify(CLI::App& app, Context& context) {
       ->add_flag("--strict-padding", a->options.strict_padding,
                  "padded rows of the vocabulary must be zero; default: off")
       ->group("Compare");
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
-  AddFamilyOption(*command, a->families);
+  AddRanksOptions(*command, a->ranks);
+  AddGridOptions(*command, a->grid);
+  AddMegatronModelOptions(*command, *a, "that a Megatron checkpoint against a manifest came from");
   command->add_option("--threads", a->options.threads, "threads; default: all processors")
       ->check(CLI::Range(1, 1024))
       ->group("Run");
@@ -130,11 +209,13 @@ void AddVerify(CLI::App& app, Context& context) {
       ->type_name("SIZE")
       ->capture_default_str()
       ->group("Run");
-  AddRankOptions(*command, a->ranks);
+  AddRankOptions(*command, a->job);
   AddOutputOptions(*command, context);
   AddExamples(*command,
               {"weighbridge verify ./Llama-3.2-1B ./checkpoints/llama32_1b",
-               "weighbridge verify Qwen/Qwen3-30B-A3B ./mcore/iter_0000000 --json report.json"});
+               "weighbridge verify Qwen/Qwen3-30B-A3B ./mcore/iter_0000000 --json report.json",
+               "weighbridge verify ./Llama-3.2-1B ./checkpoints/llama32_1b --ranks --tp 2 --pp 2",
+               "weighbridge verify ./checkpoints/llama32_1b llama.manifest.json"});
   command->callback([&context, a] { context.exit_status = Run(context, *a); });
 }
 

@@ -22,6 +22,7 @@ struct ParallelGrid {
   std::string pp_layout;
   // The embedding (the loss) counts as one layer of the even split.
   bool account_for_embedding = false, account_for_loss = false;
+  bool operator==(const ParallelGrid&) const = default;
 };
 
 // "TP 2 x PP 2 x EP 1 x ETP 1", VPP only when it is not 1.

@@ -184,6 +184,7 @@ std::string NameCell(const Report& report, const ResultRow& row) {
   const bool other =
       &row.megatron != &primary && !row.megatron.name.empty() && row.megatron.name != primary.name;
   if (other) out += fmt::format("<small>{}</small>", Esc(row.megatron.name));
+  if (row.xxh3) out += fmt::format("<small class=\"why\">XXH3-128 {}</small>", row.xxh3->Hex());
   if (!row.why.empty()) out += fmt::format("<small class=\"why\">{}</small>", Esc(row.why));
   if (row.first) out += fmt::format("<small class=\"why\">{}</small>", Esc(FirstText(*row.first)));
   return out + "</td>";

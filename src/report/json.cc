@@ -63,6 +63,7 @@ Json ToJson(const ResultRow& row) {
   json["bytes"] = row.bytes;
   AddMetrics(row, json);
   json["first"] = row.first ? ToJson(*row.first) : Json();
+  if (row.xxh3) json["xxh3"] = row.xxh3->Hex();
   json["why"] = row.why;
   return json;
 }

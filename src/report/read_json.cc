@@ -166,6 +166,14 @@ std::optional<FirstDifference> ReadFirst(FieldReader& read, const Json& row) {
   return first;
 }
 
+std::optional<Xxh3Digest> ReadHash(FieldReader& read, const Json& row) {
+  const Json* json = read.Find(row, "xxh3");
+  if (json == nullptr) return std::nullopt;
+  const auto digest = Xxh3Digest::Parse(read.String(row, "xxh3"));
+  if (!digest) read.Complain("'xxh3' is not 32 hex digits");
+  return digest;
+}
+
 constexpr RowStatus kStatuses[] = {
     RowStatus::kMatch,   RowStatus::kMatchWidened, RowStatus::kMatchRounded, RowStatus::kMismatch,
     RowStatus::kMissing, RowStatus::kExtra,        RowStatus::kSkipped};
@@ -193,6 +201,7 @@ ResultRow ReadRow(FieldReader& read, const Json& json) {
                  .nan_count = read.Count(json, "nan_count"),
                  .inf_count = read.Count(json, "inf_count")};
   row.first = ReadFirst(read, json);
+  row.xxh3 = ReadHash(read, json);
   row.why = read.String(json, "why", /*required=*/false);
   return row;
 }

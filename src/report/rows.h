@@ -22,8 +22,8 @@ bool HasMetrics(const ResultRow& row);
 // max_diff), skipped, then what passed. Rows that are equally bad keep their order.
 std::vector<size_t> RowsWorstFirst(const Report& report);
 
-// The side that names a row: the Megatron tensor for `verify`, else the HF tensor; the other one
-// when that side has no tensor.
+// The side that names a row: the Megatron tensor for `verify` and for what a rank holds, else the
+// HF tensor; the other one when that side has no tensor.
 const TensorRef& PrimaryTensor(const Report& report, const ResultRow& row);
 
 // PrimaryTensor's name, with the rank when there is one: "decoder.final_layernorm.weight @ tp 1, pp

@@ -190,6 +190,7 @@ class Table {
   }
 
   void WriteWhy(const ResultRow& row, const Sink& sink) const {
+    if (row.xxh3 && options_.verbose >= 1) sink("    xxh3 " + row.xxh3->Hex() + "\n");
     const std::string why = WhyText(row);
     if (!why.empty()) sink("    " + Wrapped(why, 4, 4, options_.columns) + "\n");
     if (row.first) sink("    " + Wrapped(FirstText(*row.first), 4, 4, options_.columns) + "\n");

@@ -29,5 +29,16 @@ TEST(Xxh3, DoesNotDependOnHowTheBytesAreCut) {
   }
 }
 
+TEST(Xxh3, DigestsAreReadFromWhatTheyPrint) {
+  const auto digest = Xxh3Digest::Parse("a96faf705af16834e6c632b61e964e1f");
+  ASSERT_TRUE(digest);
+  EXPECT_EQ(digest->Hex(), Xxh3Hex(Bytes("a")));
+  for (const char* text :
+       {"", "a96faf705af16834e6c632b61e964e1", "A96faf705af16834e6c632b61e964e1f",
+        "g96faf705af16834e6c632b61e964e1f", "a96faf705af16834e6c632b61e964e1f0"}) {
+    EXPECT_FALSE(Xxh3Digest::Parse(text)) << text;
+  }
+}
+
 }  // namespace
 }  // namespace weighbridge

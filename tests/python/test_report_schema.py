@@ -50,7 +50,7 @@ SAVED = {
     "pass": report("pass", [row("a"), row("b", "match-widened"), row("c", "skipped", why="--allow-skip c")]),
     "fail": report("fail", [row("a"), row("b", "mismatch", max_diff=None, mismatched=3, first=FIRST),
                             row("c", "missing", why="absent"), row("d", "extra")], causes=[CAUSE]),
-    "ranks": report("pass", [row("a", rank={"tp": 1, "pp": 2, "vpp": 0, "ep": 3, "etp": 0})]),
+    "ranks": report("pass", [row("a", rank={"tp": 1, "pp": 2, "vpp": 0, "ep": 3, "etp": 0}, xxh3="0123456789abcdef" * 2)]),
     "undecided": report("undecided", [], error={"id": "nothing-compared", "what": "w", "at": "", "hint": "h"}),
     "inputs": report("pass", [row("a")], reproduce={
         "argv": ["weighbridge", "roundtrip", "m"], "version": "0.1.0",
@@ -115,6 +115,7 @@ WRONG = {
     "an undecided report without an error": lambda d: d.update(verdict="undecided"),
     "an unknown status": lambda d: d["results"][0].update(status="fine"),
     "a metric that is text": lambda d: d["results"][0].update(max_diff="0"),
+    "a hash that is none": lambda d: d["results"][0].update(xxh3="ABC"),
     "a negative count": lambda d: d["results"][0].update(mismatched=-1),
     "no counts": lambda d: d.pop("counts"),
     "no reproduce block": lambda d: d.pop("reproduce"),

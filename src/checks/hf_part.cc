@@ -1,0 +1,66 @@
+#include "checks/hf_part.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace weighbridge {
+
+Result<HfPart> HfPart::Open(const Model& model, const Parameter& p, size_t source,
+                            const ParameterBytes& bytes) {
+  HfPart out;
+  WB_TRY(const TransformPlan transform, model.Plan(p));
+  out.begin_ = transform.sources[source].begin;
+  out.numel_ = transform.sources[source].numel;
+  out.sources_ = bytes.sources;
+  out.op_ = bytes.op == Op::kNone ? Inverse(p.op) : Op::kNone;
+  const Result<Plan> by_source =
+      CompileBySource(transform.layout, static_cast<int>(source), {out.begin_, out.numel_},
+                      BitsOf(bytes.sources.dtype) / 8);
+  if (by_source) {
+    out.plan_ = Compose(*by_source, bytes.plan);
+    return out;
+  }
+  if (by_source.error().id != "interleaved") return Fail(by_source.error());
+  WB_RETURN_IF_ERROR(out.Scatter(transform.layout, static_cast<int>(source), bytes));
+  return out;
+}
+
+// For layouts whose elements alternate: the parameter is walked in its own order and scattered.
+Status HfPart::Scatter(const Layout& layout, int source, const ParameterBytes& bytes) {
+  constexpr int64_t kBlockBytes = 1 << 20;
+  const int64_t element = BitsOf(bytes.sources.dtype) / 8;
+  WB_TRY(const Plan whole, CompileByTarget(layout, element));
+  scattered_.resize(static_cast<size_t>(numel_ * element));
+  std::vector<std::byte> block;
+  for (int64_t at = 0; at < whole.bytes(); at += kBlockBytes) {
+    const int64_t end = std::min(at + kBlockBytes, whole.bytes());
+    block.resize(static_cast<size_t>(end - at));
+    GatherBytes(bytes.plan, bytes.sources, at, block);
+    whole.Visit(at, end, [&](const Run& run) {
+      if (run.other != source) return;
+      ScatterRun(run, block.data() + (run.offset - at), scattered_.data() - begin_ * element);
+    });
+  }
+  sources_.starts = {scattered_.data()};
+  plan_ = Plan({Run{.other = 0,
+                    .offset = 0,
+                    .other_offset = 0,
+                    .length = numel_ * element,
+                    .count = 1,
+                    .other_stride = 0}});
+  return {};
+}
+
+Status HfPart::Read(int64_t at, DType dtype, std::span<std::byte> out,
+                    std::vector<std::byte>& scratch) const {
+  return GatherElements(plan_, sources_, op_, dtype, at, out, scratch);
+}
+
+std::optional<std::span<const std::byte>> HfPart::InPlace() const {
+  if (op_ != Op::kNone || plan_.runs().size() != 1) return std::nullopt;
+  const Run& run = plan_.runs()[0];
+  if (run.count != 1 || run.other == kZeroSource) return std::nullopt;
+  return std::span(sources_.Data(run.other) + run.other_offset, static_cast<size_t>(run.length));
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,91 @@
+#include "checks/make_manifest.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "base/threads.h"
+#include "checks/tensor_hash.h"
+
+namespace weighbridge {
+namespace {
+
+// Narrow to wide, each once.
+std::vector<DType> DTypesOf(const CanonicalTensor& tensor, std::optional<DType> config) {
+  std::vector<DType> out = {tensor.stored};
+  for (const auto& dtype : {config, tensor.declared}) {
+    if (dtype && Comparable(tensor.stored, *dtype)) out.push_back(*dtype);
+  }
+  std::sort(out.begin(), out.end(),
+            [](DType a, DType b) { return std::pair(BitsOf(a), a) < std::pair(BitsOf(b), b); });
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+Status RequireWhole(const CanonicalTensors& tensors) {
+  if (tensors.causes().empty()) {
+    if (!tensors.tensors().empty()) return {};
+    return Fail(ErrorKind::kUsage, "nothing-hashed", "the checkpoint has no tensor to hash");
+  }
+  const Cause& cause = tensors.causes().front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+}
+
+}  // namespace
+
+std::optional<DType> ConfigDType(const nlohmann::json& config) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const auto it = config.find(key);
+    if (it == config.end() || !it->is_string()) continue;
+    const auto text = it->get<std::string>();
+    const std::string prefix = "torch.";
+    return ParseShortName(text.starts_with(prefix) ? text.substr(prefix.size()) : text);
+  }
+  const auto inner = config.find("text_config");
+  return inner != config.end() && inner->is_object() ? ConfigDType(*inner) : std::nullopt;
+}
+
+Result<std::vector<std::optional<Xxh3Digest>>> HashOf(
+    const CanonicalTensors& tensors, const CanonicalTensor& tensor, std::span<const DType> dtypes,
+    const std::function<void(uint64_t bytes)>& progress) {
+  TensorHash hash(tensor.stored, dtypes);
+  WB_RETURN_IF_ERROR(tensors.Visit(tensor, [&](std::span<const std::byte> bytes) -> Status {
+    if (progress) progress(bytes.size());
+    return hash.Update(bytes);
+  }));
+  return hash.Digests();
+}
+
+std::vector<size_t> LargestFirst(size_t count, const std::function<uint64_t(size_t)>& bytes) {
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return bytes(a) > bytes(b); });
+  return order;
+}
+
+Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors& tensors,
+                              const ManifestOptions& options) {
+  WB_RETURN_IF_ERROR(RequireWhole(tensors));
+  const std::vector<CanonicalTensor>& all = tensors.tensors();
+  Manifest manifest{family, std::vector<ManifestTensor>(all.size())};
+  const std::vector<size_t> order =
+      LargestFirst(all.size(), [&](size_t i) { return all[i].bytes(); });
+  const auto hash = [&](size_t i) -> Status {
+    const CanonicalTensor& tensor = all[order[i]];
+    const std::vector<DType> dtypes = DTypesOf(tensor, options.config_dtype);
+    WB_TRY(const auto digests, HashOf(tensors, tensor, dtypes, options.progress));
+    ManifestTensor& out = manifest.tensors[order[i]];
+    out.name = tensor.name;
+    out.shape = tensor.shape;
+    for (size_t d = 0; d < dtypes.size(); ++d) {
+      if (digests[d]) out.entries.push_back({dtypes[d], *digests[d]});
+    }
+    return {};
+  };
+  WB_RETURN_IF_ERROR(TryParallelFor(order.size(), options.threads, hash));
+  return manifest;
+}
+
+}  // namespace weighbridge

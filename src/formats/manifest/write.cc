@@ -1,0 +1,40 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include "formats/manifest/manifest.h"
+
+namespace weighbridge {
+namespace {
+
+std::string Quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string EntryText(const ManifestEntry& entry) {
+  return fmt::format(R"("dtype": "{}", "xxh3": "{}")", ShortName(entry.dtype), entry.xxh3.Hex());
+}
+
+std::string TensorText(const ManifestTensor& tensor) {
+  std::string text = fmt::format(R"({{"name": {}, "shape": [{}], {})", Quoted(tensor.name),
+                                 fmt::join(tensor.shape, ", "), EntryText(tensor.entries.front()));
+  for (size_t i = 1; i < tensor.entries.size(); ++i) {
+    text +=
+        fmt::format(R"({}{{{}}})", i == 1 ? R"(, "also": [)" : ", ", EntryText(tensor.entries[i]));
+  }
+  return text + (tensor.entries.size() > 1 ? "]}" : "}");
+}
+
+}  // namespace
+
+void WriteManifest(const Manifest& manifest, const std::function<void(std::string_view)>& sink) {
+  sink(fmt::format("{{\n\"schema\": \"{}\",\n\"family\": {},\n\"tensors\": [", kManifestSchema,
+                   Quoted(manifest.family)));
+  for (size_t i = 0; i < manifest.tensors.size(); ++i) {
+    sink((i == 0 ? "\n" : ",\n") + TensorText(manifest.tensors[i]));
+  }
+  sink("\n]\n}\n");
+}
+
+}  // namespace weighbridge
