@@ -182,11 +182,12 @@ Status PartialFolder::Share() {
 }
 
 Status PartialFolder::Record(const FinishedFile& file) const {
-  WB_RETURN_IF_ERROR(Journal(path_ / kJournal).Add(file));
-  if (!owner_ || !keep_) return {};
-  ForgetUnfinished(path_);
-  SayWhenInterrupted("finished files are kept: the same command goes on from them\n");
-  return {};
+  // From here on an interrupt leaves the folder, whatever it finds in the journal.
+  if (owner_ && keep_) {
+    ForgetUnfinished(path_);
+    SayWhenInterrupted("finished files are kept: the same command goes on from them\n");
+  }
+  return Journal(path_ / kJournal).Add(file);
 }
 
 void PartialFolder::Forget(const std::string& name) {

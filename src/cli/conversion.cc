@@ -136,7 +136,7 @@ JobKey KeyOf(const SourceFiles& sources, const std::vector<std::string>& work) {
   return {sources.Key(), hash.Hex()};
 }
 
-RankedOutputOptions OutputOptions(const WritingOptions& writing,
+RankedOutputOptions RankedOptions(const WritingOptions& writing,
                                   std::function<Status(const fs::path&)> may_replace,
                                   uint64_t expected_bytes, JobKey job) {
   return {.publish = {.overwrite = writing.overwrite,

@@ -59,7 +59,7 @@ Result<SourceFiles> LookAtSources(const std::vector<std::filesystem::path>& file
                                   const std::vector<std::string>& families);
 JobKey KeyOf(const SourceFiles& sources, const std::vector<std::string>& work);
 
-RankedOutputOptions OutputOptions(const WritingOptions& writing,
+RankedOutputOptions RankedOptions(const WritingOptions& writing,
                                   std::function<Status(const std::filesystem::path&)> may_replace,
                                   uint64_t expected_bytes, JobKey job);
 

@@ -135,7 +135,7 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   for (const SafetensorsPlan::File& file : plan.files) files.push_back({file.name, file.nbytes});
   WB_TRY(RankedOutput made,
          RankedOutput::Open(ranks, a.target, files,
-                            OutputOptions(a.writing, CheckReplaceable, plan.TotalFileBytes(),
+                            RankedOptions(a.writing, CheckReplaceable, plan.TotalFileBytes(),
                                           KeyOfExport(*input, plan, sources))));
   if (ranks.first()) PrintStart(made, a.output);
   WB_RETURN_IF_ERROR(

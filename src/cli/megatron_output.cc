@@ -131,7 +131,7 @@ Status WriteMegatron(const MegatronTarget& target, const MegatronWork& work, Imp
   for (const TorchDistPlan::File& file : disk.files) files.push_back({file.name, file.nbytes});
   WB_TRY(RankedOutput made,
          RankedOutput::Open(ranks, target.root / TrackedFolder(target.iteration), files,
-                            OutputOptions(writing, CheckReplaceableIteration, disk.TotalFileBytes(),
+                            RankedOptions(writing, CheckReplaceableIteration, disk.TotalFileBytes(),
                                           KeyOfWork(target, work))));
   if (ranks.first()) PrintStart(made, output);
   WB_RETURN_IF_ERROR(OrKept(Write(target, work, options, writing, ranks, made, done), made));

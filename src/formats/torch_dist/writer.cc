@@ -70,7 +70,7 @@ struct TorchDistWriter::State {
     return ForEachText(
         plan, plan.files[i], [&](uint32_t t, uint32_t c) { return crc[first[t] + c].load(); },
         [&](uint64_t offset, std::string_view text) -> Status {
-          WB_TRY([[maybe_unused]] const auto written, files[i]->Write(offset, text));
+          WB_TRY([[maybe_unused]] const auto taken, files[i]->Write(offset, text));
           return {};
         });
     return {};
