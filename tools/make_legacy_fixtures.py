@@ -17,15 +17,6 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import make_known_answers as known
 
-# Fields of TransformerConfig that are arguments of the same name.
-FIELDS = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
-          "add_bias_linear", "add_qkv_bias", "normalization", "moe_ffn_hidden_size", "moe_layer_freq",
-          "moe_router_topk", "moe_grouped_gemm", "moe_shared_expert_intermediate_size", "mtp_num_layers",
-          "tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size",
-          "expert_model_parallel_size", "expert_tensor_parallel_size", "account_for_embedding_in_pipeline_split",
-          "account_for_loss_in_pipeline_split")
-
-
 def arguments(model, g, folder):
     """The Namespace that a run of Megatron-LM would have."""
     import torch
@@ -33,7 +24,11 @@ def arguments(model, g, folder):
     sys.argv = ["pretrain_gpt.py"]
     args = megatron_arguments.parse_args(ignore_unknown_args=True)
     config = model.config
-    for field in FIELDS:
+    for field in vars(args):  # most are arguments of the same name
+        value = getattr(config, field, None)
+        if value is not None and isinstance(value, (bool, int, float, str, list)):
+            setattr(args, field, value)
+    for field in ("virtual_pipeline_model_parallel_size", "mtp_num_layers"):
         setattr(args, field, getattr(config, field))
     args.num_experts = config.num_moe_experts
     args.decoder_first_pipeline_num_layers = config.num_layers_in_first_pipeline_stage

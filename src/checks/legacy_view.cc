@@ -243,7 +243,8 @@ class Viewer {
   }
 
   // All ranks hold it in the shape and dtype that the cut gives them. Otherwise a fault names the
-  // rank, and `tensor` gets the shape that the ranks' shapes would give, and no chunks.
+  // rank, and `tensor` gets the shape that the ranks' shapes would give, where they are alike (a
+  // padded vocabulary shows so), and no chunks.
   bool Fits(const Parameter& p, const std::string& name,
             const std::map<int, std::vector<Found>>& shards, int group, DistTensor& tensor) {
     if (const Status cut = CheckCut(p.shape, p.cut, group); !cut) {
@@ -265,11 +266,22 @@ class Viewer {
                              cut, ToString(p.shape)));
         Shape whole = f.tensor->shape;
         const auto axis = static_cast<size_t>(std::max(p.cut.axis, 0));
-        if (!p.cut.replicated() && axis < whole.size() && whole[axis] < INT64_MAX / group) {
+        if (Alike(shards) && !p.cut.replicated() && axis < whole.size() &&
+            whole[axis] < INT64_MAX / group) {
           whole[axis] *= group;
         }
         tensor.shape = std::move(whole);
         return false;
+      }
+    }
+    return true;
+  }
+
+  static bool Alike(const std::map<int, std::vector<Found>>& shards) {
+    const Shape& shape = shards.begin()->second[0].tensor->shape;
+    for (const auto& [shard, found] : shards) {
+      for (const Found& f : found) {
+        if (f.tensor->shape != shape) return false;
       }
     }
     return true;
