@@ -93,8 +93,11 @@ Result<std::unique_ptr<ShardFile>> ShardFile::Create(const fs::path& folder,
                                                      const std::string& name, uint64_t nbytes) {
   const fs::path path = folder / name;
   std::error_code error;
-  fs::create_directories(path.parent_path(), error);
-  if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", path));
+  // A folder in the name is made; the output's own folder is the caller's.
+  if (path.parent_path() != folder && fs::is_directory(folder, error)) {
+    fs::create_directories(path.parent_path(), error);
+    if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", path));
+  }
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return Fail(ErrnoError(errno, "cannot create the file", path));
   std::unique_ptr<ShardFile> file(new ShardFile(name, path, fd, nbytes));
