@@ -1,6 +1,7 @@
 #include "checks/make_manifest.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -30,6 +31,47 @@ Status RequireWhole(const CanonicalTensors& tensors) {
   }
   const Cause& cause = tensors.causes().front();
   return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+}
+
+// Those of `order` that this rank hashes.
+std::vector<size_t> ShareOf(const Coordinator& ranks, const std::vector<CanonicalTensor>& all,
+                            const std::vector<size_t>& order) {
+  std::vector<uint64_t> bytes;
+  for (const CanonicalTensor& tensor : all) bytes.push_back(tensor.bytes());
+  const std::vector<int> owner = AssignByBytes(bytes, ranks.size());
+  std::vector<size_t> share;
+  std::copy_if(order.begin(), order.end(), std::back_inserter(share),
+               [&](size_t i) { return owner[i] == ranks.rank(); });
+  return share;
+}
+
+// Sends what this rank hashed, and on rank 0 takes what the others did.
+Status Collect(Coordinator& ranks, const std::vector<size_t>& share, Manifest& manifest) {
+  const Manifest mine = [&] {
+    Manifest part{manifest.family, {}};
+    for (const size_t i : share) part.tensors.push_back(manifest.tensors[i]);
+    std::sort(part.tensors.begin(), part.tensors.end(),
+              [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
+    return part;
+  }();
+  std::string text;
+  if (!mine.tensors.empty()) WriteManifest(mine, [&](std::string_view line) { text += line; });
+  WB_TRY(const auto texts, ranks.Gather(text));
+  if (!ranks.first()) return {};
+  std::vector<ManifestTensor> all;
+  for (const std::string& part : texts) {
+    if (part.empty()) continue;
+    const auto bytes = std::as_bytes(std::span(part));
+    WB_TRY(Manifest parsed, ParseManifest(bytes, bytes, "a rank's manifest"));
+    std::move(parsed.tensors.begin(), parsed.tensors.end(), std::back_inserter(all));
+  }
+  std::sort(all.begin(), all.end(),
+            [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
+  if (all.size() != manifest.tensors.size()) {
+    return Fail(ErrorKind::kInternal, "ranks", "the ranks' manifests are not the whole one");
+  }
+  manifest.tensors = std::move(all);
+  return {};
 }
 
 }  // namespace
@@ -70,9 +112,11 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
   WB_RETURN_IF_ERROR(RequireWhole(tensors));
   const std::vector<CanonicalTensor>& all = tensors.tensors();
   Manifest manifest{family, std::vector<ManifestTensor>(all.size())};
-  const std::vector<size_t> order =
-      LargestFirst(all.size(), [&](size_t i) { return all[i].bytes(); });
+  std::vector<size_t> order = LargestFirst(all.size(), [&](size_t i) { return all[i].bytes(); });
+  const bool shared = options.coordinator != nullptr && options.coordinator->size() > 1;
+  if (shared) order = ShareOf(*options.coordinator, all, order);
   const auto hash = [&](size_t i) -> Status {
+    if (shared) WB_RETURN_IF_ERROR(options.coordinator->Check());
     const CanonicalTensor& tensor = all[order[i]];
     const std::vector<DType> dtypes = DTypesOf(tensor, options.config_dtype);
     WB_TRY(const auto digests, HashOf(tensors, tensor, dtypes, options.progress));
@@ -85,6 +129,7 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
     return {};
   };
   WB_RETURN_IF_ERROR(TryParallelFor(order.size(), options.threads, hash));
+  if (shared) WB_RETURN_IF_ERROR(Collect(*options.coordinator, order, manifest));
   return manifest;
 }
 

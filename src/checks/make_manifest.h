@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/ranks.h"
 #include "base/result.h"
 #include "checks/canonical.h"
 #include "formats/manifest/manifest.h"
@@ -18,6 +19,7 @@ namespace weighbridge {
 struct ManifestOptions {
   std::optional<DType> config_dtype;  // see ConfigDType
   int threads = 1;
+  Coordinator* coordinator = nullptr;            // divides the tensors; nullptr: one process
   std::function<void(uint64_t bytes)> progress;  // called from any thread
 };
 
@@ -28,7 +30,8 @@ std::optional<DType> ConfigDType(const nlohmann::json& config);
 // it in, as far as its values fit them bit for bit. So a checkpoint, its import and its export have
 // equal manifests, and one that was widened differs by what is added. Threads take whole tensors,
 // the largest first; the result does not depend on them. Errors: kCorrupt with the first cause's id
-// when the checkpoint is not complete; kUsage "nothing-hashed".
+// when the checkpoint is not complete; kUsage "nothing-hashed". With a coordinator each rank hashes
+// its share, and only rank 0's manifest has all.
 Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors& tensors,
                               const ManifestOptions& options);
 

@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <memory>
+#include <optional>
+#include <span>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/strings.h"
@@ -14,6 +18,7 @@
 #include "cli/canonical_input.h"
 #include "cli/command.h"
 #include "cli/output_guard.h"
+#include "cli/rank_options.h"
 #include "report/output_file.h"
 
 namespace weighbridge::cli {
@@ -22,6 +27,7 @@ namespace {
 struct ManifestArguments : MegatronArguments {
   std::string output = "-";
   CanonicalOptions options;
+  RankOptions job;
   bool quiet = false;
 };
 
@@ -54,21 +60,32 @@ std::string Summary(const ManifestArguments& a, const Manifest& manifest, uint64
       FormatBytes(PeakAnonymousBytes()));
 }
 
-Result<int> Make(const ManifestArguments& a) {
-  WB_RETURN_IF_ERROR(CheckOutput(a));
+// Nothing is written beside what is read.
+std::filesystem::path MeetingPlace(const ManifestArguments& a) {
+  return "weighbridge-manifest-" + Xxh3Hex(std::as_bytes(std::span(a.megatron))).substr(0, 8) +
+         ".ranks";
+}
+
+Result<int> Make(const ManifestArguments& a, Coordinator& ranks) {
+  if (ranks.first()) WB_RETURN_IF_ERROR(CheckOutput(a));
   PeakAnonymousBytes();
   const auto start = std::chrono::steady_clock::now();
   WB_TRY(const auto input, OpenCanonical(a, a.options));
   const uint64_t bytes = input->Bytes();
   Manifest manifest;
   {
-    Progress progress("manifest", bytes);
+    std::optional<Progress> progress;
+    if (ranks.first()) {
+      progress.emplace("manifest", bytes / static_cast<uint64_t>(ranks.size()));
+    }
     ManifestOptions options;
     options.config_dtype = ConfigDType(input->config());
     options.threads = a.options.threads;
-    options.progress = [&](uint64_t done) { progress.Add(done); };
+    options.coordinator = &ranks;
+    options.progress = [&](uint64_t done) { progress ? progress->Add(done) : void(); };
     WB_TRY(manifest, MakeManifest(input->family().name, *input->tensors, options));
   }
+  if (!ranks.first()) return 0;
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   if (!a.quiet) PrintNotes(*input);
   const auto write = [&](const Sink& sink) { WriteManifest(manifest, sink); };
@@ -78,8 +95,11 @@ Result<int> Make(const ManifestArguments& a) {
 }
 
 int Run(const ManifestArguments& a) {
-  const Result<int> status = Make(a);
-  return status ? *status : PrintError(JudgeConfigError(status.error()));
+  return RunRanks(a.job, MeetingPlace(a), [&](Coordinator& ranks) -> Result<int> {
+    Result<int> status = Make(a, ranks);
+    if (!status) return Fail(JudgeConfigError(status.error()));
+    return status;
+  });
 }
 
 }  // namespace
@@ -107,6 +127,7 @@ void AddManifest(CLI::App& app, Context& context) {
   command->add_option("--threads", a->options.threads, "threads; default: all processors")
       ->check(CLI::Range(1, 1024))
       ->group("Run");
+  AddRankOptions(*command, a->job);
   AddExamples(*command, {"weighbridge manifest ./Llama-3.2-1B -o llama.manifest.json",
                          "weighbridge manifest ./checkpoints/llama32_1b --like ./Llama-3.2-1B",
                          "weighbridge verify ./checkpoints/llama32_1b llama.manifest.json"});

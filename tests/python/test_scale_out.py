@@ -55,6 +55,14 @@ def test_legacy_files_and_conversions_by_ranks_are_those_of_one_process(run, pro
         assert contents(tmp_path / f"{name}-many") == contents(tmp_path / f"{name}-one")
 
 
+def test_a_manifest_by_ranks_is_that_of_one_process(run, program, model, megatron, tmp_path):
+    assert run("manifest", model, "-o", tmp_path / "one.json").returncode == 0
+    for name, arguments in (("hf", [model]), ("megatron", [megatron, "--like", model])):
+        command = ["manifest", *arguments, "-o", tmp_path / f"{name}.json"]
+        assert "tensors" in one_voice(end_ranks(start_ranks(program, 3, command)))[1]
+        assert (tmp_path / f"{name}.json").read_text() == (tmp_path / "one.json").read_text()
+
+
 def test_export_by_ranks_writes_the_bytes_of_one_process(run, program, model, megatron, tmp_path):
     command = ["export", megatron, tmp_path / "hf", "--like", model, "--max-shard-size", "20M"]
     one_voice(end_ranks(start_ranks(program, 3, command)))
