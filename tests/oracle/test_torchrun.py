@@ -1,4 +1,5 @@
 """The program under torch's own launcher, which starts any program with --no-python."""
+import json
 import os
 import pathlib
 import subprocess
@@ -41,7 +42,12 @@ def test_torchrun_reports_a_checkpoint_that_differs(weighbridge, tmp_path):
     assert weighbridge("import", HF, tmp_path / "m").returncode == 0
     file = tmp_path / "m/iter_0000000/__0_0.distcp"
     data = bytearray(file.read_bytes())
-    data[len(data) // 2 // 64 * 64] ^= 0x55
+    source = (HF / "model.safetensors").read_bytes()
+    header = int.from_bytes(source[:8], "little")
+    begin = json.loads(source[8:8 + header])["model.embed_tokens.weight"]["data_offsets"][0] + 8 + header
+    at = data.find(source[begin:begin + 64])
+    assert at > 0, "the embedding is stored as it is"
+    data[at + 10] ^= 0x55
     file.write_bytes(data)
     judged = torchrun(2, "verify", HF, tmp_path / "m", cwd=tmp_path)
     assert judged.returncode != 0 and judged.stdout.count("FAILED") == 1, judged.stdout
