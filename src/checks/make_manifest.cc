@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -13,15 +14,24 @@ namespace weighbridge {
 namespace {
 
 // Narrow to wide, each once.
-std::vector<DType> DTypesOf(const CanonicalTensor& tensor, std::optional<DType> config) {
+std::vector<DType> DTypesOf(const CanonicalTensor& tensor, DType main) {
   std::vector<DType> out = {tensor.stored};
-  for (const auto& dtype : {config, tensor.declared}) {
-    if (dtype && Comparable(tensor.stored, *dtype)) out.push_back(*dtype);
+  for (DType dtype : {main, tensor.declared.value_or(main)}) {
+    if (Comparable(tensor.stored, dtype)) out.push_back(dtype);
   }
   std::sort(out.begin(), out.end(),
             [](DType a, DType b) { return std::pair(BitsOf(a), a) < std::pair(BitsOf(b), b); });
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
+}
+
+// In which most tensors are stored; of equals the narrower.
+DType MainDType(const std::vector<CanonicalTensor>& tensors) {
+  std::map<std::pair<int, DType>, size_t> counts;
+  for (const CanonicalTensor& t : tensors) ++counts[{BitsOf(t.stored), t.stored}];
+  return std::max_element(counts.begin(), counts.end(),
+                          [](const auto& a, const auto& b) { return a.second < b.second; })
+      ->first.second;
 }
 
 Status RequireWhole(const CanonicalTensors& tensors) {
@@ -111,6 +121,7 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
                               const ManifestOptions& options) {
   WB_RETURN_IF_ERROR(RequireWhole(tensors));
   const std::vector<CanonicalTensor>& all = tensors.tensors();
+  const DType main = options.config_dtype.value_or(MainDType(all));
   Manifest manifest{family, std::vector<ManifestTensor>(all.size())};
   std::vector<size_t> order = LargestFirst(all.size(), [&](size_t i) { return all[i].bytes(); });
   const bool shared = options.coordinator != nullptr && options.coordinator->size() > 1;
@@ -118,7 +129,7 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
   const auto hash = [&](size_t i) -> Status {
     if (shared) WB_RETURN_IF_ERROR(options.coordinator->Check());
     const CanonicalTensor& tensor = all[order[i]];
-    const std::vector<DType> dtypes = DTypesOf(tensor, options.config_dtype);
+    const std::vector<DType> dtypes = DTypesOf(tensor, main);
     WB_TRY(const auto digests, HashOf(tensors, tensor, dtypes, options.progress));
     ManifestTensor& out = manifest.tensors[order[i]];
     out.name = tensor.name;

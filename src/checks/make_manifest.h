@@ -26,12 +26,13 @@ struct ManifestOptions {
 // The dtype that a config.json of Hugging Face says the weights have; nullopt when it says none.
 std::optional<DType> ConfigDType(const nlohmann::json& config);
 
-// Every tensor in the dtypes that it is stored in, that the config says, and that the family keeps
-// it in, as far as its values fit them bit for bit. So a checkpoint, its import and its export have
-// equal manifests, and one that was widened differs by what is added. Threads take whole tensors,
-// the largest first; the result does not depend on them. Errors: kCorrupt with the first cause's id
-// when the checkpoint is not complete; kUsage "nothing-hashed". With a coordinator each rank hashes
-// its share, and only rank 0's manifest has all.
+// Every tensor in the dtypes that it is stored in, that the config says (where it says none: that
+// most tensors have), and that the family keeps it in, as far as its values fit them bit for bit.
+// So a checkpoint, its import and its export have equal manifests, and one that was widened differs
+// by what is added. Threads take whole tensors, the largest first; the result does not depend on
+// them. Errors: kCorrupt with the first cause's id when the checkpoint is not complete; kUsage
+// "nothing-hashed". With a coordinator each rank hashes its share, and only rank 0's manifest has
+// all.
 Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors& tensors,
                               const ManifestOptions& options);
 

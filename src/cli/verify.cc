@@ -29,6 +29,7 @@ struct VerifyArguments : MegatronArguments {
   std::string model, level = "L1", runtime = "none", expect_dtype, memory = "64M";
   RanksArguments ranks;
   ParallelGrid grid;  // of --ranks
+  int64_t pad_vocab = 0;
   VerifyOptions options;
   RankOptions job;
 };
@@ -82,7 +83,7 @@ Result<Model> ExpandForRanks(const ModelInput& input, const VerifyArguments& a,
   ExpandOptions expand;
   expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
   expand.tp = a.grid.tp;
-  expand.pad_vocab = stored.padded_vocab();
+  expand.pad_vocab = a.pad_vocab > 0 ? a.pad_vocab : stored.padded_vocab();
   expand.without_mtp = a.options.without_mtp;
   return Model::Expand(*input.family, input.config, expand);
 }
@@ -134,7 +135,7 @@ std::filesystem::path MeetingPlace(const VerifyArguments& a) {
 
 // A grid without --ranks would say nothing: global tensors do not depend on it.
 Status CheckGrid(const VerifyArguments& a) {
-  if (a.ranks.ranks || a.grid == ParallelGrid()) return {};
+  if (a.ranks.ranks || (a.grid == ParallelGrid() && a.pad_vocab == 0)) return {};
   return Fail(ErrorKind::kUsage, "usage",
               "global tensors are compared, which do not depend on a parallel grid", "",
               "add --ranks to see what each rank of the grid holds");
@@ -201,6 +202,13 @@ void AddVerify(CLI::App& app, Context& context) {
       ->group("Compare");
   AddRanksOptions(*command, a->ranks);
   AddGridOptions(*command, a->grid);
+  command
+      ->add_option("--pad-vocab", a->pad_vocab,
+                   "the ranks of --ranks pad the vocabulary to N rows; default: as stored, or more "
+                   "where the grid needs it")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber)
+      ->group("Compare");
   AddMegatronModelOptions(*command, *a, "that a Megatron checkpoint against a manifest came from");
   command->add_option("--threads", a->options.threads, "threads; default: all processors")
       ->check(CLI::Range(1, 1024))
