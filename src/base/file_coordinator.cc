@@ -329,10 +329,30 @@ class FileCoordinator : public Coordinator {
                 "let one job finish before the other begins");
   }
 
+  // What Welcome() makes: whatever else has such a name is not ours.
+  static bool IsSession(const fs::path& path) {
+    std::error_code error;
+    return path.filename().string().starts_with("session-") &&
+           fs::is_directory(fs::symlink_status(path, error)) &&
+           fs::is_regular_file(fs::symlink_status(path / "lock-0", error));
+  }
+
+  // The folder itself only when nothing else is in it.
+  void RemoveMeeting() const {
+    std::error_code ignored;
+    for (const std::string& name : List(options_.folder)) {
+      const fs::path path = options_.folder / name;
+      const bool file = name == "session" || name.starts_with("hello-");
+      if (file && fs::is_regular_file(fs::symlink_status(path, ignored))) fs::remove(path, ignored);
+      if (IsSession(path)) fs::remove_all(path, ignored);
+    }
+    ::rmdir(options_.folder.c_str());
+  }
+
   Status RemoveOtherSessions() const {
     std::error_code ignored;
     for (const std::string& name : List(options_.folder)) {
-      if (!name.starts_with("session-")) continue;
+      if (!IsSession(options_.folder / name)) continue;
       if (LookAtLock(options_.folder / name / "lock-0") == Lock::kHeld) {
         return FailBusy("another job meets here");
       }
@@ -492,8 +512,7 @@ class FileCoordinator : public Coordinator {
         }
       }
     }
-    std::error_code ignored;
-    if (all) fs::remove_all(options_.folder, ignored);
+    if (all) RemoveMeeting();
   }
 
   const FileCoordinatorOptions options_;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -27,29 +28,65 @@ std::string JobText(const JobKey& job) {
   return fmt::format("weighbridge job 1\nsource {}\nwork {}\n", job.source, job.work);
 }
 
-// A descriptor that holds the lock; -1: another holds it, or the file system knows no locks.
-int TakeLock(const fs::path& folder, int kind) {
+// A descriptor that holds the lock; -1: another holds it, the file system knows no locks, or there
+// is no file to lock and none is to be made.
+int TakeLock(const fs::path& folder, int kind, bool make = false) {
   const fs::path path = folder / kLock;
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (make ? O_CREAT : 0);
+  const int fd = ::open(path.c_str(), flags, 0666);
   if (fd < 0 || ::flock(fd, kind | LOCK_NB) == 0) return fd;
+  const int error_number = errno;
   ::close(fd);
+  errno = error_number;
   return -1;
 }
 
 bool MakeFolder(const fs::path& path) { return ::mkdir(path.c_str(), 0777) == 0; }
 
+// The name under which a folder is made; it has its own once it is whole and locked.
+fs::path Unnamed(const fs::path& named) {
+  return named.parent_path() / fmt::format(".{}-new", named.filename().string());
+}
+
+bool IsUnnamed(const fs::path& folder) { return folder.filename().string().starts_with('.'); }
+
+// Whether a start made the folder: RandomId as its name's end, and nothing in it but what Make()
+// puts there (less, when it was being removed). A user's folder of a similar name is none of ours.
+bool IsPartial(const fs::path& folder, std::string_view id) {
+  if (id.size() != 16 || id.find_first_not_of("0123456789abcdef") != std::string_view::npos) {
+    return false;
+  }
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const bool ours = name == "files" || name == kJournal || name == kLock || name == kJob ||
+                      name.starts_with("job.new-");  // ReplaceFile was killed
+    if (!ours) return false;
+  }
+  return !error;
+}
+
 // The folders that other starts for `target` made.
 std::vector<fs::path> Siblings(const fs::path& target) {
   const std::string prefix = target.filename().string() + ".partial-";
+  const std::string hidden = "." + prefix, end_of_hidden = "-new";
   std::vector<fs::path> found;
   std::error_code error;
   for (fs::directory_iterator it(target.parent_path(), error), end; !error && it != end;
        it.increment(error)) {
-    std::error_code ignored;
-    if (it->path().filename().string().starts_with(prefix) &&
-        it->symlink_status(ignored).type() == fs::file_type::directory) {
-      found.push_back(it->path());
+    const std::string name = it->path().filename().string();
+    std::string_view id = name;
+    if (id.starts_with(prefix)) {
+      id.remove_prefix(prefix.size());
+    } else if (id.starts_with(hidden) && id.ends_with(end_of_hidden)) {
+      id.remove_prefix(hidden.size());
+      id.remove_suffix(end_of_hidden.size());
+    } else {
+      continue;
     }
+    std::error_code ignored;
+    const bool folder = it->symlink_status(ignored).type() == fs::file_type::directory;
+    if (folder && IsPartial(it->path(), id)) found.push_back(it->path());
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -68,10 +105,11 @@ Result<PartialFolder> PartialFolder::Open(const fs::path& target, const std::opt
   std::string note;
   for (const fs::path& sibling : Siblings(target)) {
     PartialFolder candidate;
-    candidate.lock_ = TakeLock(sibling, LOCK_EX);
+    candidate.lock_ = TakeLock(sibling, LOCK_EX, true);
     if (candidate.lock_ < 0) continue;
     candidate.path_ = sibling;
     candidate.owner_ = true;
+    if (IsUnnamed(sibling)) continue;  // a start that was killed before it began
     if (chosen.path_.empty() && !discard && candidate.TakeOver(job)) {
       chosen = std::move(candidate);
     } else if (!candidate.note_.empty()) {
@@ -101,34 +139,44 @@ Result<PartialFolder> PartialFolder::Join(const fs::path& folder) {
 }
 
 // Makes the folder and locks it before it has its name, so that nobody takes it for abandoned.
+// Before it is locked another start may: then it is gone, and is made again.
 Status PartialFolder::Make(const fs::path& target, const std::optional<JobKey>& job) {
-  const fs::path named = target.string() + ".partial-" + RandomId();
-  const fs::path unnamed = named.string() + "-new";
-  const auto fail = [&](int error_number) {
-    RemoveTree(unnamed);
+  constexpr int kTries = 8;
+  for (int tried = 1;; ++tried) {
+    const fs::path named = target.string() + ".partial-" + RandomId();
+    RegisterUnfinished(named);
+    Status made = MakeNamed(named, job);
+    if (made) return made;
+    RemoveTree(Unnamed(named));
     ForgetUnfinished(named);
-    return Fail(ErrnoError(error_number, "cannot create the output folder", named));
-  };
-  RegisterUnfinished(named);
-  if (!MakeFolder(unnamed)) return fail(errno);
-  const int lock = TakeLock(unnamed, LOCK_EX);
-  if (!MakeFolder(unnamed / "files") || !MakeFolder(unnamed / kJournal)) {
-    const int error_number = errno;
-    if (lock >= 0) ::close(lock);
-    return fail(error_number);
+    if (made.error().kind != ErrorKind::kNotFound || tried == kTries) return made;
   }
+}
+
+Status PartialFolder::MakeNamed(const fs::path& named, const std::optional<JobKey>& job) {
+  const fs::path unnamed = Unnamed(named);
+  const auto fail = [&] {
+    return Fail(ErrnoError(errno, "cannot create the output folder", named));
+  };
+  if (!MakeFolder(unnamed)) return fail();
+  lock_ = TakeLock(unnamed, LOCK_EX, true);
   Status status;
-  if (job) status = ReplaceFile(unnamed / kJob, JobText(*job), Durability::kSynced);
-  if (!status || ::rename(unnamed.c_str(), named.c_str()) != 0) {
-    const int error_number = errno;
-    if (lock >= 0) ::close(lock);
-    if (status) return fail(error_number);
-    RemoveTree(unnamed);
-    ForgetUnfinished(named);
+  // Another start was faster and takes it for abandoned.
+  if (lock_ < 0 && errno == EWOULDBLOCK) {
+    return Fail(ErrorKind::kNotFound, "not-found", "the output folder was removed", named.string());
+  }
+  if (!MakeFolder(unnamed / "files") || !MakeFolder(unnamed / kJournal)) {
+    status = fail();
+  } else if (job) {
+    status = ReplaceFile(unnamed / kJob, JobText(*job), Durability::kSynced);
+  }
+  if (status && ::rename(unnamed.c_str(), named.c_str()) != 0) status = fail();
+  if (!status) {
+    if (lock_ >= 0) ::close(lock_);
+    lock_ = -1;
     return status;
   }
   path_ = named;
-  lock_ = lock;
   owner_ = true;
   return {};
 }

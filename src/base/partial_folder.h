@@ -61,6 +61,7 @@ class PartialFolder {
 
  private:
   PartialFolder() = default;
+  Status MakeNamed(const std::filesystem::path& named, const std::optional<JobKey>& job);
   Status Make(const std::filesystem::path& target, const std::optional<JobKey>& job);
   // Locked by this process. True when it was taken over; else it was removed.
   bool TakeOver(const std::optional<JobKey>& job);

@@ -18,8 +18,9 @@ Result<SourceFiles::File> SourceFiles::LookAt(const fs::path& path) {
   if (::stat(path.c_str(), &st) != 0) {
     return Fail(ErrnoError(errno, "cannot look at the file", path));
   }
-  return File{path, static_cast<uint64_t>(st.st_size),
-              st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec};
+  const auto ns = [](const timespec& t) { return t.tv_sec * 1'000'000'000 + t.tv_nsec; };
+  return File{path, static_cast<uint64_t>(st.st_size), ns(st.st_mtim), ns(st.st_ctim),
+              static_cast<uint64_t>(st.st_ino)};
 }
 
 Result<SourceFiles> SourceFiles::Look(const std::vector<fs::path>& paths) {
@@ -35,8 +36,8 @@ Result<SourceFiles> SourceFiles::Look(const std::vector<fs::path>& paths) {
             [](const File& a, const File& b) { return a.path < b.path; });
   Xxh3Stream hash;
   for (const File& file : sources.files_) {
-    const std::string text =
-        fmt::format("{}\n{}\n{}\n", file.path.string(), file.nbytes, file.changed_ns);
+    const std::string text = fmt::format("{}\n{}\n{}\n{}\n{}\n", file.path.string(), file.nbytes,
+                                         file.changed_ns, file.status_ns, file.inode);
     hash.Update(std::as_bytes(std::span(text)));
   }
   sources.key_ = hash.Hex();

@@ -24,7 +24,9 @@ class SourceFiles {
   struct File {
     std::filesystem::path path;
     uint64_t nbytes = 0;
-    int64_t changed_ns = 0;
+    int64_t changed_ns = 0;  // of the content; anyone may set it back
+    int64_t status_ns = 0;   // of the inode; nobody may
+    uint64_t inode = 0;
     bool operator==(const File&) const = default;
   };
   static Result<File> LookAt(const std::filesystem::path& path);

@@ -104,8 +104,15 @@ void AddDType(DType dtype, json& out) {
 // The bridge keeps a revision apart; a path may hold an @ of its own.
 void AddSource(const std::string& hf_model, json& out) {
   std::error_code error;
+  if (std::filesystem::exists(hf_model, error)) {
+    // Whoever reads it may stand in another folder.
+    const auto path = std::filesystem::absolute(hf_model, error).lexically_normal();
+    out["hf_model_id"] = error ? hf_model : path.string();
+    out["hf_model_revision"] = json();
+    return;
+  }
   const size_t at = hf_model.rfind('@');
-  const bool revision = at != std::string::npos && !std::filesystem::exists(hf_model, error);
+  const bool revision = at != std::string::npos;
   out["hf_model_id"] = revision ? hf_model.substr(0, at) : hf_model;
   out["hf_model_revision"] = revision ? json(hf_model.substr(at + 1)) : json();
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/threads.h"
+#include "checks/copies.h"
 #include "checks/inventory.h"
 #include "checks/parameter_plan.h"
 #include "checks/rank_copies.h"
@@ -18,7 +19,11 @@ Result<Plan> ParameterBytes::Box(const Shape& offsets, const Shape& sizes) const
 
 Result<HfParameters> HfParameters::Create(const Model& model, const Checkpoint& hf) {
   WB_RETURN_IF_ERROR(RequireComplete(model, hf));
-  return HfParameters(model, hf);
+  WB_TRY(const Inventory inventory, TakeInventory(model, hf));
+  const JudgedCopies copies = JudgeCopies(hf, inventory, false);
+  if (copies.causes.empty()) return HfParameters(model, hf);
+  const Cause& cause = copies.causes.front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
 }
 
 DType HfParameters::StoredDType(const Parameter& p) const { return hf_->Find(p.hf[0])->dtype; }

@@ -41,7 +41,7 @@ class ParameterSource {
 // From Hugging Face. Model and checkpoint must outlive it.
 class HfParameters final : public ParameterSource {
  public:
-  // kCorrupt with a cause id when `hf` is not complete.
+  // kCorrupt with a cause id when `hf` is not complete, or a copy of a tied tensor is not one.
   static Result<HfParameters> Create(const Model& model, const Checkpoint& hf);
   // Of a checkpoint that may lack some: only what the inventory calls usable may be asked for.
   static HfParameters OfUsable(const Model& model, const Checkpoint& hf) { return {model, hf}; }

@@ -96,13 +96,20 @@ class RankDiffer {
     row.megatron = {fmt::format("{}/{}", rank.folder, tensor.name), tensor.shape, tensor.dtype};
     row.rank = RankId{rank.tp, rank.pp, static_cast<int>(part), rank.ep, 0};
     row.bytes = tensor.nbytes;
+    if (const std::string* pattern = SkippedBy(name)) {
+      row.hf = {{name, {}, std::nullopt}};
+      row.status = RowStatus::kSkipped;
+      row.why = fmt::format("--allow-skip {}", *pattern);
+      row.metrics = NotCompared();
+      report_.results.push_back(std::move(row));
+      return;
+    }
     const TensorInfo* whole = Find(name);
     if (whole == nullptr) {
       row.hf = {{name, {}, std::nullopt}};
       Extra(row);
     } else {
       row.hf = {{whole->name, whole->shape, whole->dtype}};
-      held_.insert(whole);
       CompareWith(*whole, tensor, row);
     }
     report_.results.push_back(std::move(row));
@@ -115,6 +122,14 @@ class RankDiffer {
       if (const TensorInfo* found = whole_.Find(prefix_ + candidate)) return found;
     }
     return nullptr;
+  }
+
+  // The pattern of --allow-skip that the whole tensor's name matches.
+  const std::string* SkippedBy(const std::string& name) const {
+    const auto& patterns = options_.allow_skip;
+    const auto it = std::find_if(patterns.begin(), patterns.end(),
+                                 [&](const std::string& p) { return GlobMatch(p, name); });
+    return it == patterns.end() ? nullptr : &*it;
   }
 
   void Extra(ResultRow& row) {
@@ -134,6 +149,18 @@ class RankDiffer {
                             ToString(whole.shape), ranks_.tp());
       AddCause("shape-mismatch", Proof::kStructural, row.megatron.name,
                "a rank's tensor is no share of the whole", row.why, "");
+      return;
+    }
+    // All ranks cut a tensor alike, and one shard each is the whole.
+    Held& held = held_[&whole];
+    if (held.shards.empty()) held.share = *share;
+    held.shards.insert(share->axis < 0 ? 0 : row.rank->tp % share->size);
+    if (held.share.axis != share->axis || held.share.size != share->size) {
+      row.status = RowStatus::kMismatch;
+      row.metrics = NotCompared();
+      row.why = "other ranks hold another share of it than this one";
+      AddCause("shape-mismatch", Proof::kStructural, row.megatron.name,
+               "ranks do not cut a tensor alike", row.why, "");
       return;
     }
     report_.bytes += 2 * tensor.nbytes;
@@ -283,12 +310,16 @@ class RankDiffer {
           std::string_view(tensor.name).starts_with(prefix_) &&
           !tensor.name.ends_with("_extra_state") &&
           !std::string_view(tensor.name).substr(prefix_.size()).starts_with("optimizer.");
-      if (!weight || held_.contains(&tensor)) continue;
+      const auto held = held_.find(&tensor);
+      const bool whole = held != held_.end() &&
+                         std::ssize(held->second.shards) == std::max(1, held->second.share.size);
+      if (!weight || whole || SkippedBy(tensor.name) != nullptr) continue;
       ResultRow row;
       row.hf = {{tensor.name, tensor.shape, tensor.dtype}};
       row.megatron.name = tensor.name;
       row.status = RowStatus::kMissing;
-      row.why = "no rank holds a part of it";
+      row.why =
+          held == held_.end() ? "no rank holds a part of it" : "not every shard of it is there";
       row.metrics = NotCompared();
       AddCause("tensor-missing", Proof::kStructural, tensor.name, row.why, "", "");
       report_.results.push_back(std::move(row));
@@ -335,7 +366,12 @@ class RankDiffer {
   const DiffOptions& options_;
   Report report_;
   std::map<std::string, Cause> causes_;
-  std::set<const TensorInfo*> held_;
+  // What the ranks hold of a whole tensor.
+  struct Held {
+    Share share;
+    std::set<int> shards;
+  };
+  std::map<const TensorInfo*, Held> held_;
   size_t file_ = 0;  // of the rank under comparison
 };
 

@@ -101,6 +101,7 @@ class Verifier {
       WB_RETURN_IF_ERROR(JudgeGlobal());
     }
     WB_RETURN_IF_ERROR(CompareTiedCopy());
+    if (Rank() == 0) JudgeHfCopies(inventory);
     if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareRankCopies());
     Finish();
     WB_RETURN_IF_ERROR(JudgeMegatronConfig());
@@ -560,6 +561,15 @@ class Verifier {
       report_.results.push_back(std::move(row));
     }
     return {};
+  }
+
+  // What the Hugging Face side stores twice (a tied output layer) and Megatron once.
+  void JudgeHfCopies(const Inventory& inventory) {
+    JudgedCopies copies = JudgeCopies(hf_, inventory, options_.headers_only);
+    for (ResultRow& row : copies.rows) {
+      if (!Passed(row.status)) report_.results.push_back(std::move(row));
+    }
+    for (Cause& cause : copies.causes) AddCause(std::move(cause), report_);
   }
 
   // A tied model's output layer that is stored too.

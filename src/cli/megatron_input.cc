@@ -19,6 +19,10 @@ namespace fs = std::filesystem;
 // Without --like and --config: the model that run_config.yaml names, when it is on this machine.
 void FindSource(const MegatronConfig* megatron, MegatronInput& input) {
   if (megatron == nullptr || megatron->hf_model.empty()) return;
+  // A relative path means another folder wherever the command is run.
+  std::error_code error;
+  const fs::path path(megatron->hf_model);
+  if (path.is_relative() && fs::exists(path, error)) return;
   if (!ResolveModelPath(megatron->hf_model)) return;
   input.like_name = megatron->hf_model;
   input.notes.push_back(
@@ -82,6 +86,26 @@ Status CompareWithGiven(const MegatronConfig& megatron, MegatronInput& input) {
   return {};
 }
 
+// The source that the checkpoint names counts only when it is there and of the same model. What it
+// says of itself is forgotten otherwise: the config is derived then.
+bool TakeGuess(const MegatronArguments& a, const MegatronConfig& megatron, MegatronInput& input) {
+  const std::vector<std::string> notes = input.notes;
+  Status taken = TakeLike(a, input);
+  if (taken) taken = CompareWithGiven(megatron, input);
+  if (taken) return true;
+  input.notes = notes;
+  input.notes.pop_back();
+  input.notes.push_back(fmt::format("{}, which {} names as the source, is not used: {}",
+                                    ToPrintable(input.like_name), megatron.origin,
+                                    taken.error().what));
+  input.like.reset();
+  input.like_name.clear();
+  input.family = nullptr;
+  input.config = nullptr;
+  input.config_file.clear();
+  return false;
+}
+
 }  // namespace
 
 CommandInputs MegatronArguments::Inputs() const {
@@ -117,6 +141,9 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
   if (!recorded) input->notes.push_back("the checkpoint's own config: " + recorded.error().what);
   const MegatronConfig* megatron = recorded && *recorded ? &**recorded : nullptr;
   if (!given) FindSource(megatron, *input);
+  if (!given && !input->like_name.empty()) {
+    if (TakeGuess(arguments, *megatron, *input)) return input;
+  }
   if (!input->like_name.empty()) {
     WB_RETURN_IF_ERROR(TakeLike(arguments, *input));
   } else if (given) {

@@ -1,5 +1,8 @@
 #include "cli/megatron_output.h"
 
+#include <fmt/format.h>
+
+#include <cctype>
 #include <optional>
 #include <string>
 #include <utility>
@@ -77,6 +80,20 @@ Status Write(const MegatronTarget& target, const MegatronWork& work, ImportOptio
   return PublishTracker(target, work.plan.disk.has_metadata);
 }
 
+// Whoever trains in that folder goes on from the iteration that the tracker names.
+Status CheckTracker(const MegatronTarget& target, bool overwrite) {
+  const fs::path path = target.root / kTrackerName;
+  std::error_code error;
+  if (overwrite || !fs::exists(path, error)) return {};
+  WB_TRY(std::string text, ReadTextFile(path, 4096));
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  if (text == target.iteration || TrackedFolder(text).empty()) return {};
+  return Fail(ErrorKind::kUsage, "output-exists",
+              fmt::format("the tracker names {}, and would name {} afterwards", TrackedFolder(text),
+                          TrackedFolder(target.iteration)),
+              path.string(), "give another folder, or --overwrite to move the tracker");
+}
+
 }  // namespace
 
 void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout) {
@@ -102,7 +119,7 @@ void AddMegatronLayoutOptions(CLI::App& command, MegatronLayout& layout) {
       ->group("Megatron");
   command
       .add_option("--pad-vocab", layout.pad_vocab,
-                  "pad the vocabulary to N rows; default: as the grid needs")
+                  "pad the vocabulary to N rows; default: as it is, and as the grid needs")
       ->type_name("N")
       ->check(CLI::PositiveNumber)
       ->group("Megatron");
@@ -123,6 +140,7 @@ Status WriteMegatron(const MegatronTarget& target, const MegatronWork& work, Imp
                      Coordinator& ranks, Conversion& done) {
   WB_TRY(options.memory_bytes, ParseSize(writing.memory, "--memory"));
   options.threads = writing.threads;
+  WB_RETURN_IF_ERROR(CheckTracker(target, writing.overwrite));
   std::error_code error;
   fs::create_directories(target.root, error);
   if (error) return Fail(ErrnoError(error.value(), "cannot make the folder", target.root));

@@ -53,6 +53,8 @@ void InstallSignalHandlers() {
   HandleInterrupts();
   // A reader that leaves shows up as EPIPE.
   std::signal(SIGPIPE, SIG_IGN);
+  // A file that grows beyond the limit (ulimit -f) shows up as EFBIG.
+  std::signal(SIGXFSZ, SIG_IGN);
   std::set_terminate(OnTerminate);
 }
 
