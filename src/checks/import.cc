@@ -17,10 +17,6 @@ namespace {
 
 constexpr int64_t kMaxPieceBytes = 2 << 20;
 
-DType WrittenDType(const Parameter& p, DType stored, const ImportOptions& options) {
-  return p.rule->dtype.value_or(options.dtype.value_or(stored));
-}
-
 class Planner {
  public:
   Planner(const Model& model, const Placement& placement, const ParameterSource& source,
@@ -43,7 +39,7 @@ class Planner {
   Status Add(const PlacedParameter& placed) {
     const Parameter& p = *placed.parameter;
     const DiskName name = WrittenName(model_, p, options_.dialect);
-    const DType dtype = WrittenDType(p, source_.StoredDType(p), options_);
+    const DType dtype = WrittenDType(p, source_, options_);
     const auto [it, added] = index_.emplace(name.key, tensors_.size());
     if (added) {
       TorchDistTensor tensor;
@@ -204,6 +200,12 @@ class Importer {
 };
 
 }  // namespace
+
+DType WrittenDType(const Parameter& p, const ParameterSource& source,
+                   const ImportOptions& options) {
+  if (p.rule->dtype) return *p.rule->dtype;
+  return options.dtype ? *options.dtype : source.StoredDType(p);
+}
 
 Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
                               const ParameterSource& source, const ImportOptions& options) {

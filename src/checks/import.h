@@ -34,6 +34,9 @@ struct ImportOptions {
   std::function<Status()> proceed;  // asked before each piece, from any thread; its error ends it
 };
 
+// In which `p` is written: what the family keeps in one dtype stays in it.
+DType WrittenDType(const Parameter& p, const ParameterSource& source, const ImportOptions& options);
+
 // One tensor of the checkpoint and, per chunk, the parameter whose box it is.
 struct ImportPlan {
   TorchDistPlan disk;

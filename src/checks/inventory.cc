@@ -345,11 +345,16 @@ Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf) {
   return Taker(model, hf).Run();
 }
 
+Status RequireNoCause(const std::vector<Cause>& causes, const std::string& hint) {
+  if (causes.empty()) return {};
+  const Cause& cause = causes.front();
+  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0],
+                 hint.empty() ? cause.hint : hint);
+}
+
 Status RequireComplete(const Model& model, const Checkpoint& hf) {
   WB_TRY(const Inventory inventory, TakeInventory(model, hf));
-  if (inventory.causes.empty()) return {};
-  const Cause& cause = inventory.causes.front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+  return RequireNoCause(inventory.causes);
 }
 
 }  // namespace weighbridge

@@ -33,6 +33,10 @@ struct Inventory {
 // floating point numbers), "mixed-dtypes" (of one Megatron tensor).
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
+// kCorrupt with the first cause's id, message and place when there is one; `hint` instead of the
+// cause's own when it is not empty.
+Status RequireNoCause(const std::vector<Cause>& causes, const std::string& hint = "");
+
 // For what converts: kCorrupt with the first cause's id when anything is missing or of another
 // shape.
 Status RequireComplete(const Model& model, const Checkpoint& hf);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/threads.h"
+#include "checks/inventory.h"
 #include "checks/tensor_hash.h"
 
 namespace weighbridge {
@@ -35,12 +36,9 @@ DType MainDType(const std::vector<CanonicalTensor>& tensors) {
 }
 
 Status RequireWhole(const CanonicalTensors& tensors) {
-  if (tensors.causes().empty()) {
-    if (!tensors.tensors().empty()) return {};
-    return Fail(ErrorKind::kUsage, "nothing-hashed", "the checkpoint has no tensor to hash");
-  }
-  const Cause& cause = tensors.causes().front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+  WB_RETURN_IF_ERROR(RequireNoCause(tensors.causes()));
+  if (!tensors.tensors().empty()) return {};
+  return Fail(ErrorKind::kUsage, "nothing-hashed", "the checkpoint has no tensor to hash");
 }
 
 // Those of `order` that this rank hashes.

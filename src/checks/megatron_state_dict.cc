@@ -12,7 +12,7 @@
 
 #include "checks/leading_axes.h"
 #include "checks/moves.h"
-#include "mapping/boxes.h"
+#include "checks/parameter_source.h"
 
 namespace weighbridge {
 namespace {
@@ -53,7 +53,7 @@ struct StackedKey {
 
 // A tensor of the state dict and the pieces of files that it is made of.
 struct Pieces {
-  std::vector<TensorBox> boxes;
+  std::vector<BoundChunk> chunks;
   std::vector<std::span<const std::byte>> data;
 };
 
@@ -122,25 +122,20 @@ class MegatronStateDict final : public Checkpoint {
     return {};
   }
 
-  Status Take(const DistTensor& tensor, std::string name, const std::vector<BoundChunk>& parts,
+  Status Take(const DistTensor& tensor, std::string name, std::vector<BoundChunk> parts,
               size_t axes) {
     TensorInfo info;
     info.dtype = tensor.dtype;
     info.shape.assign(tensor.shape.begin() + static_cast<std::ptrdiff_t>(axes), tensor.shape.end());
     info.nbytes = static_cast<uint64_t>(Numel(info.shape) * BitsOf(info.dtype) / 8);
     Pieces pieces;
-    for (const BoundChunk& part : parts) {
-      WB_TRY(const auto data, megatron_->Data(tensor, *part.chunk));
-      const auto size = static_cast<size_t>(BitsOf(tensor.dtype) / 8);
-      pieces.boxes.push_back({part.offsets, part.sizes});
-      pieces.data.push_back(data.subspan(static_cast<size_t>(part.first_element) * size,
-                                         static_cast<size_t>(Numel(part.sizes)) * size));
-    }
+    WB_TRY(pieces.data, ChunkBytes(*megatron_, tensor, parts));
     if (parts.empty()) pieces.data.emplace_back();  // there are no elements
     if (!parts.empty()) {
       info.file = parts[0].chunk->stored.file;
       info.offset = parts[0].chunk->stored.offset;
     }
+    pieces.chunks = std::move(parts);
     info.name = std::move(name);
     if (!pieces_.emplace(info.name, std::move(pieces)).second) {
       return Corrupt("header-corrupt", "two tensors have the same name once layers are numbered",
@@ -153,7 +148,7 @@ class MegatronStateDict final : public Checkpoint {
   static std::vector<std::byte> Join(const TensorInfo& tensor, const Pieces& pieces) {
     std::vector<std::byte> out(tensor.nbytes);
     // The chunks tile the tensor: the reader of the metadata has proved it.
-    const auto plan = JoinBoxes(tensor.shape, pieces.boxes, BitsOf(tensor.dtype) / 8);
+    const auto plan = JoinChunks(tensor.shape, tensor.dtype, pieces.chunks);
     if (!plan) return out;
     for (const Run& run : plan->runs()) {
       GatherRun(run, pieces.data[static_cast<size_t>(run.other)].data(), out.data() + run.offset);

@@ -18,12 +18,10 @@ Result<Plan> ParameterBytes::Box(const Shape& offsets, const Shape& sizes) const
 }
 
 Result<HfParameters> HfParameters::Create(const Model& model, const Checkpoint& hf) {
-  WB_RETURN_IF_ERROR(RequireComplete(model, hf));
   WB_TRY(const Inventory inventory, TakeInventory(model, hf));
-  const JudgedCopies copies = JudgeCopies(hf, inventory, false);
-  if (copies.causes.empty()) return HfParameters(model, hf);
-  const Cause& cause = copies.causes.front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0], cause.hint);
+  WB_RETURN_IF_ERROR(RequireNoCause(inventory.causes));
+  WB_RETURN_IF_ERROR(RequireNoCause(JudgeCopies(hf, inventory, false).causes));
+  return HfParameters(model, hf);
 }
 
 DType HfParameters::StoredDType(const Parameter& p) const { return hf_->Find(p.hf[0])->dtype; }
@@ -42,13 +40,9 @@ Result<MegatronParameters> MegatronParameters::Create(const Model& model,
                    "`weighbridge verify` lists all of them");
   }
   MegatronBinding binding = BindMegatron(model, megatron.metadata(), without_mtp);
-  if (binding.causes.empty()) {
-    WB_RETURN_IF_ERROR(RequireEqualCopies(megatron, DefaultThreads()));
-    return MegatronParameters(megatron, std::move(binding));
-  }
-  const Cause& cause = binding.causes.front();
-  return Corrupt(cause.id, cause.message, cause.where.empty() ? "" : cause.where[0],
-                 "`weighbridge verify` lists all of them");
+  WB_RETURN_IF_ERROR(RequireNoCause(binding.causes, "`weighbridge verify` lists all of them"));
+  WB_RETURN_IF_ERROR(RequireEqualCopies(megatron, DefaultThreads()));
+  return MegatronParameters(megatron, std::move(binding));
 }
 
 MegatronParameters::MegatronParameters(const MegatronCheckpoint& megatron, MegatronBinding binding)
@@ -63,28 +57,29 @@ Result<ParameterBytes> MegatronParameters::Open(const Parameter& p) const {
   ParameterBytes bytes;
   bytes.shape = p.shape;
   bytes.sources.dtype = bound.tensor->dtype;
-  WB_TRY(const auto chunks, ChunkBytes(*megatron_, bound));
+  WB_TRY(const auto chunks, ChunkBytes(*megatron_, *bound.tensor, bound.chunks));
   for (const auto& chunk : chunks) bytes.sources.starts.push_back(chunk.data());
-  WB_TRY(bytes.plan, JoinChunks(bound));
+  WB_TRY(bytes.plan, JoinChunks(p.shape, bound.tensor->dtype, bound.chunks));
   return bytes;
 }
 
 Result<std::vector<std::span<const std::byte>>> ChunkBytes(const MegatronCheckpoint& megatron,
-                                                           const BoundParameter& bound) {
+                                                           const DistTensor& tensor,
+                                                           std::span<const BoundChunk> chunks) {
   std::vector<std::span<const std::byte>> out;
-  const auto size = static_cast<size_t>(BitsOf(bound.tensor->dtype) / 8);
-  for (const BoundChunk& c : bound.chunks) {
-    WB_TRY(const auto data, megatron.Data(*bound.tensor, *c.chunk));
+  const auto size = static_cast<size_t>(BitsOf(tensor.dtype) / 8);
+  for (const BoundChunk& c : chunks) {
+    WB_TRY(const auto data, megatron.Data(tensor, *c.chunk));
     out.push_back(data.subspan(static_cast<size_t>(c.first_element) * size,
                                static_cast<size_t>(Numel(c.sizes)) * size));
   }
   return out;
 }
 
-Result<Plan> JoinChunks(const BoundParameter& bound) {
+Result<Plan> JoinChunks(const Shape& shape, DType dtype, std::span<const BoundChunk> chunks) {
   std::vector<TensorBox> boxes;
-  for (const BoundChunk& c : bound.chunks) boxes.push_back({c.offsets, c.sizes});
-  return JoinBoxes(bound.parameter->shape, boxes, BitsOf(bound.tensor->dtype) / 8);
+  for (const BoundChunk& c : chunks) boxes.push_back({c.offsets, c.sizes});
+  return JoinBoxes(shape, boxes, BitsOf(dtype) / 8);
 }
 
 }  // namespace weighbridge

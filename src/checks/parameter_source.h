@@ -79,11 +79,12 @@ class MegatronParameters final : public ParameterSource {
   std::map<const Parameter*, size_t> index_;  // into binding_.bound
 };
 
-// The bytes of a bound parameter's chunks, in their order.
+// The bytes of `chunks`, parts of `tensor`, in their order.
 Result<std::vector<std::span<const std::byte>>> ChunkBytes(const MegatronCheckpoint& megatron,
-                                                           const BoundParameter& bound);
+                                                           const DistTensor& tensor,
+                                                           std::span<const BoundChunk> chunks);
 
-// Walks the parameter and names bytes of its chunks.
-Result<Plan> JoinChunks(const BoundParameter& bound);
+// Walks a tensor of `shape`, which the chunks tile, and names their bytes.
+Result<Plan> JoinChunks(const Shape& shape, DType dtype, std::span<const BoundChunk> chunks);
 
 }  // namespace weighbridge

@@ -74,12 +74,10 @@ class Planner {
     return ranks;
   }
 
-  DType WrittenDType(const Parameter& p) const {
-    return p.rule->dtype.value_or(options_.dtype.value_or(source_.StoredDType(p)));
-  }
-
   DType MainDType() const {
-    return model_.parameters().empty() ? DType::kF32 : WrittenDType(model_.parameters().front());
+    return model_.parameters().empty()
+               ? DType::kF32
+               : WrittenDType(model_.parameters().front(), source_, options_);
   }
 
   Result<RankState> StateOf(const Rank& rank) {
@@ -114,7 +112,7 @@ class Planner {
                                             : rank.tp;
     TorchDistTensor tensor;
     tensor.key = fmt::format("{}/{}", folder, name);
-    tensor.dtype = WrittenDType(p);
+    tensor.dtype = WrittenDType(p, source_, options_);
     tensor.shape = CutShape(p.shape, p.cut, group);
     std::vector<ImportPlan::Source> sources;
     int64_t row = 0;

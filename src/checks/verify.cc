@@ -315,7 +315,7 @@ class Verifier {
       WB_TRY(Plan box, plan.bytes().Box(chunk.offsets, chunk.sizes));
       subject.boxes.push_back(std::move(box));
     }
-    WB_TRY(subject.data, ChunkBytes(megatron_, b));
+    WB_TRY(subject.data, ChunkBytes(megatron_, *b.tensor, b.chunks));
     subject.plan = std::move(plan);
     return {};
   }

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cctype>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/megatron_config/run_config.h"
 #include "formats/torch_dist/metadata.h"
+#include "formats/torch_dist/reader.h"
 #include "formats/torch_dist/run_files.h"
 
 namespace weighbridge::cli {
@@ -82,16 +82,14 @@ Status Write(const MegatronTarget& target, const MegatronWork& work, ImportOptio
 
 // Whoever trains in that folder goes on from the iteration that the tracker names.
 Status CheckTracker(const MegatronTarget& target, bool overwrite) {
-  const fs::path path = target.root / kTrackerName;
-  std::error_code error;
-  if (overwrite || !fs::exists(path, error)) return {};
-  WB_TRY(std::string text, ReadTextFile(path, 4096));
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  if (overwrite) return {};
+  WB_TRY(const std::string text, ReadTracker(target.root));
   if (text == target.iteration || TrackedFolder(text).empty()) return {};
   return Fail(ErrorKind::kUsage, "output-exists",
               fmt::format("the tracker names {}, and would name {} afterwards", TrackedFolder(text),
                           TrackedFolder(target.iteration)),
-              path.string(), "give another folder, or --overwrite to move the tracker");
+              (target.root / kTrackerName).string(),
+              "give another folder, or --overwrite to move the tracker");
 }
 
 }  // namespace

@@ -42,6 +42,13 @@ std::string Trimmed(std::string text) {
 
 }  // namespace
 
+Result<std::string> ReadTracker(const fs::path& root) {
+  const fs::path tracker = root / kTrackerName;
+  if (!Exists(tracker)) return std::string();
+  WB_TRY(std::string text, ReadTextFile(tracker, 4096));
+  return Trimmed(std::move(text));
+}
+
 Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
   const fs::path path = given.has_filename() ? given : given.parent_path();  // "DIR/" is DIR
   if (!Exists(path)) {
@@ -59,13 +66,12 @@ Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
                 path.string(),
                 fmt::format("give the folder with {}, or one of its iter_N", kTrackerName));
   }
-  WB_TRY(const std::string text, ReadTextFile(tracker, 4096));
-  const std::string name = TrackedFolder(Trimmed(text));
+  WB_TRY(const std::string text, ReadTracker(path));
+  const std::string name = TrackedFolder(text);
   if (name.empty()) {
-    return Corrupt(
-        "tracker-stale",
-        fmt::format("the tracker says '{}', which is no iteration", Trimmed(text).substr(0, 40)),
-        tracker.string());
+    return Corrupt("tracker-stale",
+                   fmt::format("the tracker says '{}', which is no iteration", text.substr(0, 40)),
+                   tracker.string());
   }
   if (!IsIteration(path / name)) {
     return Corrupt("tracker-stale",

@@ -62,6 +62,10 @@ struct MegatronFolder {
   bool is_torch_dist = false;
 };
 
+// What the tracker in `root` says, without space around it; "" when there is none. Errors: those of
+// ReadTextFile.
+Result<std::string> ReadTracker(const std::filesystem::path& root);
+
 // Errors: kNotFound; kCorrupt "tracker-stale" when the tracker names what is not there (never a
 // fall-back to another iteration).
 Result<MegatronFolder> FindMegatronFolder(const std::filesystem::path& path);
