@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <mutex>
 #include <set>
@@ -14,6 +15,8 @@ namespace weighbridge {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP};
 
 struct Registry {
   std::mutex mutex;
@@ -52,6 +55,13 @@ void Remove(const fs::path& path) {
   ::_exit(128 + number);
 }
 
+// nohup ignores SIGHUP, and a shell SIGINT of what it runs in the background: both are to stay so,
+// and waiting for a signal would take even an ignored one.
+bool IsIgnored(int number) {
+  struct sigaction action {};
+  return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 void EndAtOnce(int number) { ::_exit(128 + number); }
 
 }  // namespace
@@ -59,8 +69,9 @@ void EndAtOnce(int number) { ::_exit(128 + number); }
 void HandleInterrupts() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
+  for (const int number : kSignals) {
+    if (!IsIgnored(number)) sigaddset(&signals, number);
+  }
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   try {
     std::thread([signals] {
@@ -70,8 +81,9 @@ void HandleInterrupts() {
       End(number);
     }).detach();
   } catch (const std::system_error&) {
-    ::signal(SIGINT, EndAtOnce);
-    ::signal(SIGTERM, EndAtOnce);
+    for (const int number : kSignals) {
+      if (!IsIgnored(number)) ::signal(number, EndAtOnce);
+    }
     ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   }
 }

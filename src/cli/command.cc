@@ -8,6 +8,19 @@
 
 namespace weighbridge::cli {
 
+CLI::Validator FiniteFrom(double min, double max) {
+  return {[min, max](std::string& text) -> std::string {
+            double value = 0;
+            const bool number = CLI::detail::lexical_cast(text, value);
+            if (number && value >= min && value <= max) return "";
+            if (max == std::numeric_limits<double>::max()) {
+              return fmt::format("'{}' is not a number of at least {}", text, min);
+            }
+            return fmt::format("'{}' is not a number from {} to {}", text, min, max);
+          },
+          ""};
+}
+
 void AddOutputOptions(CLI::App& command, Context& context) {
   OutputOptions& o = context.output;
   command.add_flag("-q,--quiet", o.quiet, "print nothing but errors")->group("Output");

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,6 +51,10 @@ inline constexpr char kMegatronSpellings[] =
 
 // Adds examples to a command's help, one command line each (shown by -h and --help).
 void AddExamples(CLI::App& command, const std::vector<std::string>& lines);
+
+// A number from `min` to `max`. CLI11's own ranges let "nan" through, with which every comparison
+// passes.
+CLI::Validator FiniteFrom(double min, double max = std::numeric_limits<double>::max());
 
 // Prints `error: WHAT`, `  at: AT`, `  hint: HINT` on stderr and returns the exit status of DESIGN
 // §2: 1 for kCorrupt, else 2.

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,16 +21,6 @@ struct DiffArguments {
   std::string expected, actual;
   DiffOptions options;
 };
-
-// CLI::NonNegativeNumber lets "nan" and "inf" through, with which every difference would pass.
-const CLI::Validator kTolerance(
-    [](std::string& text) -> std::string {
-      double value = 0;
-      const bool number = CLI::detail::lexical_cast(text, value);
-      if (number && std::isfinite(value) && value >= 0) return "";
-      return fmt::format("'{}' is not a number of at least 0", text);
-    },
-    "");
 
 // The files of several ranks, when that is what `path` is.
 Result<std::unique_ptr<MegatronCheckpoint>> OpenRanks(const std::string& path) {
@@ -109,11 +98,11 @@ void AddDiff(CLI::App& app, Context& context) {
   command
       ->add_option("--atol", options.tolerance.atol,
                    "accept |a - b| <= atol + rtol * |a|; 0 and 0: bits must be equal")
-      ->check(kTolerance)
+      ->check(FiniteFrom(0))
       ->capture_default_str()
       ->group("Compare");
   command->add_option("--rtol", options.tolerance.rtol, "see --atol")
-      ->check(kTolerance)
+      ->check(FiniteFrom(0))
       ->capture_default_str()
       ->group("Compare");
   command

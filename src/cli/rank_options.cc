@@ -33,7 +33,7 @@ void AddRankOptions(CLI::App& command, RankOptions& options) {
       .add_option("--rank-timeout", options.timeout_s,
                   "seconds of silence after which a rank of another host counts as lost")
       ->type_name("S")
-      ->check(CLI::Range(1.0, 86400.0))
+      ->check(FiniteFrom(1, 86400))
       ->capture_default_str()
       ->group("Ranks");
 }

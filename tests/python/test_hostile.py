@@ -123,3 +123,37 @@ def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(program, tmp_pat
     result = subprocess.run(["bash", "-c", 'ulimit -f 100; exec "$0" import "$1" "$2"', program, TIED, tmp_path / "m"],
                             capture_output=True, text=True, check=False)
     assert result.returncode == 2 and "error" in result.stderr
+
+
+@pytest.fixture
+def as_nobody(program, tmp_path):
+    """as_nobody(ARGUMENT...): runs the program as a user whom permissions concern."""
+    def lose_rights():
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+
+    own = shutil.copy(program, tmp_path / "weighbridge")
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.stat(folder).st_uid == os.getuid() and not os.stat(folder).st_mode & 0o001:
+            folder.chmod(0o711)
+    return lambda *arguments: subprocess.run([own, *map(str, arguments)], capture_output=True, text=True, timeout=60,
+                                             cwd="/", preexec_fn=lose_rights, check=False)
+
+
+@pytest.mark.parametrize("hidden", [".", "iter_0000000"])
+def test_a_folder_that_may_not_be_read_is_no_judgement_on_the_checkpoint(as_nobody, tmp_path, hidden):
+    megatron = pathlib_copy(DATA / "megatron/llama_tied/local_fp32", tmp_path / "m")
+    megatron.chmod(0o755)
+    (megatron / hidden).chmod(0)
+    for command in (["inspect", megatron], ["export", megatron, tmp_path / "out"]):
+        result = as_nobody(*command)
+        assert result.returncode == 2 and "Permission denied" in result.stderr, result.stderr
+    (megatron / hidden).chmod(0o755)
+    assert as_nobody("inspect", megatron).returncode == 0
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0"])
+def test_a_timeout_that_is_no_time_is_refused(run, tmp_path, value):
+    result = run("import", TIED, tmp_path / "m", "--rank-timeout", value)
+    assert result.returncode == 2 and "is not a number from 1 to 86400" in result.stderr

@@ -75,12 +75,22 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(run, program, model, m
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "hf"]
 
 
-def test_sigterm_keeps_finished_files_and_says_so(run, program, model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_finished_files_and_says_so(run, program, model, tmp_path, number):
     target = tmp_path / "m"
     command = ["import", model, target, *GRID]
-    status, _, err = interrupt(program, command, target / "iter_0000000", 1, signal.SIGTERM)
-    assert status == 143 and "finished files are kept" in err
+    status, _, err = interrupt(program, command, target / "iter_0000000", 1, number)
+    assert status == 128 + number and "finished files are kept" in err
     assert "going on from an earlier start" in run(*command).stderr
+
+
+def test_a_signal_that_the_parent_ignored_stays_ignored(program, model, tmp_path):
+    writer = subprocess.Popen([program, "import", model, tmp_path / "m", *GRID], stderr=subprocess.PIPE,
+                              stdout=subprocess.DEVNULL,
+                              preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    while writer.poll() is None:
+        os.kill(writer.pid, signal.SIGHUP)
+    assert writer.wait() == 0, writer.stderr.read()
 
 
 def test_discard_begins_afresh(run, program, model, tmp_path):

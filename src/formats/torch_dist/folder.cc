@@ -13,25 +13,33 @@ namespace weighbridge {
 namespace fs = std::filesystem;
 namespace {
 
-bool Exists(const fs::path& path) {
+// What may not be looked at is an error, not something that is missing.
+Result<bool> Exists(const fs::path& path) {
   std::error_code error;
-  return fs::exists(path, error);
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found) return false;
+  if (error) return Fail(ErrnoError(error.value(), "cannot look at", path));
+  return true;
 }
 
-bool HasRankFolders(const fs::path& folder) {
+Result<bool> HasRankFolders(const fs::path& folder) {
   std::error_code error;
+  if (!fs::is_directory(folder, error)) return false;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     if (it->path().filename().string().starts_with("mp_rank_")) return true;
   }
+  if (error) return Fail(ErrnoError(error.value(), "cannot list the folder", folder));
   return false;
 }
 
-bool IsIteration(const fs::path& folder) {
-  return Exists(folder / ".metadata") || HasRankFolders(folder);
+Result<bool> IsIteration(const fs::path& folder) {
+  WB_TRY(const bool metadata, Exists(folder / ".metadata"));
+  return metadata ? Result<bool>(true) : HasRankFolders(folder);
 }
 
-MegatronFolder Found(const fs::path& root, const fs::path& iteration) {
-  return {root, iteration, Exists(iteration / ".metadata")};
+Result<MegatronFolder> Found(const fs::path& root, const fs::path& iteration) {
+  WB_TRY(const bool metadata, Exists(iteration / ".metadata"));
+  return MegatronFolder{root, iteration, metadata};
 }
 
 std::string Trimmed(std::string text) {
@@ -44,21 +52,26 @@ std::string Trimmed(std::string text) {
 
 Result<std::string> ReadTracker(const fs::path& root) {
   const fs::path tracker = root / kTrackerName;
-  if (!Exists(tracker)) return std::string();
+  WB_TRY(const bool there, Exists(tracker));
+  if (!there) return std::string();
   WB_TRY(std::string text, ReadTextFile(tracker, 4096));
   return Trimmed(std::move(text));
 }
 
 Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
   const fs::path path = given.has_filename() ? given : given.parent_path();  // "DIR/" is DIR
-  if (!Exists(path)) {
+  WB_TRY(const bool there, Exists(path));
+  if (!there) {
     return Fail(ErrorKind::kNotFound, "not-found", "there is no such folder", path.string());
   }
   const fs::path tracker = path / kTrackerName;
-  if (!Exists(tracker)) {
-    if (IsIteration(path)) {
+  WB_TRY(const bool tracked, Exists(tracker));
+  if (!tracked) {
+    WB_TRY(const bool iteration, IsIteration(path));
+    if (iteration) {
       const fs::path parent = path.parent_path();
-      return Found(Exists(parent / kTrackerName) ? parent : path, path);
+      WB_TRY(const bool root, Exists(parent / kTrackerName));
+      return Found(root ? parent : path, path);
     }
     return Fail(ErrorKind::kNotFound, "no-weights",
                 "this is no Megatron checkpoint: it has neither a tracker file nor .metadata nor "
@@ -73,10 +86,12 @@ Result<MegatronFolder> FindMegatronFolder(const fs::path& given) {
                    fmt::format("the tracker says '{}', which is no iteration", text.substr(0, 40)),
                    tracker.string());
   }
-  if (!IsIteration(path / name)) {
+  WB_TRY(const bool complete, IsIteration(path / name));
+  if (!complete) {
+    WB_TRY(const bool folder, Exists(path / name));
     return Corrupt("tracker-stale",
                    fmt::format("the tracker names {}, which {}", name,
-                               Exists(path / name) ? "is not complete" : "is not there"),
+                               folder ? "is not complete" : "is not there"),
                    tracker.string(), "give an iter_N folder to read another one");
   }
   return Found(path, path / name);
