@@ -178,7 +178,8 @@ TEST(CommandLine, WorksWithFewerThreadsThanItWasAskedFor) {
 TEST(Toy, LeavesNothingWhenItIsInterrupted) {
   for (const char* signal : {"INT", "TERM"}) {
     const ProgramRun run = Shell(
-        "cd " + testing::FreshFolder() +
+        // With job control, else the shell has SIGINT ignored by what runs in the background.
+        "set -m; cd " + testing::FreshFolder() +
         " && { $W toy out --family llama --set hidden_size=4096 --set intermediate_size=16384 "
         "--set vocab_size=32000 --num-hidden-layers 12 --threads 2 & } ; p=$!; "
         "for i in $(seq 200); do ls | grep -q partial && break; sleep 0.02; done; ls | wc -l; "
