@@ -125,7 +125,7 @@ TEST(FileCoordinator, SilenceOfARankOnAnotherHostEndsTheJob) {
   ASSERT_FALSE(all);
   EXPECT_EQ(all.error().id, "rank-lost");
   EXPECT_THAT(all.error().what, HasSubstr("rank 1 (process 9 on far)"));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
 TEST(FileCoordinator, RefusesAFolderWhereAnotherJobMeets) {
