@@ -39,42 +39,59 @@ class Planner {
   Status Add(const PlacedParameter& placed) {
     const Parameter& p = *placed.parameter;
     const DiskName name = WrittenName(model_, p, options_.dialect);
-    const DType dtype = WrittenDType(p, source_, options_);
-    const auto [it, added] = index_.emplace(name.key, tensors_.size());
-    if (added) {
-      TorchDistTensor tensor;
-      tensor.key = name.key;
-      tensor.dtype = dtype;
-      tensor.shape = name.extents;
-      tensor.shape.insert(tensor.shape.end(), p.shape.begin(), p.shape.end());
-      tensors_.push_back(std::move(tensor));
-      plan_.sources.emplace_back();
-    }
-    TorchDistTensor& tensor = tensors_[it->second];
-    if (tensor.dtype != dtype) {
-      return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
-                  fmt::format("'{}' is stacked from layers of {} and {}", name.key,
-                              ShortName(tensor.dtype), ShortName(dtype)),
-                  model_.MegatronName(p, options_.dialect), "give one dtype with --dtype");
-    }
+    const std::vector<DiskPart> parts = DiskParts(p);
     const int ranks = p.cut.replicated() ? 1 : placement_.GroupSize(p);
     WB_RETURN_IF_ERROR(CheckCut(p.shape, p.cut, ranks));
     for (int rank = 0; rank < ranks; ++rank) {
       for (const TensorBox& box : RankBoxes(p.shape, p.cut, ranks, rank)) {
-        AddChunk(placed, name, rank, box, it->second);
+        const DiskPart part = PartWith(parts, box);
+        WB_TRY(const size_t tensor, TensorOf(p, name, part));
+        AddChunk(placed, name, rank, box, part.begin, tensor);
       }
     }
     AddExtraState(name);
     return {};
   }
 
+  // A box lies in one component. No name: the parameter is one tensor.
+  static DiskPart PartWith(const std::vector<DiskPart>& parts, const TensorBox& box) {
+    for (const DiskPart& part : parts) {
+      if (box.offsets[0] >= part.begin && box.offsets[0] < part.begin + part.rows) return part;
+    }
+    return {};
+  }
+
+  // The tensor on disk of a parameter, or of a part of it.
+  Result<size_t> TensorOf(const Parameter& p, const DiskName& name, const DiskPart& part) {
+    const DType dtype = WrittenDType(p, source_, options_);
+    const std::string key = part.name.empty() ? name.key : name.key + "." + part.name;
+    const auto [it, added] = index_.emplace(key, tensors_.size());
+    if (added) {
+      TorchDistTensor tensor;
+      tensor.key = key;
+      tensor.dtype = dtype;
+      tensor.shape = name.extents;
+      tensor.shape.insert(tensor.shape.end(), p.shape.begin(), p.shape.end());
+      if (!part.name.empty()) tensor.shape[name.extents.size()] = part.rows;
+      tensors_.push_back(std::move(tensor));
+      plan_.sources.emplace_back();
+    }
+    if (tensors_[it->second].dtype == dtype) return it->second;
+    return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
+                fmt::format("'{}' is stacked from layers of {} and {}", key,
+                            ShortName(tensors_[it->second].dtype), ShortName(dtype)),
+                model_.MegatronName(p, options_.dialect), "give one dtype with --dtype");
+  }
+
+  // `row`: where in the parameter the tensor on disk begins.
   void AddChunk(const PlacedParameter& placed, const DiskName& name, int rank, const TensorBox& box,
-                size_t tensor) {
+                int64_t row, size_t tensor) {
     TorchDistChunk chunk;
     chunk.offsets = name.index;
     chunk.sizes.assign(name.index.size(), 1);
     chunk.offsets.insert(chunk.offsets.end(), box.offsets.begin(), box.offsets.end());
     chunk.sizes.insert(chunk.sizes.end(), box.sizes.begin(), box.sizes.end());
+    if (row > 0) chunk.offsets[name.index.size()] -= row;
     chunk.writer = WriterOf(placed, rank);
     tensors_[tensor].chunks.push_back(std::move(chunk));
     plan_.sources[tensor].push_back({placed.parameter, box.offsets, box.sizes});

@@ -2,7 +2,8 @@
 
 namespace weighbridge {
 
-LeadingAxes::LeadingAxes(const DistTensor& tensor, size_t axes) : axes_(axes) {
+LeadingAxes::LeadingAxes(const DistTensor& tensor, size_t axes)
+    : tensor_(tensor), axes_(axes) {
   for (const DistChunk& chunk : tensor.chunks) {
     if (Numel(chunk.sizes) == 0) continue;
     std::vector<int64_t> index(chunk.offsets.begin(),
@@ -32,6 +33,7 @@ void LeadingAxes::Enter(const DistChunk& chunk, std::vector<int64_t>& index, siz
 
 BoundChunk LeadingAxes::Part(const DistChunk& chunk, const std::vector<int64_t>& index) const {
   BoundChunk part;
+  part.tensor = &tensor_;
   part.chunk = &chunk;
   const auto axes = static_cast<std::ptrdiff_t>(axes_);
   part.offsets.assign(chunk.offsets.begin() + axes, chunk.offsets.end());

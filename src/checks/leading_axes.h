@@ -11,9 +11,11 @@ namespace weighbridge {
 
 // The part of a stored chunk that belongs to tensor[index...].
 struct BoundChunk {
+  const DistTensor* tensor = nullptr;
   const DistChunk* chunk = nullptr;
   int64_t first_element = 0;  // of the part, in the chunk
-  Shape offsets, sizes;       // the box of tensor[index...] that it is
+  Shape offsets, sizes;       // the box of tensor[index...], or of the parameter, that it is
+  int64_t row = 0;            // of the parameter, at which `tensor` begins
 };
 
 // Immutable; refers to the tensor, which must outlive it.
@@ -29,6 +31,7 @@ class LeadingAxes {
   void Enter(const DistChunk& chunk, std::vector<int64_t>& index, size_t axis);
   BoundChunk Part(const DistChunk& chunk, const std::vector<int64_t>& index) const;
 
+  const DistTensor& tensor_;
   size_t axes_;
   std::map<std::vector<int64_t>, std::vector<const DistChunk*>> chunks_;
 };

@@ -1,6 +1,7 @@
 #include "checks/megatron_binding.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -53,11 +54,49 @@ class Binder {
   void Bind(const Parameter& p) {
     for (const DiskName& name : DiskNames(model_, p)) {
       const DistTensor* tensor = metadata_.Find(name.key);
-      if (tensor == nullptr) continue;
+      if (tensor == nullptr) {
+        if (BindParts(p, name)) return;
+        continue;
+      }
       used_.insert(tensor);
-      if (InRange(*tensor, name)) return BindTo(p, *tensor, name);
+      if (!InRange(*tensor, name)) continue;
+      BoundParameter bound{&p, tensor, name.index, {}};
+      if (Append(bound, *tensor, name, 0, p.shape)) out_.bound.push_back(std::move(bound));
+      return;
     }
     Missing(p);
+  }
+
+  // A packed parameter whose components are tensors of their own. False: none of them is there.
+  bool BindParts(const Parameter& p, const DiskName& name) {
+    BoundParameter bound{&p, nullptr, name.index, {}};
+    std::vector<std::string> absent;
+    bool fits = true;
+    for (const DiskPart& part : DiskParts(p)) {
+      const std::string key = name.key + "." + part.name;
+      const DistTensor* tensor = metadata_.Find(key);
+      if (tensor == nullptr || !InRange(*tensor, name)) {
+        absent.push_back(key);
+        continue;
+      }
+      used_.insert(tensor);
+      if (bound.tensor == nullptr) bound.tensor = tensor;
+      if (tensor->dtype != bound.tensor->dtype) {
+        if (fits) WrongDType(p, *tensor, *bound.tensor);
+        fits = false;
+        continue;
+      }
+      Shape shape = p.shape;
+      shape[0] = part.rows;
+      fits = fits && Append(bound, *tensor, name, part.begin, shape);
+    }
+    if (bound.tensor == nullptr) return false;
+    if (!absent.empty()) {
+      Missing(p, absent);
+    } else if (fits) {
+      out_.bound.push_back(std::move(bound));
+    }
+    return true;
   }
 
   // The layer or expert is there at all; a shorter axis means that it is missing.
@@ -69,9 +108,12 @@ class Binder {
     return true;
   }
 
-  void BindTo(const Parameter& p, const DistTensor& tensor, const DiskName& name) {
+  // The chunks of `tensor`, which is rows [row, row + shape[0]) of the parameter. False, with a row
+  // that says so: it has another shape.
+  bool Append(BoundParameter& bound, const DistTensor& tensor, const DiskName& name, int64_t row,
+              const Shape& shape) {
     Shape expected = name.extents;
-    expected.insert(expected.end(), p.shape.begin(), p.shape.end());
+    expected.insert(expected.end(), shape.begin(), shape.end());
     // Axes of layers and experts that are longer are extra layers, told below.
     Shape found = tensor.shape;
     for (size_t i = 0; i < std::min(name.extents.size(), found.size()); ++i) {
@@ -83,9 +125,17 @@ class Binder {
         found[i] = name.extents[i];  // the missing ones are rows of their own
       }
     }
-    if (found != expected || !HasBytes(tensor)) return WrongShape(p, tensor, expected);
+    if (found != expected || !HasBytes(tensor)) {
+      WrongShape(*bound.parameter, tensor, expected);
+      return false;
+    }
     auto [it, added] = leading_.try_emplace(&tensor, tensor, name.index.size());
-    out_.bound.push_back({&p, &tensor, name.index, it->second.At(name.index)});
+    for (BoundChunk& chunk : it->second.At(name.index)) {
+      chunk.row = row;
+      if (row > 0) chunk.offsets[0] += row;
+      bound.chunks.push_back(std::move(chunk));
+    }
+    return true;
   }
 
   // False for what the ranks hold in shapes that do not fit together.
@@ -103,11 +153,13 @@ class Binder {
     return row;
   }
 
-  void Missing(const Parameter& p) {
+  // `absent`: the keys that are not there of a parameter that is stored as several tensors.
+  void Missing(const Parameter& p, const std::vector<std::string>& absent = {}) {
     ResultRow row = Row(p, RowStatus::kMissing);
     const std::string id = CauseOfAbsence(p);
     row.why =
-        fmt::format("{}: the config asks for it, the Megatron checkpoint does not have it", id);
+        fmt::format("{}: the config asks for it, the Megatron checkpoint does not have {}", id,
+                    absent.empty() ? "it" : fmt::format("'{}'", fmt::join(absent, "', '")));
     where_[id].push_back(row.megatron.name);
     out_.rows.push_back(std::move(row));
   }
@@ -125,6 +177,15 @@ class Binder {
     row.why = fmt::format("'{}' has shape {}, the config asks for {}", tensor.key,
                           ToString(tensor.shape), ToString(expected));
     where_["shape-mismatch"].push_back(row.megatron.name);
+    out_.rows.push_back(std::move(row));
+  }
+
+  void WrongDType(const Parameter& p, const DistTensor& tensor, const DistTensor& first) {
+    ResultRow row = Row(p, RowStatus::kMismatch);
+    row.megatron.dtype = tensor.dtype;
+    row.why = fmt::format("'{}' is {}, '{}' is {}", tensor.key, ShortName(tensor.dtype), first.key,
+                          ShortName(first.dtype));
+    where_["dtype-rounded"].push_back(row.megatron.name);
     out_.rows.push_back(std::move(row));
   }
 
@@ -213,6 +274,18 @@ class Binder {
 
 MegatronBinding BindMegatron(const Model& model, const DistMetadata& metadata, bool without_mtp) {
   return Binder(model, metadata, without_mtp).Run();
+}
+
+const BoundChunk* ChunkWith(const BoundParameter& bound, const std::vector<int64_t>& index) {
+  for (const BoundChunk& chunk : bound.chunks) {
+    bool inside = true;
+    for (size_t axis = 0; axis < index.size(); ++axis) {
+      const int64_t at = index[axis] - chunk.offsets[axis];
+      inside = inside && at >= 0 && at < chunk.sizes[axis];
+    }
+    if (inside) return &chunk;
+  }
+  return nullptr;
 }
 
 int64_t StoredVocab(const Model& model, const DistMetadata& metadata) {

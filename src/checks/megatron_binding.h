@@ -19,10 +19,13 @@ namespace weighbridge {
 // A parameter that is there in its shape.
 struct BoundParameter {
   const Parameter* parameter = nullptr;
-  const DistTensor* tensor = nullptr;
-  std::vector<int64_t> index;      // tensor[index] is the parameter
+  const DistTensor* tensor = nullptr;  // of several, the first
+  std::vector<int64_t> index;          // tensor[index] is the parameter
   std::vector<BoundChunk> chunks;  // they tile it
 };
+
+// The chunk that holds element `index` of the parameter; nullptr when there is none.
+const BoundChunk* ChunkWith(const BoundParameter& bound, const std::vector<int64_t>& index);
 
 struct MegatronBinding {
   std::vector<BoundParameter> bound;  // in the model's order

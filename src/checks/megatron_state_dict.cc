@@ -129,7 +129,7 @@ class MegatronStateDict final : public Checkpoint {
     info.shape.assign(tensor.shape.begin() + static_cast<std::ptrdiff_t>(axes), tensor.shape.end());
     info.nbytes = static_cast<uint64_t>(Numel(info.shape) * BitsOf(info.dtype) / 8);
     Pieces pieces;
-    WB_TRY(pieces.data, ChunkBytes(*megatron_, tensor, parts));
+    WB_TRY(pieces.data, ChunkBytes(*megatron_, parts));
     if (parts.empty()) pieces.data.emplace_back();  // there are no elements
     if (!parts.empty()) {
       info.file = parts[0].chunk->stored.file;

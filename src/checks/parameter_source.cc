@@ -57,19 +57,18 @@ Result<ParameterBytes> MegatronParameters::Open(const Parameter& p) const {
   ParameterBytes bytes;
   bytes.shape = p.shape;
   bytes.sources.dtype = bound.tensor->dtype;
-  WB_TRY(const auto chunks, ChunkBytes(*megatron_, *bound.tensor, bound.chunks));
+  WB_TRY(const auto chunks, ChunkBytes(*megatron_, bound.chunks));
   for (const auto& chunk : chunks) bytes.sources.starts.push_back(chunk.data());
   WB_TRY(bytes.plan, JoinChunks(p.shape, bound.tensor->dtype, bound.chunks));
   return bytes;
 }
 
 Result<std::vector<std::span<const std::byte>>> ChunkBytes(const MegatronCheckpoint& megatron,
-                                                           const DistTensor& tensor,
                                                            std::span<const BoundChunk> chunks) {
   std::vector<std::span<const std::byte>> out;
-  const auto size = static_cast<size_t>(BitsOf(tensor.dtype) / 8);
   for (const BoundChunk& c : chunks) {
-    WB_TRY(const auto data, megatron.Data(tensor, *c.chunk));
+    const auto size = static_cast<size_t>(BitsOf(c.tensor->dtype) / 8);
+    WB_TRY(const auto data, megatron.Data(*c.tensor, *c.chunk));
     out.push_back(data.subspan(static_cast<size_t>(c.first_element) * size,
                                static_cast<size_t>(Numel(c.sizes)) * size));
   }

@@ -79,9 +79,8 @@ class MegatronParameters final : public ParameterSource {
   std::map<const Parameter*, size_t> index_;  // into binding_.bound
 };
 
-// The bytes of `chunks`, parts of `tensor`, in their order.
+// The bytes of `chunks`, in their order.
 Result<std::vector<std::span<const std::byte>>> ChunkBytes(const MegatronCheckpoint& megatron,
-                                                           const DistTensor& tensor,
                                                            std::span<const BoundChunk> chunks);
 
 // Walks a tensor of `shape`, which the chunks tile, and names their bytes.

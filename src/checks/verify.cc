@@ -315,7 +315,7 @@ class Verifier {
       WB_TRY(Plan box, plan.bytes().Box(chunk.offsets, chunk.sizes));
       subject.boxes.push_back(std::move(box));
     }
-    WB_TRY(subject.data, ChunkBytes(megatron_, *b.tensor, b.chunks));
+    WB_TRY(subject.data, ChunkBytes(megatron_, b.chunks));
     subject.plan = std::move(plan);
     return {};
   }
@@ -506,9 +506,11 @@ class Verifier {
 
   void Locate(const Subject& subject, int64_t element, FirstDifference& first) const {
     const BoundParameter& b = *subject.bound;
-    first.megatron_tensor = b.tensor->key;
     first.megatron_index = b.index;
-    const auto in_parameter = MultiIndex(b.parameter->shape, element);
+    auto in_parameter = MultiIndex(b.parameter->shape, element);
+    const BoundChunk* chunk = ChunkWith(b, in_parameter);
+    first.megatron_tensor = chunk != nullptr ? chunk->tensor->key : b.tensor->key;
+    if (chunk != nullptr && chunk->row > 0) in_parameter[0] -= chunk->row;
     first.megatron_index.insert(first.megatron_index.end(), in_parameter.begin(),
                                 in_parameter.end());
     const ParameterPlan::Origin origin = subject.plan->OriginOf(element);

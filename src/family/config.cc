@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -70,6 +71,29 @@ Result<json> AllOnesIsOne(const json& value, const json&) {
     if (entry != 1) return value;
   }
   return json(1);
+}
+
+// HybridModel's pattern: one letter per layer. `arguments`: kind -> letters.
+Result<json> Letters(const json& value, const json& arguments) {
+  if (!value.is_array() || !arguments.is_object()) return BadValue("letters", value);
+  std::string pattern;
+  for (const json& kind : value) {
+    const auto it = kind.is_string() ? arguments.find(kind.get<std::string>()) : arguments.end();
+    if (it == arguments.end() || !it->is_string()) return BadValue("letters", kind);
+    pattern += it->get<std::string>();
+  }
+  return json(pattern);
+}
+
+Result<json> KindsOfLetters(const json& value, const json& arguments) {
+  if (!value.is_string() || !arguments.is_object()) return NoInverse("letters", value);
+  json kinds = json::array();
+  for (const char letter : value.get_ref<const std::string&>()) {
+    const auto it = std::find(arguments.begin(), arguments.end(), json(std::string(1, letter)));
+    if (it == arguments.end()) return NoInverse("letters", value);
+    kinds.push_back(it.key());
+  }
+  return kinds;
 }
 
 Result<json> Not(const json& value, const json&) {
@@ -161,6 +185,7 @@ const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
       {"activation", "HF's name of an activation function -> Megatron's", Activation, HfActivation},
       {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne, Same},
+      {"letters", "a list of layer kinds -> one letter each, by `args`", Letters, KindsOfLetters},
       {"not", "the contrary of a truth value", Not, Not},
       {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding, IsYarn},
       {"rsqrt", "1 / sqrt(x)", Rsqrt, InverseSquare},

@@ -36,6 +36,7 @@ std::vector<std::string> ModuleNames(const Parameter& p) {
     std::string renamed = local;
     if (Replace(renamed, from, to)) names.push_back(std::move(renamed));
   }
+  for (const std::string& alias : p.rule->aliases) names.push_back(prefix + alias);
   return names;
 }
 
@@ -48,10 +49,13 @@ std::string StackExperts(std::string name) {
   return name;
 }
 
+// Megatron-Core's HybridModel (state-space and attention layers in one stack) numbers its layers.
+bool IsHybrid(const Model& model) { return model.spec().megatron_model == "HybridModel"; }
+
 // The key of a module's name, with the layers stacked or numbered.
 DiskName Placed(const Model& model, const Parameter& p, std::string name, bool stacked) {
   if (p.is_expert()) name = StackExperts(std::move(name));
-  Replace(name, ".mtp_model_layer.", ".transformer_layer.");  // GPT models
+  if (!IsHybrid(model)) Replace(name, ".mtp_model_layer.", ".transformer_layer.");
   DiskName disk;
   if (stacked && p.place == Place::kDecoder && Replace(name, ".{layer}.", ".")) {
     disk.index.push_back(p.layer);
@@ -66,8 +70,10 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
   return disk;
 }
 
-bool ListsLayerKinds(const Model& model) {
+bool NumbersLayers(const Model& model) {
+  if (IsHybrid(model)) return true;
   for (const Field& field : model.config()) {
+    if (field.name == "hetereogenous_dist_checkpoint" && field.value == true) return true;
     if (field.name != "moe_layer_freq" && field.name != "linear_attention_freq") continue;
     if (field.value.is_array()) return true;
     if (field.value.is_number_integer() && field.value.get<int64_t>() > 1) return true;
@@ -76,6 +82,16 @@ bool ListsLayerKinds(const Model& model) {
 }
 
 }  // namespace
+
+std::vector<DiskPart> DiskParts(const Parameter& p) {
+  std::vector<DiskPart> parts;
+  int64_t begin = 0;
+  for (size_t i = 0; i < p.rule->parts.size(); ++i) {
+    parts.push_back({p.rule->parts[i], begin, p.cut.components[i]});
+    begin += p.cut.components[i];
+  }
+  return parts;
+}
 
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
   std::vector<DiskName> out;
@@ -92,10 +108,11 @@ std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
 }
 
 DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect) {
-  const std::vector<std::string> names = ModuleNames(p);
+  std::vector<std::string> names = ModuleNames(p);
+  names.resize(names.size() - p.rule->aliases.size());
   // The last of the local names is the renamed one, where there is one.
   return Placed(model, p, dialect == Dialect::kTe ? names.front() : names.back(),
-                !ListsLayerKinds(model));
+                !NumbersLayers(model));
 }
 
 }  // namespace weighbridge

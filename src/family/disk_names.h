@@ -20,13 +20,24 @@ struct DiskName {
   bool operator==(const DiskName&) const = default;
 };
 
+// A component of a packed parameter that is a tensor of its own on disk: rows [begin, begin + rows)
+// of the parameter, under the parameter's key + "." + name.
+struct DiskPart {
+  std::string name;
+  int64_t begin = 0, rows = 0;
+};
+
+// Empty: the parameter is one tensor.
+std::vector<DiskPart> DiskParts(const Parameter& p);
+
 // Every name under which readers look, the most usual first; last those of the modules themselves,
 // with the model's numbers (files of ranks, joined). Never empty.
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
 
 // The name that Megatron-Core itself writes for a model of this config with modules of `dialect`:
 // layers are stacked unless the config lists kinds of layers (moe_layer_freq or
-// linear_attention_freq is a list or above 1).
+// linear_attention_freq is a list or above 1), asks for numbers (hetereogenous_dist_checkpoint) or
+// the model is a HybridModel.
 DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect);
 
 }  // namespace weighbridge

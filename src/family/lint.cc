@@ -111,7 +111,7 @@ class Linter {
   Status Symbols() const {
     for (const auto* table : {&spec_.dims, &spec_.flags}) {
       for (const auto& [name, symbol] : *table) {
-        if (symbol.keys.empty() && !symbol.expression) {
+        if (symbol.keys.empty() && symbol.count.empty() && !symbol.expression) {
           return Bad(fmt::format("'{}' has neither keys nor a value", name), 0);
         }
         if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0, name));
@@ -244,6 +244,11 @@ class Linter {
     if (!rule.components.empty() && rule.tp != "column") {
       return Bad("'components' are cut along axis 0: they need tp = \"column\"", rule.line);
     }
+    if (!rule.parts.empty() && rule.parts.size() != rule.components.size()) {
+      return Bad(fmt::format("'parts' names the components of '{}': {} of {}", rule.megatron,
+                             rule.parts.size(), rule.components.size()),
+                 rule.line);
+    }
     if (!ParseOp(rule.op)) return Bad(fmt::format("there is no op '{}'", rule.op), rule.line);
     for (const auto* list : {&rule.shape, &rule.components}) {
       for (const std::string& text : *list) WB_RETURN_IF_ERROR(Expression(text, rule.line));
@@ -253,6 +258,7 @@ class Linter {
     }
     WB_RETURN_IF_ERROR(Name(rule.megatron, rule.line));
     WB_RETURN_IF_ERROR(Name(rule.local, rule.line));
+    for (const std::string& alias : rule.aliases) WB_RETURN_IF_ERROR(Name(alias, rule.line));
     for (const HfStorage& storage : rule.storage) WB_RETURN_IF_ERROR(Storage(rule, storage));
     return {};
   }

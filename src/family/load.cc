@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "family/library.h"
 #include "family/toml_table.h"
@@ -39,6 +40,7 @@ Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name) {
   }
   TomlTable t(*table, owner.origin());
   symbol.keys = t.Strings("keys");
+  symbol.count = t.String("count");
   if (t.Has("default")) symbol.expression = t.Expression("default");
   if (t.Has("value")) symbol.expression = t.Expression("value");
   WB_RETURN_IF_ERROR(t.Finish());
@@ -239,6 +241,8 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
   if (t.Has("op")) rule.op = t.String("op");
   if (t.Has("tp")) rule.tp = t.String("tp");
   rule.components = t.Expressions("components");
+  rule.parts = t.Strings("parts");
+  rule.aliases = t.Strings("aliases");
   if (t.Has("dtype")) {
     rule.dtype = ParseShortName(t.String("dtype"));
     if (!rule.dtype) t.SetError(t.Node("dtype"), "unknown dtype");
@@ -305,6 +309,62 @@ Status ReadRemove(TomlTable& top, FamilySpec& spec) {
   return t.Finish();
 }
 
+// The entry with the longest beginning of `name`; nullptr when none fits.
+const std::pair<const std::string, std::string>* LongestPrefix(
+    const std::map<std::string, std::string>& table, const std::string& name) {
+  const std::pair<const std::string, std::string>* longest = nullptr;
+  for (const auto& entry : table) {
+    if (!name.starts_with(entry.first)) continue;
+    if (longest == nullptr || entry.first.size() > longest->first.size()) longest = &entry;
+  }
+  return longest;
+}
+
+// [rename]: beginnings of the parents' HF names, as they are called here.
+void ReadRename(TomlTable& top, FamilySpec& spec) {
+  const std::map<std::string, std::string> table = top.TextMap("rename");
+  std::set<std::string> used;
+  const auto rename = [&](std::string& name) {
+    const auto* entry = LongestPrefix(table, name);
+    if (entry == nullptr) return;
+    used.insert(entry->first);
+    name = entry->second + name.substr(entry->first.size());
+  };
+  for (ParamRule& rule : spec.params) {
+    for (HfStorage& storage : rule.storage) {
+      for (std::string& name : storage.names) rename(name);
+    }
+  }
+  for (CopyRule& rule : spec.copies) rename(rule.hf), rename(rule.same_as);
+  for (IgnoreRule& rule : spec.ignores) rename(rule.hf);
+  if (spec.tied) rename(spec.tied->hf), rename(spec.tied->same_as);
+  for (const auto& [from, to] : table) {
+    if (used.contains(from)) continue;
+    top.SetError(nullptr, fmt::format("[rename]: no HF name of the parents begins '{}'", from));
+  }
+}
+
+// [restrict]: beginnings of the parents' Megatron names, and the kind of the layers that have them.
+void ReadRestrict(TomlTable& top, FamilySpec& spec) {
+  const std::map<std::string, std::string> table = top.TextMap("restrict");
+  std::set<std::string> used;
+  const auto restrict = [&](const std::string& name, std::vector<std::string>& layers) {
+    const auto* entry = LongestPrefix(table, name);
+    if (entry == nullptr) return;
+    used.insert(entry->first);
+    layers.push_back(entry->second);
+  };
+  for (ParamRule& rule : spec.params) {
+    if (!rule.stacks.empty()) restrict(rule.megatron, rule.layers);
+  }
+  for (MegatronIgnoreRule& rule : spec.megatron_ignores) restrict(rule.megatron, rule.layers);
+  for (const auto& [from, kind] : table) {
+    if (used.contains(from)) continue;
+    top.SetError(nullptr,
+                 fmt::format("[restrict]: no Megatron name of the parents begins '{}'", from));
+  }
+}
+
 Status ReadLists(TomlTable& top, FamilySpec& spec) {
   for (const toml::table* table : top.Tables("stack")) {
     WB_TRY(StackRule stack, ReadStack(*table, top.origin()));
@@ -362,6 +422,8 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   spec.hf_model_types = top.Strings("hf_model_types");
   if (top.Has("megatron_model")) spec.megatron_model = top.String("megatron_model");
   WB_RETURN_IF_ERROR(ReadRemove(top, spec));
+  ReadRename(top, spec);
+  ReadRestrict(top, spec);
   WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", spec.dims));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));

@@ -133,6 +133,10 @@ class Model::Builder {
         return Fail(std::move(error));
       }
     }
+    if (const nlohmann::json* list = FindKey(config_, symbol.count);
+        !symbol.count.empty() && list != nullptr && list->is_array()) {
+      return static_cast<int64_t>(list->size());
+    }
     if (symbol.expression) {
       Result<int64_t> value =
           Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
@@ -506,7 +510,11 @@ class Model::Builder {
     if (!rule.layer_kind.empty()) {
       nlohmann::json list = nlohmann::json::array();
       for (const std::string& kind : m_.layer_kinds_[rule.layer_kind]) {
-        list.push_back(kind == rule.equals ? 1 : 0);
+        if (rule.equals.empty()) {
+          list.push_back(kind);
+        } else {
+          list.push_back(kind == rule.equals ? 1 : 0);
+        }
       }
       return list;
     }

@@ -15,6 +15,7 @@ namespace weighbridge {
 // A dim or flag: the first config key that is present and not null, else the default expression.
 struct Symbol {
   std::vector<std::string> keys;
+  std::string count;  // a config key whose list's length counts where no key is there
   std::optional<std::string> expression;
 };
 
@@ -73,6 +74,9 @@ struct ParamRule {
   std::string op = "none";
   std::string tp = "replicated";
   std::vector<std::string> components;
+  // Names of the components that are tensors of their own on disk ("z", "x", "B", "C", "dt").
+  std::vector<std::string> parts;
+  std::vector<std::string> aliases;  // names on disk that other versions of Megatron-Core write
   std::optional<DType> dtype;
   std::string when, unless, missing;
   int line = 0;

@@ -6,30 +6,47 @@ namespace weighbridge {
 
 Result<TransformPlan> PlanExpert(const TransformRequest& request);
 Result<TransformPlan> PlanExpertGatedMlp(const TransformRequest& request);
+Result<TransformPlan> PlanExpertGateUp(const TransformRequest& request);
 Result<TransformPlan> PlanGatedMlp(const TransformRequest& request);
+Result<TransformPlan> PlanGdnInProj(const TransformRequest& request);
+Result<TransformPlan> PlanGdnInProjFlat(const TransformRequest& request);
 Result<TransformPlan> PlanIdentity(const TransformRequest& request);
 Result<TransformPlan> PlanPadVocab(const TransformRequest& request);
 Result<TransformPlan> PlanQkv(const TransformRequest& request);
 Result<TransformPlan> PlanQkvConcat(const TransformRequest& request);
 Result<TransformPlan> PlanQkvGated(const TransformRequest& request);
+Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request);
+Result<TransformPlan> PlanRows(const TransformRequest& request);
+Result<TransformPlan> PlanSwapHalves(const TransformRequest& request);
 
 namespace {
 constexpr std::array<std::string_view, 3> kHeadOptions = {"groups", "head_dim", "heads"};
+constexpr std::array<std::string_view, 4> kQkvOptions = {"groups", "head_dim", "heads",
+                                                        "v_head_dim"};
+constexpr std::array<std::string_view, 4> kGdnOptions = {"key_dim", "key_heads", "value_dim",
+                                                        "value_heads"};
+constexpr std::array<std::string_view, 2> kRowsOptions = {"begin", "of"};
 constexpr std::array<std::string_view, 1> kExpertOptions = {"transposed"};
 constexpr std::array<std::string_view, 2> kExpertGatedOptions = {"interleaved", "transposed"};
 constexpr std::array<std::string_view, 1> kIdentityOptions = {"squeeze"};
 }  // namespace
 
 std::span<const Transform> AllTransforms() {
-  static const std::array<Transform, 8> kAll = {{
+  static const std::array<Transform, 14> kAll = {{
       {"expert", kExpertOptions, 1, PlanExpert},
+      {"expert_gate_up", {}, 2, PlanExpertGateUp},
       {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
       {"gated_mlp", {}, 2, PlanGatedMlp},
+      {"gdn_in_proj", kGdnOptions, 2, PlanGdnInProj},
+      {"gdn_in_proj_flat", kGdnOptions, 4, PlanGdnInProjFlat},
       {"identity", kIdentityOptions, 1, PlanIdentity},
       {"pad_vocab", {}, 1, PlanPadVocab},
       {"qkv", kHeadOptions, 3, PlanQkv},
       {"qkv_concat", kHeadOptions, 1, PlanQkvConcat},
       {"qkv_gated", kHeadOptions, 3, PlanQkvGated},
+      {"qkv_unequal", kQkvOptions, 3, PlanQkvUnequal},
+      {"rows", kRowsOptions, 1, PlanRows},
+      {"swap_halves", {}, 1, PlanSwapHalves},
   }};
   return kAll;
 }

@@ -62,4 +62,19 @@ Result<TransformPlan> PlanExpertGatedMlp(const TransformRequest& request) {
   return TransformPlan{{slice.source}, std::move(rows)};
 }
 
+// gate [E, F, K] and up [E, F, K], each a tensor of its own -> [2F, K] with gate first.
+Result<TransformPlan> PlanExpertGateUp(const TransformRequest& request) {
+  WB_RETURN_IF_ERROR(RequireRank(request, "expert_gate_up"));
+  Shape half = request.megatron_shape;
+  if (half[0] % 2 != 0) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("expert_gate_up: {} has no two halves", ToString(half)));
+  }
+  half[0] /= 2;
+  const Slice slice = SliceOf(request, half);
+  return TransformPlan{{slice.source, slice.source},
+                       Layout::Concat(0, {Layout::SourcePart(0, slice.begin, half),
+                                          Layout::SourcePart(1, slice.begin, half)})};
+}
+
 }  // namespace weighbridge

@@ -61,6 +61,30 @@ Result<TransformPlan> PlanQkv(const TransformRequest& request) {
                        std::move(layout)};
 }
 
+// q [H*D, K], k [G*D, K], v [G*V, K]: the value heads have a size of their own (MiMo-V2).
+Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request) {
+  WB_TRY(const int64_t v_dim, request.dim("v_head_dim"));
+  WB_TRY(const int64_t d, request.dim("head_dim"));
+  WB_TRY(const int64_t groups, request.dim("groups"));
+  // The head geometry is judged as if the value heads had the keys' size.
+  TransformRequest equal = request;
+  Shape& shape = equal.megatron_shape;
+  const int64_t rows = shape.empty() ? 0 : shape[0];
+  if (v_dim <= 0 || groups <= 0 || v_dim > rows / groups || d > rows / groups) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("linear_qkv {} does not fit {} groups with value heads of {}",
+                            ToString(shape), groups, v_dim));
+  }
+  shape[0] += groups * (d - v_dim);
+  WB_TRY(const Heads h, ReadHeads(equal, 1));
+  const Shape q = With({h.heads * d}, h.tail), k = With({groups * d}, h.tail);
+  const Shape v = With({groups * v_dim}, h.tail);
+  Layout layout = Layout::Concat(1, {Layout::Source(0, With({groups, h.per_group() * d}, h.tail)),
+                                     Layout::Source(1, With({groups, d}, h.tail)),
+                                     Layout::Source(2, With({groups, v_dim}, h.tail))});
+  return TransformPlan{{Whole(q), Whole(k), Whole(v)}, std::move(layout)};
+}
+
 // One HF tensor [Q; K; V], each part whole: [(H + 2G) * D, K].
 Result<TransformPlan> PlanQkvConcat(const TransformRequest& request) {
   WB_TRY(const Heads h, ReadHeads(request, 1));

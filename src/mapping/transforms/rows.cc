@@ -1,0 +1,39 @@
+// Parts of an HF tensor, and its parts in another order.
+#include <fmt/format.h>
+
+#include "mapping/transforms/transform.h"
+
+namespace weighbridge {
+
+// Rows [begin, begin + n) of an HF tensor of `of` rows, n being Megatron's: several parameters that
+// HF keeps in one tensor.
+Result<TransformPlan> PlanRows(const TransformRequest& request) {
+  WB_TRY(const int64_t begin, request.dim("begin"));
+  WB_TRY(const int64_t of, request.dim("of"));
+  const Shape& shape = request.megatron_shape;
+  if (shape.empty() || begin < 0 || of < shape[0] || begin > of - shape[0]) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("rows: {} does not fit into {} rows from row {} on", ToString(shape),
+                            of, begin));
+  }
+  Shape hf = shape;
+  hf[0] = of;
+  const int64_t n = Numel(shape), first = begin * (n / shape[0]);
+  return TransformPlan{{{hf, first, n}}, Layout::SourcePart(0, first, shape)};
+}
+
+// [O, 2K]: HF has the halves of the columns in the other order.
+Result<TransformPlan> PlanSwapHalves(const TransformRequest& request) {
+  const Shape& shape = request.megatron_shape;
+  if (shape.size() != 2 || shape[1] % 2 != 0) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("swap_halves: {} is no matrix with two halves", ToString(shape)));
+  }
+  const int64_t half = shape[1] / 2;
+  const Layout all = Layout::Source(0, shape);
+  return TransformPlan{
+      {{shape, 0, Numel(shape)}},
+      Layout::Concat(1, {all.Slice(1, half, shape[1]), all.Slice(1, 0, half)})};
+}
+
+}  // namespace weighbridge
