@@ -40,6 +40,25 @@ MLA = dict(q_lora_rank=36, kv_lora_rank=28, qk_rope_head_dim=8, qk_nope_head_dim
            num_experts_per_tok=2, first_k_dense_replace=1, n_group=2, topk_group=1, routed_scaling_factor=2.5)
 V3 = dict(scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True, num_nextn_predict_layers=0)
 
+GLM = dict(moe_intermediate_size=40, n_routed_experts=4, n_shared_experts=2, num_experts_per_tok=2, head_dim=12,
+           first_k_dense_replace=1, n_group=2, topk_group=1, routed_scaling_factor=2.5, partial_rotary_factor=0.5,
+           num_nextn_predict_layers=0)
+ERNIE = dict(moe_intermediate_size=40, moe_num_experts=4, moe_k=2, moe_num_shared_experts=2, moe_layer_start_index=1,
+             moe_layer_end_index=-1, moe_layer_interval=1, head_dim=12, rope_theta=500000.0)
+NEMOTRON_H = dict(num_hidden_layers=4, head_dim=12, mamba_num_heads=8, mamba_head_dim=10, n_groups=2,
+                  ssm_state_size=18, conv_kernel=4, chunk_size=8, mlp_hidden_act="relu2", use_conv_bias=True)
+DELTA_NET = dict(head_dim=16, linear_conv_kernel_dim=4, linear_key_head_dim=10, linear_value_head_dim=14,
+                 linear_num_key_heads=2, linear_num_value_heads=6, partial_rotary_factor=0.25,
+                 layer_types=["linear_attention", "linear_attention", "full_attention"])
+QWEN3_NEXT_MOE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+                      shared_expert_intermediate_size=40, norm_topk_prob=True)
+LLLG = ["sliding_attention"] * 3 + ["full_attention"]
+GEMMA4 = dict(num_hidden_layers=4, head_dim=12, global_head_dim=16, hidden_size_per_layer_input=10,
+              vocab_size_per_layer_input=386, tie_word_embeddings=True, sliding_window=16,
+              layer_types=["sliding_attention", "full_attention"] * 2)
+FALCON_H1 = dict(head_dim=12, mamba_d_ssm=80, mamba_n_heads=8, mamba_d_head=10, mamba_n_groups=2, mamba_d_state=18,
+                 mamba_d_conv=4, mamba_chunk_size=8)
+
 # architecture, tiny variants, full-size public models
 FAMILIES = {
     "llama": ("LlamaForCausalLM", {
@@ -179,6 +198,112 @@ FAMILIES = {
                             max_position_embeddings=131072,
                             rope_scaling=GPT_OSS_YARN),
     }),
+    "glm4_moe": ("Glm4MoeForCausalLM", {
+        "bias_and_norm": dict(**GLM, use_qk_norm=True, attention_bias=True),
+        "plain": dict(**GLM, use_qk_norm=False, attention_bias=False),
+    }, {
+        "GLM-4.5": dict(vocab_size=151552, hidden_size=5120, intermediate_size=12288, num_hidden_layers=92,
+                        num_attention_heads=96, num_key_value_heads=8, head_dim=128, moe_intermediate_size=1536,
+                        n_routed_experts=160, n_shared_experts=1, num_experts_per_tok=8, first_k_dense_replace=3,
+                        use_qk_norm=True, attention_bias=True, num_nextn_predict_layers=0, rope_theta=1000000,
+                        partial_rotary_factor=0.5, max_position_embeddings=131072, rms_norm_eps=1e-5),
+    }),
+    "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {
+        "tied": dict(**ERNIE, tie_word_embeddings=True),
+        "untied": dict(**ERNIE),
+    }, {
+        "ERNIE-4.5-21B-A3B": dict(vocab_size=103424, hidden_size=2560, intermediate_size=12288, num_hidden_layers=28,
+                                  num_attention_heads=20, num_key_value_heads=4, moe_intermediate_size=1536,
+                                  moe_num_experts=64, moe_k=6, moe_num_shared_experts=2, moe_layer_start_index=1,
+                                  moe_layer_end_index=27, moe_layer_interval=1, tie_word_embeddings=True,
+                                  rope_theta=500000, max_position_embeddings=131072, rms_norm_eps=1e-5),
+    }),
+    "exaone4": ("Exaone4ForCausalLM", {
+        "full": dict(head_dim=12, layer_types=["full_attention"] * 3, sliding_window=None, sliding_window_pattern=4, tie_word_embeddings=True),
+        "window": dict(head_dim=12, num_hidden_layers=4, sliding_window=16, sliding_window_pattern="LLLG",
+                       layer_types=LLLG),
+    }, {
+        "EXAONE-4.0-32B": dict(vocab_size=102400, hidden_size=5120, intermediate_size=27392, num_hidden_layers=64,
+                               num_attention_heads=40, num_key_value_heads=8, head_dim=128, sliding_window=4096,
+                               sliding_window_pattern="LLLG", layer_types=LLLG * 16, rope_theta=1000000, max_position_embeddings=131072),
+    }),
+    "exaone_moe": ("ExaoneMoeForCausalLM", {
+        "plain": dict(moe_intermediate_size=40, num_experts=4, num_experts_per_tok=2, num_shared_experts=1,
+                      first_k_dense_replace=1, head_dim=8, sliding_window=16, sliding_window_pattern="LLLG",
+                      layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                      mlp_layer_types=["dense", "sparse", "sparse"]),
+    }, {}),
+    "nemotron_h": ("NemotronHForCausalLM", {
+        "mamba_mlp_attention": dict(**NEMOTRON_H, hybrid_override_pattern="M-*-"),
+        "experts": dict(**NEMOTRON_H, hybrid_override_pattern="ME*E", n_routed_experts=4, num_experts_per_tok=2,
+                        moe_intermediate_size=40, moe_shared_expert_intermediate_size=72, n_shared_experts=1),
+    }, {
+        "Nemotron-H-56B": dict(
+            vocab_size=131072, hidden_size=8192, intermediate_size=32768, num_hidden_layers=118,
+            hybrid_override_pattern="M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M"
+                                    "-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-",
+            num_attention_heads=64, num_key_value_heads=8, head_dim=128, mamba_num_heads=256, mamba_head_dim=64,
+            n_groups=8, ssm_state_size=256, conv_kernel=4, chunk_size=256, use_bias=False, use_conv_bias=True,
+            mlp_bias=False, attention_bias=False, tie_word_embeddings=False),
+    }),
+    "qwen3_next": ("Qwen3NextForCausalLM", {
+        "every_layer": dict(**DELTA_NET, **QWEN3_NEXT_MOE),
+        "mlp_only": dict(**DELTA_NET, **QWEN3_NEXT_MOE, mlp_only_layers=[1]),
+    }, {
+        "Qwen3-Next-80B-A3B": dict(vocab_size=151936, hidden_size=2048, intermediate_size=5120, num_hidden_layers=48,
+                                   num_attention_heads=16, num_key_value_heads=2, head_dim=256, num_experts=512,
+                                   num_experts_per_tok=10, moe_intermediate_size=512,
+                                   shared_expert_intermediate_size=512, linear_conv_kernel_dim=4,
+                                   linear_key_head_dim=128, linear_num_key_heads=16, linear_num_value_heads=32,
+                                   linear_value_head_dim=128, full_attention_interval=4, decoder_sparse_step=1,
+                                   rope_theta=10000000, partial_rotary_factor=0.25, max_position_embeddings=262144),
+    }),
+    "qwen3_5": ("Qwen3_5ForCausalLM", {
+        "untied": dict(**DELTA_NET),
+        "tied": dict(**DELTA_NET, tie_word_embeddings=True),
+    }, {}),
+    "qwen3_5_moe": ("Qwen3_5MoeForCausalLM", {"plain": dict(**DELTA_NET, **QWEN3_NEXT_MOE)}, {}),
+    "falcon_h1": ("FalconH1ForCausalLM", {
+        "norm": dict(**FALCON_H1, mamba_rms_norm=True, projectors_bias=False),
+        "plain": dict(**FALCON_H1, mamba_rms_norm=False, projectors_bias=False, tie_word_embeddings=True),
+    }, {}),
+    "glm4_moe_lite": ("Glm4MoeLiteForCausalLM", {
+        "q_lora": dict(**MLA, num_nextn_predict_layers=0),
+    }, {
+        "GLM-4.7-Flash": dict(vocab_size=154880, hidden_size=2048, intermediate_size=10240, num_hidden_layers=47,
+                              num_attention_heads=20, num_key_value_heads=20, moe_intermediate_size=1536,
+                              n_routed_experts=64, n_shared_experts=1, num_experts_per_tok=4, q_lora_rank=768,
+                              kv_lora_rank=512, qk_nope_head_dim=192, qk_rope_head_dim=64, v_head_dim=256,
+                              n_group=1, topk_group=1, first_k_dense_replace=1, routed_scaling_factor=1.8,
+                              num_nextn_predict_layers=0, rope_theta=1000000, max_position_embeddings=202752),
+    }),
+    "glm_moe_dsa": ("GlmMoeDsaForCausalLM", {
+        "q_lora": dict(**MLA, num_nextn_predict_layers=0, index_topk=16, index_head_dim=16, index_n_heads=2),
+    }, {}),
+    "minimax_m2": ("MiniMaxM2ForCausalLM", {
+        "plain": dict(head_dim=12, intermediate_size=40, num_local_experts=4, num_experts_per_tok=2, rotary_dim=6),
+    }, {
+        "MiniMax-M2": dict(vocab_size=200064, hidden_size=3072, intermediate_size=1536, num_hidden_layers=62,
+                           num_attention_heads=48, num_key_value_heads=8, head_dim=128, num_local_experts=256,
+                           num_experts_per_tok=8, rotary_dim=64, rope_theta=5000000, max_position_embeddings=196608),
+    }),
+    "mimo_v2_flash": ("MiMoV2FlashForCausalLM", {
+        "mixed": dict(num_key_value_heads=1, head_dim=12, v_head_dim=8, swa_head_dim=12, swa_v_head_dim=8, swa_num_attention_heads=6,
+                      swa_num_key_value_heads=2, hybrid_layer_pattern=[0, 1, 1], moe_layer_freq=[0, 1, 1],
+                      n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=40, n_group=1, topk_group=1,
+                      sliding_window=16, sliding_window_size=16, partial_rotary_factor=0.334,
+                      layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+                      mlp_layer_types=["dense", "sparse", "sparse"]),
+    }, {}),
+    "hy_v3": ("HYV3ForCausalLM", {
+        "plain": dict(head_dim=12, moe_intermediate_size=40, num_experts=4, num_experts_per_tok=2,
+                      num_shared_experts=2, first_k_dense_replace=1, num_nextn_predict_layers=0, qk_norm=True),
+    }, {}),
+    "gemma4": ("Gemma4ForCausalLM", {
+        "own_keys": dict(**GEMMA4, num_kv_shared_layers=0),
+        "shared_keys": dict(**GEMMA4, num_kv_shared_layers=1, use_double_wide_mlp=True),
+    }, {}),
+    "ministral3": ("Ministral3ForCausalLM", {"head_dim": dict(head_dim=12)}, {}),
 }
 
 

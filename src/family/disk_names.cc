@@ -29,14 +29,15 @@ bool Replace(std::string& text, std::string_view from, std::string_view to) {
 // Names in the modules, {layer} and {expert} unfilled.
 std::vector<std::string> ModuleNames(const Parameter& p) {
   const std::string prefix = p.stack != nullptr ? p.stack->megatron : "";
-  std::vector<std::string> names = {prefix + p.rule->megatron};
+  std::vector<std::string> names;
+  for (const std::string& name : p.rule->disk) names.push_back(prefix + name);
+  names.push_back(prefix + p.rule->megatron);
   const std::string local = prefix + (p.rule->local.empty() ? p.rule->megatron : p.rule->local);
   names.push_back(local);
   for (const auto& [from, to] : kLocalNorms) {
     std::string renamed = local;
     if (Replace(renamed, from, to)) names.push_back(std::move(renamed));
   }
-  for (const std::string& alias : p.rule->aliases) names.push_back(prefix + alias);
   return names;
 }
 
@@ -50,7 +51,10 @@ std::string StackExperts(std::string name) {
 }
 
 // Megatron-Core's HybridModel (state-space and attention layers in one stack) numbers its layers.
-bool IsHybrid(const Model& model) { return model.spec().megatron_model == "HybridModel"; }
+bool IsHybrid(const Model& model) {
+  const std::string& name = model.spec().megatron_model;
+  return name == "HybridModel" || name == "FalconH1Model";
+}
 
 // The key of a module's name, with the layers stacked or numbered.
 DiskName Placed(const Model& model, const Parameter& p, std::string name, bool stacked) {
@@ -108,10 +112,10 @@ std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
 }
 
 DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect) {
-  std::vector<std::string> names = ModuleNames(p);
-  names.resize(names.size() - p.rule->aliases.size());
+  const std::vector<std::string> names = ModuleNames(p);
   // The last of the local names is the renamed one, where there is one.
-  return Placed(model, p, dialect == Dialect::kTe ? names.front() : names.back(),
+  const bool first = dialect == Dialect::kTe || !p.rule->disk.empty();
+  return Placed(model, p, first ? names.front() : names.back(),
                 !NumbersLayers(model));
 }
 

@@ -40,9 +40,19 @@ Result<std::vector<std::string>> EveryN(const LayerRule& rule, int64_t layers,
   if (rule.arguments.contains("phase")) {
     WB_TRY(phase, Evaluate(Argument(rule, "phase"), lookup));
   }
+  int64_t from = 0, to = layers - 1;
+  if (rule.arguments.contains("from")) {
+    WB_TRY(from, Evaluate(Argument(rule, "from"), lookup));
+  }
+  // HF counts from the end: -1 is the last layer.
+  const nlohmann::json* last = FindKey(config, Argument(rule, "to"));
+  if (rule.arguments.contains("to") && last != nullptr) {
+    if (!last->is_number_integer()) return BadRule(rule, "the last layer is not a number");
+    if (const auto layer = last->get<int64_t>(); layer >= 0) to = layer;
+  }
   std::vector<std::string> kinds;
   for (int64_t i = 0; i < layers; ++i) {
-    kinds.push_back(Argument(rule, i % n == phase ? "hit" : "miss"));
+    kinds.push_back(Argument(rule, i % n == phase && i >= from && i <= to ? "hit" : "miss"));
   }
   const nlohmann::json* except = FindKey(config, Argument(rule, "except"));
   if (except != nullptr && except->is_array()) {
@@ -180,7 +190,7 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
 const std::vector<LayerRuleInfo>& AllLayerRules() {
   static const std::vector<LayerRuleInfo> kAll = {
       {"const", {"kind"}, {}},
-      {"every_n", {"n", "hit", "miss"}, {"phase", "except"}},
+      {"every_n", {"n", "hit", "miss"}, {"phase", "except", "from", "to"}},
       {"first_k", {"k", "first", "rest"}, {}},
       {"from_list", {"key"}, {}},
       {"pattern_string", {"key"}, {"separators"}},

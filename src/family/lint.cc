@@ -160,7 +160,7 @@ class Linter {
       if (!known(it->required) && !known(it->optional)) {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
       }
-      if (name == "n" || name == "k" || name == "phase") WB_RETURN_IF_ERROR(Expression(value, 0));
+      if (name == "n" || name == "k" || name == "phase" || name == "from") WB_RETURN_IF_ERROR(Expression(value, 0));
     }
     for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));
     return {};
@@ -258,7 +258,7 @@ class Linter {
     }
     WB_RETURN_IF_ERROR(Name(rule.megatron, rule.line));
     WB_RETURN_IF_ERROR(Name(rule.local, rule.line));
-    for (const std::string& alias : rule.aliases) WB_RETURN_IF_ERROR(Name(alias, rule.line));
+    for (const std::string& name : rule.disk) WB_RETURN_IF_ERROR(Name(name, rule.line));
     for (const HfStorage& storage : rule.storage) WB_RETURN_IF_ERROR(Storage(rule, storage));
     return {};
   }

@@ -242,7 +242,7 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
   if (t.Has("tp")) rule.tp = t.String("tp");
   rule.components = t.Expressions("components");
   rule.parts = t.Strings("parts");
-  rule.aliases = t.Strings("aliases");
+  rule.disk = t.Strings("disk");
   if (t.Has("dtype")) {
     rule.dtype = ParseShortName(t.String("dtype"));
     if (!rule.dtype) t.SetError(t.Node("dtype"), "unknown dtype");
@@ -339,7 +339,7 @@ void ReadRename(TomlTable& top, FamilySpec& spec) {
   for (IgnoreRule& rule : spec.ignores) rename(rule.hf);
   if (spec.tied) rename(spec.tied->hf), rename(spec.tied->same_as);
   for (const auto& [from, to] : table) {
-    if (used.contains(from)) continue;
+    if (spec.abstract || used.contains(from)) continue;  // an abstract file is also read alone
     top.SetError(nullptr, fmt::format("[rename]: no HF name of the parents begins '{}'", from));
   }
 }
@@ -359,7 +359,7 @@ void ReadRestrict(TomlTable& top, FamilySpec& spec) {
   }
   for (MegatronIgnoreRule& rule : spec.megatron_ignores) restrict(rule.megatron, rule.layers);
   for (const auto& [from, kind] : table) {
-    if (used.contains(from)) continue;
+    if (spec.abstract || used.contains(from)) continue;
     top.SetError(nullptr,
                  fmt::format("[restrict]: no Megatron name of the parents begins '{}'", from));
   }

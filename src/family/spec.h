@@ -76,7 +76,9 @@ struct ParamRule {
   std::vector<std::string> components;
   // Names of the components that are tensors of their own on disk ("z", "x", "B", "C", "dt").
   std::vector<std::string> parts;
-  std::vector<std::string> aliases;  // names on disk that other versions of Megatron-Core write
+  // Names on disk when the module's is not it; the first is what is written, versions of
+  // Megatron-Core differ in it.
+  std::vector<std::string> disk;
   std::optional<DType> dtype;
   std::string when, unless, missing;
   int line = 0;

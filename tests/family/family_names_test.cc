@@ -69,11 +69,21 @@ std::set<std::string> HfLines(const Model& model) {
   return Lines(*tensors);
 }
 
+// The HF side: what transformers saves, but for the families that it does not know, each with the
+// reason. The Megatron side: a dump of the modules, or the registry of Megatron Bridge
+// (tests/python/test_bridge_names.py).
 TEST(FamilyNames, EveryFamilyHasGroundTruthOfBothSides) {
   std::vector<std::string> families;
   for (const auto& [name, spec] : **Library().All()) families.push_back(name);
-  EXPECT_THAT(FilesIn("hf_names"), testing::UnorderedElementsAreArray(families));
-  EXPECT_THAT(FilesIn("known/names"), testing::UnorderedElementsAreArray(families));
+  std::vector<std::string> hf = FilesIn("hf_names"), megatron = FilesIn("known/names");
+  for (const auto& [name, reason] : ReadJson(kTestData / "without_transformers.json").items()) {
+    EXPECT_FALSE(reason.get<std::string>().empty());
+    hf.push_back(name);
+  }
+  for (const std::string& name : FilesIn("bridge_names")) megatron.push_back(name);
+  EXPECT_THAT(hf, testing::UnorderedElementsAreArray(families));
+  EXPECT_THAT(std::set(megatron.begin(), megatron.end()),
+              testing::UnorderedElementsAreArray(families));
 }
 
 TEST(FamilyNames, HfTensorsAreThoseThatTransformersSaves) {
@@ -248,7 +258,8 @@ TEST(FamilyNames, ConfigFieldsAreThoseThatTheBridgeWrites) {
   const fs::path goldens = fs::path(WEIGHBRIDGE_SOURCE_DIR) / "../shared/goldens";
   if (!fs::is_directory(goldens)) GTEST_SKIP() << "the golden checkpoints are not on this machine";
   for (const char* golden : {"llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "olmoe",
-                             "gemma2", "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp"}) {
+                             "gemma2", "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp",
+                             "glm4_moe", "ernie4_5_moe", "exaone4", "nemotron_h", "qwen3_next"}) {
     const Model model = ExpandConfig(ReadJson(goldens / golden / "hf_fp32/config.json"));
     const YAML::Node yaml = YAML::LoadFile(
         (goldens / golden / "meg_te_fp32/iter_0000000/run_config.yaml").string())["model"];

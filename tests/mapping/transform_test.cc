@@ -281,6 +281,150 @@ std::vector<int64_t> RowLabels(const Case& c, const std::vector<int64_t>& first_
   return labels;
 }
 
+// q and k of `dim` rows per head, v of `v_dim`.
+RC_GTEST_PROP(Transforms, QkvUnequalLetsValueHeadsHaveASizeOfTheirOwn, ()) {
+  const Heads h = AnyHeads();
+  const int64_t v_dim = Upto(9), k = h.groups * h.dim, q = h.heads() * h.dim;
+  Origins rows;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    for (int64_t row = 0; row < h.per_group * h.dim; ++row) {
+      AppendRow(h, 0, g * h.per_group * h.dim + row, rows);
+    }
+    for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, 1, g * h.dim + d, rows);
+    for (int64_t d = 0; d < v_dim; ++d) AppendRow(h, 2, g * v_dim + d, rows);
+  }
+  auto dims = DimsOf(h);
+  dims["v_head_dim"] = v_dim;
+  CheckAgainst({"qkv_unequal", h.With(q + k + h.groups * v_dim), dims, {}},
+               {rows, {h.With(q), h.With(k), h.With(h.groups * v_dim)}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, QkvQueryLeavesKeysAndValuesZero, ()) {
+  const Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
+  Origins rows;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    for (int64_t row = 0; row < h.per_group * h.dim; ++row) {
+      AppendRow(h, 0, g * h.per_group * h.dim + row, rows);
+    }
+    rows.resize(rows.size() + static_cast<size_t>(2 * h.dim * h.columns));  // zeros
+  }
+  CheckAgainst({"qkv_query", h.With(q + 2 * kv), DimsOf(h), {}}, {rows, {h.With(q)}}, AnySize());
+}
+
+// nk key heads of dk, nv value heads of dv, K columns.
+struct DeltaNet {
+  int64_t nk = Upto(4), per_key = Upto(3), dk = Upto(5), dv = Upto(5), columns = Upto(4);
+  int64_t nv() const { return nk * per_key; }
+  int64_t rows() const { return 2 * nk * dk + 2 * nv() * dv + 2 * nv(); }
+  std::map<std::string, int64_t, std::less<>> Dims() const {
+    return {{"key_heads", nk}, {"value_heads", nv()}, {"key_dim", dk}, {"value_dim", dv}};
+  }
+  void Append(int source, int64_t row, Origins& out) const {
+    for (int64_t k = 0; k < columns; ++k) out.push_back({source, row * columns + k});
+  }
+};
+
+// HF, for each key head: q, k, the v of its value heads, their z; and apart: their b, their a.
+RC_GTEST_PROP(Transforms, GdnInProjGathersEachPartOfAllKeyHeads, ()) {
+  const DeltaNet n;
+  const int64_t own = n.per_key * n.dv, group = 2 * n.dk + 2 * own;
+  Origins rows;
+  for (const auto& [begin, count] : {std::pair{int64_t{0}, n.dk}, std::pair{n.dk, n.dk},
+                                     std::pair{2 * n.dk, own}, std::pair{2 * n.dk + own, own}}) {
+    for (int64_t head = 0; head < n.nk; ++head) {
+      for (int64_t i = 0; i < count; ++i) n.Append(0, head * group + begin + i, rows);
+    }
+  }
+  for (int64_t part = 0; part < 2; ++part) {
+    for (int64_t head = 0; head < n.nk; ++head) {
+      for (int64_t i = 0; i < n.per_key; ++i) {
+        n.Append(1, (2 * head + part) * n.per_key + i, rows);
+      }
+    }
+  }
+  CheckAgainst({"gdn_in_proj", {n.rows(), n.columns}, n.Dims(), {}},
+               {rows, {{n.nk * group, n.columns}, {2 * n.nv(), n.columns}}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, GdnInProjFlatPutsFourTensorsOneAfterAnother, ()) {
+  const DeltaNet n;
+  const std::vector<int64_t> sizes = {2 * n.nk * n.dk + n.nv() * n.dv, n.nv() * n.dv, n.nv(), n.nv()};
+  Origins rows;
+  std::vector<Shape> shapes;
+  for (int source = 0; source < 4; ++source) {
+    const int64_t count = sizes[static_cast<size_t>(source)];
+    for (int64_t row = 0; row < count; ++row) n.Append(source, row, rows);
+    shapes.push_back({count, n.columns});
+  }
+  CheckAgainst({"gdn_in_proj_flat", {n.rows(), n.columns}, n.Dims(), {}}, {rows, shapes},
+               AnySize());
+}
+
+RC_GTEST_PROP(Transforms, RowsTakesAStretchOfATallerTensor, ()) {
+  const int64_t rows = Upto(5), columns = Upto(5), before = Upto(4) - 1, after = Upto(4) - 1;
+  Origins elements;
+  for (int64_t i = 0; i < rows * columns; ++i) elements.push_back({0, before * columns + i});
+  CheckAgainst({"rows", {rows, columns}, {{"begin", before}, {"of", before + rows + after}}, {}},
+               {elements, {{before + rows + after, columns}}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, SwapHalvesExchangesTheColumns, ()) {
+  const int64_t rows = Upto(5), half = Upto(5);
+  Origins elements;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < 2 * half; ++c) {
+      elements.push_back({0, r * 2 * half + (c < half ? c + half : c - half)});
+    }
+  }
+  CheckAgainst({"swap_halves", {rows, 2 * half}, {}, {}}, {elements, {{rows, 2 * half}}},
+               AnySize());
+}
+
+RC_GTEST_PROP(Transforms, ExpertGateUpTakesItsSlicesOfTwoTensors, ()) {
+  const int64_t ffn = Upto(5), columns = Upto(4);
+  Case c{"expert_gate_up", {2 * ffn, columns}, {}, {}};
+  c.experts = Upto(4);
+  c.expert = *rc::gen::inRange<int64_t>(0, c.experts);
+  Origins elements;
+  for (int source = 0; source < 2; ++source) {
+    for (int64_t i = 0; i < ffn * columns; ++i) {
+      elements.push_back({source, c.expert * ffn * columns + i});
+    }
+  }
+  CheckAgainst(c, {elements, {{c.experts, ffn, columns}, {c.experts, ffn, columns}}}, AnySize());
+}
+
+TEST(Transforms, RefuseSizesThatContradictTheNewTransforms) {
+  const auto refused = [](const Case& c) { return !PlanOf(c).has_value(); };
+  const std::map<std::string, int64_t, std::less<>> net = {
+      {"key_heads", 2}, {"value_heads", 4}, {"key_dim", 3}, {"value_dim", 5}};
+  for (const char* name : {"gdn_in_proj", "gdn_in_proj_flat"}) {
+    EXPECT_FALSE(refused({name, {60, 3}, net, {}}));
+    EXPECT_TRUE(refused({name, {59, 3}, net, {}}));
+    EXPECT_TRUE(refused({name, {60}, net, {}}));
+    auto odd = net;
+    odd["value_heads"] = 3;
+    EXPECT_TRUE(refused({name, {60, 3}, odd, {}}));
+    odd["key_dim"] = INT64_MAX;
+    odd["value_heads"] = 4;
+    EXPECT_TRUE(refused({name, {60, 3}, odd, {}}));
+  }
+  EXPECT_TRUE(refused({"rows", {4, 2}, {{"begin", 1}, {"of", 4}}, {}}));
+  EXPECT_TRUE(refused({"rows", {4, 2}, {{"begin", -1}, {"of", 9}}, {}}));
+  EXPECT_TRUE(refused({"rows", {}, {{"begin", 0}, {"of", 1}}, {}}));
+  EXPECT_TRUE(refused({"swap_halves", {4, 3}, {}, {}}));
+  EXPECT_TRUE(refused({"swap_halves", {4}, {}, {}}));
+  EXPECT_TRUE(refused({"expert_gate_up", {3, 2}, {}, {}}));
+  const std::map<std::string, int64_t, std::less<>> heads = {
+      {"heads", 4}, {"groups", 2}, {"head_dim", 3}, {"v_head_dim", 2}};
+  EXPECT_FALSE(refused({"qkv_unequal", {22, 3}, heads, {}}));
+  EXPECT_TRUE(refused({"qkv_unequal", {23, 3}, heads, {}}));
+  auto huge = heads;
+  huge["v_head_dim"] = INT64_MAX;
+  EXPECT_TRUE(refused({"qkv_unequal", {22, 3}, huge, {}}));
+}
+
 TEST(KnownAnswers, QkvOfFourHeadsInTwoGroups) {
   EXPECT_THAT(
       RowLabels({"qkv", {16}, {{"heads", 4}, {"groups", 2}, {"head_dim", 2}}, {}}, {0, 100, 200}),

@@ -15,6 +15,7 @@ Result<TransformPlan> PlanPadVocab(const TransformRequest& request);
 Result<TransformPlan> PlanQkv(const TransformRequest& request);
 Result<TransformPlan> PlanQkvConcat(const TransformRequest& request);
 Result<TransformPlan> PlanQkvGated(const TransformRequest& request);
+Result<TransformPlan> PlanQkvQuery(const TransformRequest& request);
 Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request);
 Result<TransformPlan> PlanRows(const TransformRequest& request);
 Result<TransformPlan> PlanSwapHalves(const TransformRequest& request);
@@ -32,7 +33,7 @@ constexpr std::array<std::string_view, 1> kIdentityOptions = {"squeeze"};
 }  // namespace
 
 std::span<const Transform> AllTransforms() {
-  static const std::array<Transform, 14> kAll = {{
+  static const std::array<Transform, 15> kAll = {{
       {"expert", kExpertOptions, 1, PlanExpert},
       {"expert_gate_up", {}, 2, PlanExpertGateUp},
       {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
@@ -44,6 +45,7 @@ std::span<const Transform> AllTransforms() {
       {"qkv", kHeadOptions, 3, PlanQkv},
       {"qkv_concat", kHeadOptions, 1, PlanQkvConcat},
       {"qkv_gated", kHeadOptions, 3, PlanQkvGated},
+      {"qkv_query", kHeadOptions, 1, PlanQkvQuery},
       {"qkv_unequal", kQkvOptions, 3, PlanQkvUnequal},
       {"rows", kRowsOptions, 1, PlanRows},
       {"swap_halves", {}, 1, PlanSwapHalves},

@@ -61,6 +61,15 @@ Result<TransformPlan> PlanQkv(const TransformRequest& request) {
                        std::move(layout)};
 }
 
+// q [H*D, K] alone; keys and values are zero: a layer that uses those of another (Gemma 4).
+Result<TransformPlan> PlanQkvQuery(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 1));
+  const int64_t d = h.head_dim;
+  Layout layout = Layout::Concat(1, {Layout::Source(0, With({h.groups, h.per_group() * d}, h.tail)),
+                                     Layout::Zeros(With({h.groups, 2 * d}, h.tail))});
+  return TransformPlan{{Whole(With({h.heads * d}, h.tail))}, std::move(layout)};
+}
+
 // q [H*D, K], k [G*D, K], v [G*V, K]: the value heads have a size of their own (MiMo-V2).
 Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request) {
   WB_TRY(const int64_t v_dim, request.dim("v_head_dim"));
