@@ -46,7 +46,9 @@ GLM = dict(moe_intermediate_size=40, n_routed_experts=4, n_shared_experts=2, num
 ERNIE = dict(moe_intermediate_size=40, moe_num_experts=4, moe_k=2, moe_num_shared_experts=2, moe_layer_start_index=1,
              moe_layer_end_index=-1, moe_layer_interval=1, head_dim=12, rope_theta=500000.0)
 NEMOTRON_H = dict(num_hidden_layers=4, head_dim=12, mamba_num_heads=8, mamba_head_dim=10, n_groups=2,
-                  ssm_state_size=18, conv_kernel=4, chunk_size=8, mlp_hidden_act="relu2", use_conv_bias=True)
+                  ssm_state_size=18, conv_kernel=4, chunk_size=8, mlp_hidden_act="relu2", use_conv_bias=True, n_routed_experts=4,
+                  num_experts_per_tok=2, moe_intermediate_size=40, moe_shared_expert_intermediate_size=72,
+                  n_shared_experts=1, n_group=1, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=True)
 DELTA_NET = dict(head_dim=16, linear_conv_kernel_dim=4, linear_key_head_dim=10, linear_value_head_dim=14,
                  linear_num_key_heads=2, linear_num_value_heads=6, partial_rotary_factor=0.25,
                  layer_types=["linear_attention", "linear_attention", "full_attention"])
@@ -235,16 +237,15 @@ FAMILIES = {
     }, {}),
     "nemotron_h": ("NemotronHForCausalLM", {
         "mamba_mlp_attention": dict(**NEMOTRON_H, hybrid_override_pattern="M-*-"),
-        "experts": dict(**NEMOTRON_H, hybrid_override_pattern="ME*E", n_routed_experts=4, num_experts_per_tok=2,
-                        moe_intermediate_size=40, moe_shared_expert_intermediate_size=72, n_shared_experts=1),
+        "experts": dict(**NEMOTRON_H, hybrid_override_pattern="ME*E"),
+        "latent": dict(**NEMOTRON_H, hybrid_override_pattern="ME*E", moe_latent_size=20),
     }, {
         "Nemotron-H-56B": dict(
             vocab_size=131072, hidden_size=8192, intermediate_size=32768, num_hidden_layers=118,
-            hybrid_override_pattern="M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M"
-                                    "-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-",
+            hybrid_override_pattern="M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-M-M-M-M-",
             num_attention_heads=64, num_key_value_heads=8, head_dim=128, mamba_num_heads=256, mamba_head_dim=64,
             n_groups=8, ssm_state_size=256, conv_kernel=4, chunk_size=256, use_bias=False, use_conv_bias=True,
-            mlp_bias=False, attention_bias=False, tie_word_embeddings=False),
+            mlp_bias=False, attention_bias=False, tie_word_embeddings=False, max_position_embeddings=8192),
     }),
     "qwen3_next": ("Qwen3NextForCausalLM", {
         "every_layer": dict(**DELTA_NET, **QWEN3_NEXT_MOE),
@@ -303,7 +304,11 @@ FAMILIES = {
         "own_keys": dict(**GEMMA4, num_kv_shared_layers=0),
         "shared_keys": dict(**GEMMA4, num_kv_shared_layers=1, use_double_wide_mlp=True),
     }, {}),
-    "ministral3": ("Ministral3ForCausalLM", {"head_dim": dict(head_dim=12)}, {}),
+    "ministral3": ("Ministral3ForCausalLM", {
+        "yarn": dict(head_dim=12, rope_parameters=dict(
+            rope_type="yarn", rope_theta=1000000.0, factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
+            mscale_all_dim=1.0, original_max_position_embeddings=16384)),
+    }, {}),
 }
 
 
