@@ -21,7 +21,7 @@ struct BoundParameter {
   const Parameter* parameter = nullptr;
   const DistTensor* tensor = nullptr;  // of several, the first
   std::vector<int64_t> index;          // tensor[index] is the parameter
-  std::vector<BoundChunk> chunks;  // they tile it
+  std::vector<BoundChunk> chunks;      // they tile it
 };
 
 // The chunk that holds element `index` of the parameter; nullptr when there is none.

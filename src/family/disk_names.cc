@@ -115,8 +115,7 @@ DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect) {
   const std::vector<std::string> names = ModuleNames(p);
   // The last of the local names is the renamed one, where there is one.
   const bool first = dialect == Dialect::kTe || !p.rule->disk.empty();
-  return Placed(model, p, first ? names.front() : names.back(),
-                !NumbersLayers(model));
+  return Placed(model, p, first ? names.front() : names.back(), !NumbersLayers(model));
 }
 
 }  // namespace weighbridge

@@ -42,6 +42,13 @@ TEST(ConfigFunctions, GoodValues) {
   EXPECT_EQ(*Call("activation", "relu2"), "squared_relu");
   EXPECT_EQ(*Call("not", true), false);
   EXPECT_EQ(*Call("not", false), true);
+  const auto letters = FindConfigFunction("letters")->apply;
+  const json letter = {{"mamba", "M"}, {"attention", "*"}};
+  EXPECT_EQ(*letters({"mamba", "attention", "mamba"}, letter), "M*M");
+  EXPECT_EQ(*letters(json::array(), letter), "");
+  EXPECT_FALSE(letters({"mamba", "mlp"}, letter));
+  EXPECT_FALSE(letters({"mamba", 3}, letter));
+  EXPECT_FALSE(letters("mamba", letter));
   EXPECT_EQ(*Call("position_embedding", true), "yarn");
   EXPECT_EQ(*Call("position_embedding", false), "rope");
   EXPECT_EQ(*Call("rsqrt", 256), 0.0625);

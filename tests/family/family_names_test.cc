@@ -258,8 +258,8 @@ TEST(FamilyNames, ConfigFieldsAreThoseThatTheBridgeWrites) {
   const fs::path goldens = fs::path(WEIGHBRIDGE_SOURCE_DIR) / "../shared/goldens";
   if (!fs::is_directory(goldens)) GTEST_SKIP() << "the golden checkpoints are not on this machine";
   for (const char* golden : {"llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "olmoe",
-                             "gemma2", "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp",
-                             "glm4_moe", "ernie4_5_moe", "exaone4", "nemotron_h", "qwen3_next"}) {
+                             "gemma2", "gpt_oss_ns", "deepseek_v3", "deepseek_v3_nomtp", "glm4_moe",
+                             "ernie4_5_moe", "exaone4", "nemotron_h", "qwen3_next"}) {
     const Model model = ExpandConfig(ReadJson(goldens / golden / "hf_fp32/config.json"));
     const YAML::Node yaml = YAML::LoadFile(
         (goldens / golden / "meg_te_fp32/iter_0000000/run_config.yaml").string())["model"];

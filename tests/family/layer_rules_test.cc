@@ -48,6 +48,15 @@ TEST(LayerRules, FirstKCountsFromTheFront) {
   EXPECT_EQ(Fault(KindsOf(rule("zebra"), 2)), "no zebra");
 }
 
+TEST(LayerRules, EveryNHitsOnlyFromOneLayerToAnother) {
+  const LayerRule rule = Rule(
+      "every_n", {{"n", "1"}, {"hit", "m"}, {"miss", "d"}, {"from", "three - 2"}, {"to", "last"}});
+  EXPECT_EQ(*KindsOf(rule, 4), (Kinds{"d", "m", "m", "m"}));
+  EXPECT_EQ(*KindsOf(rule, 4, R"({"last": 2})"), (Kinds{"d", "m", "m", "d"}));
+  EXPECT_EQ(*KindsOf(rule, 4, R"({"last": -1})"), (Kinds{"d", "m", "m", "m"}));
+  EXPECT_THAT(Fault(KindsOf(rule, 4, R"({"last": "2"})")), HasSubstr("not a number"));
+}
+
 RC_GTEST_PROP(LayerRules, EveryNHitsWhereTheRemainderIsThePhase, ()) {
   const auto layers = *rc::gen::inRange<int64_t>(0, 20);
   const auto n = *rc::gen::inRange<int64_t>(1, 7);

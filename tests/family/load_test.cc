@@ -214,6 +214,41 @@ TEST(Extends, RemoveDropsByNameAndOnlyWhatIsThere) {
   EXPECT_FALSE(WithChild("\"tiny\"", "[remove]\nstacks = [\"decoder\"]\n"));
 }
 
+TEST(Extends, RenameChangesWhatTheParentsHfNamesBeginWith) {
+  const auto library = WithChild("\"tiny\"", R"([rename]
+"gate." = "mlp.gate."
+"experts." = "moe."
+"experts.down" = "moe.all"
+"embed." = "wte."
+)");
+  ASSERT_TRUE(library) << library.error().what;
+  const FamilySpec& child = **library->Find("child");
+  const auto names = [&](size_t param, size_t storage) {
+    return child.params[param].storage[storage].names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names(0, 0), Names{"wte.weight"});
+  EXPECT_EQ(names(1, 0), (Names{"mlp.gate.weight", "up.weight"}));
+  EXPECT_EQ(names(2, 0), Names{"moe.{expert}.down.weight"});
+  EXPECT_EQ(names(2, 1), Names{"moe.all"});  // the longest beginning
+  EXPECT_EQ(child.tied->same_as, "wte.weight");
+  const auto bad = WithChild("\"tiny\"", "[rename]\nzebra = \"x\"\n");
+  ASSERT_FALSE(bad);
+  EXPECT_THAT(bad.error().what, HasSubstr("no HF name of the parents begins 'zebra'"));
+}
+
+TEST(Extends, RestrictGivesTheParentsParametersAKindOfLayer) {
+  const auto library = WithChild("\"tiny\"", "[restrict]\n\"mlp.\" = \"dense\"\n");
+  ASSERT_TRUE(library) << library.error().what;
+  for (const ParamRule& rule : (*library->Find("child"))->params) {
+    if (!rule.megatron.starts_with("mlp.") || rule.stacks.empty()) continue;
+    EXPECT_EQ(rule.layers.back(), "dense") << rule.megatron;
+  }
+  const auto bad = WithChild("\"tiny\"", "[restrict]\nzebra = \"dense\"\n");
+  ASSERT_FALSE(bad);
+  EXPECT_THAT(bad.error().what, HasSubstr("no Megatron name of the parents begins 'zebra'"));
+}
+
 TEST(FamilyLibrary, KeepsWhatItHadWhenAnAdditionFails) {
   auto library = LibraryOf({{"tiny", kSampleFamily}});
   ASSERT_TRUE(library);

@@ -349,7 +349,8 @@ RC_GTEST_PROP(Transforms, GdnInProjGathersEachPartOfAllKeyHeads, ()) {
 
 RC_GTEST_PROP(Transforms, GdnInProjFlatPutsFourTensorsOneAfterAnother, ()) {
   const DeltaNet n;
-  const std::vector<int64_t> sizes = {2 * n.nk * n.dk + n.nv() * n.dv, n.nv() * n.dv, n.nv(), n.nv()};
+  const std::vector<int64_t> sizes = {2 * n.nk * n.dk + n.nv() * n.dv, n.nv() * n.dv, n.nv(),
+                                      n.nv()};
   Origins rows;
   std::vector<Shape> shapes;
   for (int source = 0; source < 4; ++source) {

@@ -23,9 +23,9 @@ Result<TransformPlan> PlanSwapHalves(const TransformRequest& request);
 namespace {
 constexpr std::array<std::string_view, 3> kHeadOptions = {"groups", "head_dim", "heads"};
 constexpr std::array<std::string_view, 4> kQkvOptions = {"groups", "head_dim", "heads",
-                                                        "v_head_dim"};
+                                                         "v_head_dim"};
 constexpr std::array<std::string_view, 4> kGdnOptions = {"key_dim", "key_heads", "value_dim",
-                                                        "value_heads"};
+                                                         "value_heads"};
 constexpr std::array<std::string_view, 2> kRowsOptions = {"begin", "of"};
 constexpr std::array<std::string_view, 1> kExpertOptions = {"transposed"};
 constexpr std::array<std::string_view, 2> kExpertGatedOptions = {"interleaved", "transposed"};

@@ -1,6 +1,6 @@
-// in_proj of a gated delta net: nk key heads of dk channels, nv value heads of dv channels, nv/nk value
-// heads to each key head. Megatron: all q [nk*dk], all k [nk*dk], all v [nv*dv], all z [nv*dv], all
-// b [nv], all a [nv].
+// in_proj of a gated delta net: nk key heads of dk channels, nv value heads of dv channels, nv/nk
+// value heads to each key head. Megatron: all q [nk*dk], all k [nk*dk], all v [nv*dv], all z
+// [nv*dv], all b [nv], all a [nv].
 #include <fmt/format.h>
 
 #include "mapping/transforms/transform.h"
@@ -47,8 +47,8 @@ TransformSource Whole(Shape shape) {
 
 }  // namespace
 
-// Qwen3-Next: in_proj_qkvz and in_proj_ba, both per key head: its q, its k, its value heads' v, their
-// z; and its value heads' b, their a.
+// Qwen3-Next: in_proj_qkvz and in_proj_ba, both per key head: its q, its k, its value heads' v,
+// their z; and its value heads' b, their a.
 Result<TransformPlan> PlanGdnInProj(const TransformRequest& request) {
   WB_TRY(const DeltaNet n, ReadDeltaNet(request));
   const int64_t k = n.columns, own = n.per_key() * n.value_dim;

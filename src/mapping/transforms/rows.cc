@@ -31,9 +31,8 @@ Result<TransformPlan> PlanSwapHalves(const TransformRequest& request) {
   }
   const int64_t half = shape[1] / 2;
   const Layout all = Layout::Source(0, shape);
-  return TransformPlan{
-      {{shape, 0, Numel(shape)}},
-      Layout::Concat(1, {all.Slice(1, half, shape[1]), all.Slice(1, 0, half)})};
+  return TransformPlan{{{shape, 0, Numel(shape)}},
+                       Layout::Concat(1, {all.Slice(1, half, shape[1]), all.Slice(1, 0, half)})};
 }
 
 }  // namespace weighbridge
