@@ -16,10 +16,13 @@ FAMILIES = {
     "bailing_moe_v2": "BailingMoeV2", "deepseek_v4": "DeepSeekV4", "ernie4_5_moe": "Ernie45", "exaone4": "Exaone4",
     "exaone_moe": "ExaoneMoe", "falcon_h1": "FalconH1", "gemma4": "Gemma4", "glm4_moe": "GLM45",
     "glm4_moe_lite": "GLM47Flash", "glm_moe_dsa": "GLM5", "hy_v3": "HYV3", "kimi_k2": "KimiK2", "llada": "LLaDA15",
-    "mimo": "Mimo", "mimo_v2_flash": "MiMoV2Flash", "minimax_m2": "MiniMaxM2", "nemotron_h": "NemotronH",
+    "mimo": "Mimo", "mimo_v2_flash": "MiMoV2Flash", "minimax_m2": "MiniMaxM2", "ministral3": "Ministral3",
+    "nemotron_h": "NemotronH",
     "nemotron_labs_diffusion": "NemotronLabsDiffusion", "qwen3_5": "Qwen35", "qwen3_5_moe": "Qwen35MoE",
     "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE",
 }
+# The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
+TEXT_OF = {"ministral3": "language_model."}
 
 
 def stars(name):
@@ -28,15 +31,15 @@ def stars(name):
     return re.sub(r"(?<=\.(?:weight))[0-9]+$|(?<=\.(?:bias))[0-9]+$", "*", name)
 
 
-def rows_of(family):
+def rows_of(family, prefix):
     mappings = list(family["mappings"])
     for variant in family["mapping_variants"] or []:
         mappings += variant["added"]
     rows = {}
     for mapping in mappings:
         hf = mapping["hf"]
-        names = sorted(map(stars, hf.values())) if isinstance(hf, dict) else [stars(hf)]
-        rows[json.dumps([stars(mapping["megatron"]), names])] = None
+        names = sorted(stars(name).removeprefix(prefix) for name in (hf.values() if isinstance(hf, dict) else [hf]))
+        rows[json.dumps([stars(mapping["megatron"]).removeprefix(prefix), names])] = None
         for name in ("megatron_post", "megatron_res"):
             if name in (mapping.get("args") or {}):
                 rows[json.dumps([stars(mapping["args"][name]), names])] = None
@@ -53,7 +56,7 @@ def main():
         os.makedirs(folder, exist_ok=True)
         head = {"family": name, "source": dump["source"], "architectures": family["hf_architectures"]}
         with open(os.path.join(folder, name + ".json"), "w") as f:
-            f.write(json.dumps(head)[:-1] + ',\n "rows": [\n' + ",\n".join(rows_of(family)) + "\n ]}\n")
+            f.write(json.dumps(head)[:-1] + ',\n "rows": [\n' + ",\n".join(rows_of(family, TEXT_OF.get(name, ""))) + "\n ]}\n")
 
 
 if __name__ == "__main__":

@@ -234,7 +234,8 @@ Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
 
 bool IsLinearModule(std::string_view module) {
   const std::string_view last = module.substr(module.rfind('.') + 1);
-  return last.starts_with("linear_") || last == "eh_proj";
+  if (last.starts_with("linear_")) return true;
+  return last == "eh_proj" || last == "in_proj" || last == "out_proj";
 }
 
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,

@@ -2,8 +2,7 @@
 
 namespace weighbridge {
 
-LeadingAxes::LeadingAxes(const DistTensor& tensor, size_t axes)
-    : tensor_(tensor), axes_(axes) {
+LeadingAxes::LeadingAxes(const DistTensor& tensor, size_t axes) : tensor_(tensor), axes_(axes) {
   for (const DistChunk& chunk : tensor.chunks) {
     if (Numel(chunk.sizes) == 0) continue;
     std::vector<int64_t> index(chunk.offsets.begin(),

@@ -11,6 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 UNKNOWN = json.loads((ROOT / "tests/testdata/without_transformers.json").read_text())
 FAMILIES = sorted(path.stem for path in (ROOT / "families").glob("*.toml")
                   if not path.stem.startswith("base_") and path.stem not in UNKNOWN)
+# A model of fewer layers is another one where its embeddings hold something for each layer.
+WHOLE_ONLY = ["gemma4"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,7 +41,7 @@ def test_random_model_loads_and_runs(weighbridge, tmp_path, family, dtype):
         assert logits.std() > 0.01
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WHOLE_ONLY])
 def test_first_layers_load_and_compute_what_they_computed_in_the_whole_model(weighbridge, tmp_path, family):
     make(weighbridge, tmp_path / "whole", "--family", family, "--dtype", "fp32")
     make(weighbridge, tmp_path / "small", "--like", tmp_path / "whole", "--num-hidden-layers", 3)
