@@ -12,6 +12,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr char kOwnModules[] = "default";  // the provider knows its modules, no field says them
+
 // A class, function or dtype itself, not what it returns.
 json Reference(std::string_view target) { return {{"_target_", target}, {"_call_", false}}; }
 
@@ -65,6 +67,7 @@ Result<json> LayerSpec(const Model& model, Dialect dialect) {
       mixed != specs.end() && spec.is_string() && HasSeveralLayerKinds(model)) {
     spec = mixed->second;
   }
+  if (spec == kOwnModules) return spec;
   if (spec.is_string()) return Reference(spec.get_ref<const std::string&>());
   json partial = {{"_partial_", true}, {"_args_", json::array()}};
   for (const auto& [key, value] : spec.items()) {
@@ -130,7 +133,8 @@ bool HasExperts(const json& model) {
 }
 
 Status AddSpec(const Model& model, Dialect dialect, json& out) {
-  WB_TRY(out["transformer_layer_spec"], LayerSpec(model, dialect));
+  WB_TRY(json spec, LayerSpec(model, dialect));
+  if (spec != kOwnModules) out["transformer_layer_spec"] = std::move(spec);
   out["transformer_impl"] = dialect == Dialect::kLocal ? "local" : "transformer_engine";
   return {};
 }

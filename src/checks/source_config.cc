@@ -96,6 +96,18 @@ const Attempt* Plainest(const std::vector<Attempt>& attempts,
   return best;
 }
 
+// Without the variants of families that are among them.
+std::vector<Attempt> Originals(const std::vector<Attempt>& attempts) {
+  std::vector<Attempt> originals;
+  for (const Attempt& a : attempts) {
+    const bool variant = std::any_of(attempts.begin(), attempts.end(), [&](const Attempt& other) {
+      return other.family->name == a.family->variant_of;
+    });
+    if (!variant) originals.push_back(a);
+  }
+  return originals.empty() ? attempts : originals;
+}
+
 std::string Names(const std::vector<Attempt>& attempts) {
   std::string names;
   for (const Attempt& a : attempts) names += (names.empty() ? "" : ", ") + a.family->name;
@@ -165,7 +177,8 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
   if (const Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
     return Finish(*named, megatron);
   }
-  if (const Attempt* plainest = Plainest(fitting, checkpoint)) {
+  const std::vector<Attempt> originals = Originals(fitting);
+  if (const Attempt* plainest = Plainest(originals, checkpoint)) {
     SourceConfig source = Finish(*plainest, megatron);
     source.notes.push_back(fmt::format(
         "families that fit equally: {}; --family NAME chooses another", Names(fitting)));

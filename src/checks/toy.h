@@ -93,7 +93,7 @@ struct TruncateOptions : ToyOptions {
 // family's stacks say what a layer is; without (nullptr) tensors named `layers.I.` are, which a
 // note says. Memory: the inventory and the largest of the copied files. Errors: kUsage when the
 // model has fewer layers or the target holds the source; kUnsupported when the config has no number
-// of layers; those of AtomicDirectory.
+// of layers, or the family's model of so few layers has other tensors; those of AtomicDirectory.
 Result<Toy> MakeTruncatedToy(const Checkpoint& source, const FamilySpec* spec,
                              const nlohmann::ordered_json& config,
                              const std::filesystem::path& target, const TruncateOptions& options);

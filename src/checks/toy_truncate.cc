@@ -49,6 +49,24 @@ Selection Select(const Checkpoint& source, const LayerCut& cut) {
   return out;
 }
 
+// What a layer holds may depend on how many there are, and an embedding may have room for each.
+Status CheckSameTensors(const Model& whole, const Model& small, const LayerCut& cut) {
+  WB_TRY(const auto before, whole.HfTensors());
+  WB_TRY(const auto after, small.HfTensors());
+  for (const auto& [name, shape] : before) {
+    const auto kept = cut.NewName(name);
+    const auto now = kept ? after.find(*kept) : after.end();
+    if (!kept || (now != after.end() && now->second == shape)) continue;
+    const std::string what = now == after.end() ? "does not have" : "has in another shape";
+    return Fail(ErrorKind::kUnsupported, "layers-unknown",
+                fmt::format("a model of {} layers {} the tensor '{}': it is not the beginning of "
+                            "one of {}",
+                            small.layers(), what, ToPrintable(*kept), whole.layers()),
+                whole.spec().origin, "`weighbridge toy --family NAME` makes a random one");
+  }
+  return {};
+}
+
 Result<LayerCut> CutOf(const FamilySpec* spec, const Checkpoint& source, const ordered_json& config,
                        const ordered_json& small_config, const LayerCount& count,
                        const TruncateOptions& options) {
@@ -58,7 +76,9 @@ Result<LayerCut> CutOf(const FamilySpec* spec, const Checkpoint& source, const o
   ExpandOptions expand;
   expand.without_mtp = options.without_mtp;
   WB_TRY(const Model small, Model::Expand(*spec, nlohmann::json(small_config), expand));
-  return LayerCut::ByFamily(whole, small);
+  WB_TRY(LayerCut cut, LayerCut::ByFamily(whole, small));
+  WB_RETURN_IF_ERROR(CheckSameTensors(whole, small, cut));
+  return cut;
 }
 
 class Copier {

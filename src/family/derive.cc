@@ -127,12 +127,43 @@ class Deriver {
     Set(known == keys.end() ? keys.front() : *known, std::move(value));
   }
 
+  // A flag whose key holds a number (a window's width): the field that gives the number says it.
+  bool SaysByBeingThere(const Symbol& flag) const {
+    const json* value = flag.keys.empty() ? nullptr : FirstKey(spec_.toy, flag.keys);
+    return value != nullptr && value->is_number();
+  }
+
+  // The value of a dim that a field gives alone.
+  std::optional<int64_t> FieldOf(const std::string& dim) const {
+    for (const auto& [field, rule] : rules_) {
+      const auto value = fields_.find(field);
+      if (rule.dim != dim || !rule.function.empty() || value == fields_.end()) continue;
+      if (value->is_number_integer()) return value->get<int64_t>();
+    }
+    return std::nullopt;
+  }
+
+  // "A * B", one of which a field gives: the other one.
+  void SetFactor(const std::string& expression, int64_t value, int depth) {
+    const size_t times = expression.find(" * ");
+    if (times == std::string::npos) return;
+    const std::string a = expression.substr(0, times), b = expression.substr(times + 3);
+    for (const auto& [known, other] : {std::pair(a, b), std::pair(b, a)}) {
+      const auto factor = FieldOf(known);
+      if (factor && *factor > 0 && value % *factor == 0) {
+        return SetSymbol(other, value / *factor, depth + 1);
+      }
+    }
+  }
+
   // The config key behind a dim or flag, as far as one stands behind it alone.
   void SetSymbol(const std::string& expression, int64_t value, int depth = 0) {
+    if (depth > 8) return;
     const auto shifted = ParseShifted(expression);
-    if (!shifted || depth > 8) return;
+    if (!shifted) return SetFactor(expression, value, depth);
     const int64_t symbol = value - shifted->shift;
     if (const auto flag = spec_.flags.find(shifted->name); flag != spec_.flags.end()) {
+      if (SaysByBeingThere(flag->second)) return;
       if (!flag->second.keys.empty()) return SetOneOf(flag->second.keys, symbol != 0);
       if (flag->second.expression) SetSymbol(*flag->second.expression, symbol, depth + 1);
       return;
@@ -159,6 +190,7 @@ class Deriver {
       if (IsNone(value)) return {};
     }
     if (!rule.rope.empty()) return InvertRope(field, rule, value);
+    if (!rule.layer_kind.empty() && rule.equals.empty()) return InvertKinds(field, rule, value);
     if (!rule.layer_kind.empty()) {
       InvertLayers(field, rule, value);
       return {};
@@ -192,6 +224,21 @@ class Deriver {
     } else {
       kind.table[rule.rope.substr(dot + 1)] = std::move(undone);
     }
+    return {};
+  }
+
+  // A field that names the kind of each layer.
+  Status InvertKinds(const std::string& field, const ConfigRule& rule, const json& value) {
+    if (IsNone(value)) return {};
+    WB_TRY(const json kinds, Undo(field, rule, value));
+    if (!kinds.is_array() || static_cast<int64_t>(kinds.size()) != layers_) return {};
+    std::vector<std::string> names;
+    for (const json& kind : kinds) {
+      if (!kind.is_string()) return {};
+      names.push_back(kind.get<std::string>());
+    }
+    InvertLayerKinds(spec_.layer_kinds.at(rule.layer_kind), names, spec_.toy,
+                     [&](const std::string& key, json v) { Set(key, std::move(v)); });
     return {};
   }
 

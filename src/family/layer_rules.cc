@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "family/config.h"
 
@@ -127,6 +128,13 @@ std::vector<std::string> EntriesOf(const LayerRule& rule, const std::string& kin
   return entries;
 }
 
+// A list of layers, or a pattern of them, has the entry.
+bool Holds(const nlohmann::json& layers, const std::string& entry) {
+  if (layers.is_string())
+    return layers.get_ref<const std::string&>().find(entry) != std::string::npos;
+  return std::find(layers.begin(), layers.end(), nlohmann::json(entry)) != layers.end();
+}
+
 using SetKey = std::function<void(const std::string&, nlohmann::json)>;
 using SetDim = std::function<void(const std::string&, int64_t)>;
 
@@ -184,6 +192,28 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
   std::string pattern;
   for (const std::string& entry : entries) pattern += entry;
   set_key(Argument(rule, "key"), pattern);
+  return true;
+}
+
+bool InvertLayerKinds(const LayerRule& rule, const std::vector<std::string>& kinds,
+                      const nlohmann::json& sample, const SetKey& set_key) {
+  if (rule.rule != "from_list" && rule.rule != "pattern_string") return false;
+  const std::string key = Argument(rule, "key");
+  std::map<std::string, std::string> entries;  // kind -> entry
+  for (const auto& [entry, kind] : rule.map) entries.emplace(kind, entry);
+  const nlohmann::json* known = FindKey(sample, key);
+  for (const auto& [entry, kind] : rule.map) {
+    if (known != nullptr && Holds(*known, entry)) entries[kind] = entry;
+  }
+  std::vector<std::string> list;
+  std::string pattern;
+  for (const std::string& kind : kinds) {
+    const auto it = entries.find(kind);
+    if (it == entries.end()) return false;
+    list.push_back(it->second);
+    pattern += it->second;
+  }
+  set_key(key, rule.rule == "from_list" ? nlohmann::json(list) : nlohmann::json(pattern));
   return true;
 }
 

@@ -32,6 +32,13 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
                      const std::function<void(const std::string&, nlohmann::json)>& set_key,
                      const std::function<void(const std::string&, int64_t)>& set_dim);
 
+// The way back from the kind of each layer, for a rule that reads them from a list or a pattern. Of
+// several entries for one kind the one that `sample`, another config of the family, has is taken,
+// else the first. False as above.
+bool InvertLayerKinds(const LayerRule& rule, const std::vector<std::string>& kinds,
+                      const nlohmann::json& sample,
+                      const std::function<void(const std::string&, nlohmann::json)>& set_key);
+
 // Every kind that a rule can yield, for lint.
 std::vector<std::string> PossibleKinds(const LayerRule& rule);
 

@@ -118,6 +118,9 @@ struct BridgeRule {
 struct FamilySpec {
   std::string name, kind, megatron_model, origin;  // origin: the file
   std::vector<std::string> extends;
+  // A family with the same Megatron model: where a Megatron checkpoint fits both and does not say
+  // which it is, it is of that one.
+  std::string variant_of;
   bool abstract = false;
   std::vector<std::string> hf_architectures, hf_model_types;
   std::map<std::string, Symbol> dims, flags;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "base/json.h"
 #include "checks/layer_cut.h"
@@ -127,19 +128,38 @@ TEST_P(EveryFamily, ToyHasNoTwoTensorsWithEqualBytesAndNoConstantTensor) {
     const auto [it, added] = seen.emplace(content, name);
     EXPECT_TRUE(added) << name << " equals " << it->second;
     const std::string data = content.substr(content.find(']') + 1);
+    if (data.size() <= 4) continue;  // one element
     EXPECT_NE(data, data.substr(2) + data.substr(0, 2)) << name;
   }
 }
+
+// Where the layers of a family stand in Hugging Face's names: "model.layers.{layer}." and others.
+bool IsOfLayer(const std::string& name, const std::string& family, int layer) {
+  const FamilySpec& spec = Family(family);
+  return std::any_of(spec.stacks.begin(), spec.stacks.end(), [&](const StackRule& stack) {
+    const size_t at = stack.hf.find("{layer}");
+    return at != std::string::npos &&
+           name.starts_with(stack.hf.substr(0, at) + std::to_string(layer) + ".");
+  });
+}
+
+// Models whose tensors outside of the layers depend on how many there are.
+const std::set<std::string> kWholeOnly = {"gemma4"};
 
 TEST_P(EveryFamily, FirstTwoLayersOfAToyAreByteIdenticalAndMakeTheRoundTrip) {
   TempDir dir;
   Make(dir / "whole", GetParam());
   const auto toy = Truncate(dir / "whole", dir / "small", 2);
+  if (kWholeOnly.contains(GetParam())) {
+    ASSERT_FALSE(toy);
+    EXPECT_EQ(toy.error().id, "layers-unknown");
+    return;
+  }
   ASSERT_TRUE(toy) << toy.error().what;
   const auto whole = TensorsOf(dir / "whole"), small = TensorsOf(dir / "small");
   size_t dropped = 0;
   for (const auto& [name, content] : whole) {
-    const bool later = name.starts_with("model.layers.2.") || name.starts_with("model.layers.3.");
+    const bool later = IsOfLayer(name, GetParam(), 2) || IsOfLayer(name, GetParam(), 3);
     dropped += later;
     EXPECT_EQ(small.contains(name), !later) << name;
     if (!later && small.contains(name)) {

@@ -69,7 +69,7 @@ TEST(ConfigFunctions, EachHasItsWayBack) {
       {"window", {1, 4096}},
       {"zero_is_none", {7}},
   };
-  ASSERT_EQ(values.size(), AllConfigFunctions().size());
+  ASSERT_EQ(values.size() + 1, AllConfigFunctions().size());  // letters has arguments
   for (const auto& [name, list] : values) {
     for (const json& value : list) {
       const auto megatron = Call(name, value);
@@ -80,6 +80,12 @@ TEST(ConfigFunctions, EachHasItsWayBack) {
     }
   }
   EXPECT_EQ(*FindConfigFunction("zero_is_none")->invert(json(nullptr), json()), 0);
+  const auto kinds = FindConfigFunction("letters")->invert;
+  const json letter = {{"mamba", "M"}, {"attention", "*"}};
+  EXPECT_EQ(*kinds("M*M", letter), json::parse(R"(["mamba", "attention", "mamba"])"));
+  for (const json& bad : {json("ME"), json(nullptr), json(3), json::array({"M"})}) {
+    EXPECT_FALSE(kinds(bad, letter)) << bad;
+  }
 }
 
 TEST(ConfigFunctions, ValuesThatAreNeverGivenHaveNoWayBack) {

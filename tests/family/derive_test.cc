@@ -130,6 +130,36 @@ TEST(DeriveHfConfig, SharedExpertsAreCounted) {
   EXPECT_FALSE(Derived("deepseek_v3", odd).contains("n_shared_experts"));
 }
 
+TEST(DeriveHfConfig, SharedExpertsAreCountedUnderTheFamilysOwnKey) {
+  const json fields = {
+      {"num_layers", 2}, {"moe_ffn_hidden_size", 40}, {"moe_shared_expert_intermediate_size", 120}};
+  EXPECT_EQ(Derived("hy_v3", fields)["num_shared_experts"], 3);
+  EXPECT_EQ(Derived("ernie4_5_moe", fields)["moe_num_shared_experts"], 3);
+  const json none = {{"num_layers", 2},
+                     {"moe_ffn_hidden_size", 40},
+                     {"moe_shared_expert_intermediate_size", nullptr}};
+  EXPECT_EQ(Derived("hy_v3", none)["num_shared_experts"], 0);
+}
+
+TEST(DeriveHfConfig, PatternOfLettersBecomesTheListThatTheFamilyHas) {
+  const json fields = {{"num_layers", 4}, {"hybrid_layer_pattern", "M-*E"}};
+  EXPECT_EQ(Derived("nemotron_h", fields)["layers_block_type"],
+            json::parse(R"(["linear_attention", "mlp", "full_attention", "moe"])"));
+  const auto spec = Library().Find("nemotron_h");
+  ASSERT_TRUE(spec);
+  for (const json& bad : {json("M-*?"), json(7)}) {
+    const json unknown = {{"num_layers", 4}, {"hybrid_layer_pattern", bad}};
+    EXPECT_FALSE(DeriveHfConfig(**spec, unknown, false)) << bad;
+  }
+}
+
+TEST(DeriveHfConfig, WindowThatIsNoneHasNoKey) {
+  const json none = {{"num_layers", 2}, {"window_size", nullptr}, {"no_rope_freq", nullptr}};
+  EXPECT_FALSE(Derived("exaone4", none).contains("sliding_window"));
+  const json window = {{"num_layers", 2}, {"window_size", {15, 0}}, {"no_rope_freq", {0, 1}}};
+  EXPECT_EQ(Derived("exaone4", window)["sliding_window"], 16);
+}
+
 // Sizes of the small random model are no model's sizes.
 TEST(DeriveHfConfig, NumbersOfTheToyAreNotTaken) {
   const json config = Derived("llama", {{"num_layers", 2}});

@@ -85,9 +85,9 @@ def test_a_packed_parameter_is_judged_where_one_part_of_it_differs(run, checkpoi
     failed = [row for row in report["results"] if row["status"] != "match"]
     assert [row["megatron"]["name"] for row in failed] == ["decoder.layers.0.mixer.in_proj.weight"]
     first = failed[0]["first"]
-    assert first["megatron_tensor"] == "decoder.layers.0.mixer.in_proj.weight.B"
-    assert first["megatron_index"] == [4, 0]
-    assert first["hf_index"] == [164, 0]
+    assert first["megatron"]["name"] == "decoder.layers.0.mixer.in_proj.weight.B"
+    assert first["megatron"]["index"] == [4, 0]
+    assert first["hf"]["index"] == [164, 0]
 
 
 def test_an_mtp_layer_that_the_hf_side_lacks_is_the_one_cause(run):
