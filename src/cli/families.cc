@@ -34,9 +34,16 @@ json ShapeJson(const Shape& shape) { return json(shape); }
 Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   json rows = json::array();
-  std::string text =
-      fmt::format("{:<14} {:<16} {:<8} {}\n", "family", "kind", "levels", "architectures");
   WB_TRY(const auto* all, library.All());
+  size_t names = 14, kinds = 16;
+  for (const auto& [name, spec] : *all) {
+    names = std::max(names, name.size());
+    kinds = std::max(kinds, spec.kind.size());
+  }
+  const auto line = [&](const auto& name, const auto& kind, const auto& levels, const auto& rest) {
+    return fmt::format("{:<{}} {:<{}} {:<8} {}\n", name, names, kind, kinds, levels, rest);
+  };
+  std::string text = line("family", "kind", "levels", "architectures");
   for (const auto& [name, spec] : *all) {
     rows.push_back({{"family", name},
                     {"kind", spec.kind},
@@ -44,8 +51,7 @@ Result<std::string> List(const FamiliesArguments& a) {
                     {"architectures", spec.hf_architectures},
                     {"model_types", spec.hf_model_types},
                     {"origin", spec.origin}});
-    text += fmt::format("{:<14} {:<16} {:<8} {}\n", name, spec.kind, "L0 L1",
-                        fmt::join(spec.hf_architectures, ", "));
+    text += line(name, spec.kind, "L0 L1", fmt::to_string(fmt::join(spec.hf_architectures, ", ")));
   }
   return a.as_json ? rows.dump(2) + "\n" : text;
 }

@@ -1,4 +1,7 @@
 """Models that `transformers` itself writes with save_pretrained make the round trip on every grid that fits them."""
+import json
+import pathlib
+
 import pytest
 import torch
 import transformers
@@ -73,8 +76,23 @@ CONFIGS = {
         "num_kv_shared_layers": 1, "sliding_window": 16, "tie_word_embeddings": True,
         "layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
 }
-MIXTURES = ["mixtral", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe", "exaone_moe", "nemotron_h",
+CONFIGS.update({
+    "mistral": ("MistralConfig", {"head_dim": 12, "sliding_window": 16}),
+    "gemma": ("GemmaConfig", {"hidden_size": 48, "head_dim": 12, "tie_word_embeddings": True}),
+    "gemma3": ("Gemma3TextConfig", {
+        "hidden_size": 48, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16, "tie_word_embeddings": True,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    "nemotron": ("NemotronConfig", {"head_dim": 12}),
+    "qwen3_moe": ("Qwen3MoeConfig", {"head_dim": 12, "num_experts": 4, "moe_intermediate_size": 32,
+                                     "mlp_only_layers": [1], "num_experts_per_tok": 2}),
+    "olmoe": ("OlmoeConfig", {"hidden_size": 48, "num_key_value_heads": 6, "num_experts": 4, **EXPERTS}),
+    "deepseek_v2": ("DeepseekV2Config", {
+        **MLA, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1}),
+})
+MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe", "exaone_moe", "nemotron_h",
             "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3"]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # [--tp, --pp]; three layers and a pair of key/value heads fit each of them.
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 3)]
 
@@ -119,6 +137,13 @@ def assert_every_tensor_came_back(folder, result, report):
     assert counts["failed"] == counts["skipped"] == 0
     assert counts["total"] == counts["passed"] == len(report["results"])
     assert sorted(hf["name"] for row in report["results"] for hf in row["hf"]) == names_of(folder)
+
+
+def test_every_family_that_transformers_knows_is_here():
+    """The others have a reason in without_transformers.json; their toys make the round trip (tests/checks/toy_test.cc)."""
+    without = json.loads((ROOT / "tests/testdata/without_transformers.json").read_text())
+    families = {path.stem for path in (ROOT / "families").glob("*.toml") if not path.stem.startswith("base_")}
+    assert {name.removesuffix("_tied") for name in CONFIGS} == families - set(without)
 
 
 @pytest.mark.parametrize(("tp", "pp"), GRIDS)
