@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <tuple>
 
@@ -22,7 +23,7 @@ constexpr uint64_t kBlock = 1u << 18;  // elements; even
 struct RandomTensor {
   TensorInfo info;
   std::string stream;  // whose values it has: its own name, or that of the tensor it copies
-  bool norm = false;
+  std::optional<float> norm_centre;  // of a norm's weight, what its values lie around
 };
 
 struct Block {
@@ -35,6 +36,16 @@ bool IsNormWeight(const Parameter& p) {
   return p.shape.size() == 1 && (name.ends_with("norm.weight") || name.ends_with("norm_weight"));
 }
 
+bool ZeroCentred(const Model& model) {
+  const auto& fields = model.config();
+  return std::any_of(fields.begin(), fields.end(), [](const Field& f) {
+    return f.name == "layernorm_zero_centered_gamma" && f.value == true;
+  });
+}
+
+// How much greater a value is on the Hugging Face side than on Megatron's.
+float Shift(Op op) { return op == Op::kSubOne ? 1.0f : op == Op::kAddOne ? -1.0f : 0.0f; }
+
 // In the order of the model: what comes before the layers, the layers, what comes after them.
 Result<std::vector<RandomTensor>> TensorsOf(const Model& model, DType dtype) {
   std::vector<const Parameter*> order;
@@ -42,6 +53,7 @@ Result<std::vector<RandomTensor>> TensorsOf(const Model& model, DType dtype) {
   std::stable_sort(order.begin(), order.end(), [](const Parameter* a, const Parameter* b) {
     return std::tuple(a->place, a->layer) < std::tuple(b->place, b->layer);
   });
+  const float centre = ZeroCentred(model) ? 0.0f : 1.0f;
   std::vector<RandomTensor> tensors;
   std::map<std::string, size_t> known;
   for (const Parameter* p : order) {
@@ -49,7 +61,9 @@ Result<std::vector<RandomTensor>> TensorsOf(const Model& model, DType dtype) {
     for (size_t i = 0; i < p->hf.size(); ++i) {
       if (!known.emplace(p->hf[i], tensors.size()).second) continue;
       TensorInfo info{p->hf[i], p->rule->dtype.value_or(dtype), plan.sources[i].shape};
-      tensors.push_back({std::move(info), p->hf[i], IsNormWeight(*p)});
+      RandomTensor tensor{std::move(info), p->hf[i], std::nullopt};
+      if (IsNormWeight(*p)) tensor.norm_centre = centre + Shift(p->op);
+      tensors.push_back(std::move(tensor));
     }
   }
   for (const TensorCopy& copy : model.copies()) {
@@ -61,13 +75,6 @@ Result<std::vector<RandomTensor>> TensorsOf(const Model& model, DType dtype) {
     tensors.push_back(std::move(tensor));
   }
   return tensors;
-}
-
-bool ZeroCentred(const Model& model) {
-  const auto& fields = model.config();
-  return std::any_of(fields.begin(), fields.end(), [](const Field& f) {
-    return f.name == "layernorm_zero_centered_gamma" && f.value == true;
-  });
 }
 
 // Uniform in [-s, s) has the standard deviation s / sqrt(3).
@@ -86,8 +93,8 @@ Result<float> ScaleOf(const ordered_json& config) {
 class RandomWriter {
  public:
   RandomWriter(const std::vector<RandomTensor>& tensors, const RandomToyOptions& options,
-               float scale, float norm_centre)
-      : tensors_(tensors), options_(options), scale_(scale), norm_centre_(norm_centre) {}
+               float scale)
+      : tensors_(tensors), options_(options), scale_(scale) {}
 
   Status Run(SafetensorsWriter& writer) {
     std::vector<Block> blocks;
@@ -108,8 +115,8 @@ class RandomWriter {
         std::min(kBlock, static_cast<uint64_t>(Numel(t.info.shape)) - block.first);
     const uint64_t width = static_cast<uint64_t>(BitsOf(t.info.dtype)) / 8;
     buffer.resize(kBlock * sizeof(float));
-    FillRandom(t.stream, options_.seed, t.info.dtype, t.norm ? norm_centre_ : 0.0f,
-               t.norm ? 0.25f : scale_, block.first, count, buffer.data());
+    FillRandom(t.stream, options_.seed, t.info.dtype, t.norm_centre.value_or(0.0f),
+               t.norm_centre ? 0.25f : scale_, block.first, count, buffer.data());
     const std::span<const std::byte> bytes(buffer.data(), count * width);
     WB_RETURN_IF_ERROR(writer.Write(block.tensor, block.first * width, bytes));
     if (options_.progress) options_.progress(bytes.size());
@@ -118,7 +125,7 @@ class RandomWriter {
 
   const std::vector<RandomTensor>& tensors_;
   const RandomToyOptions& options_;
-  const float scale_, norm_centre_;
+  const float scale_;
 };
 
 // What transformers derives from a config when it saves a model; empty without special tokens.
@@ -170,8 +177,7 @@ Result<Toy> MakeRandomToy(const FamilySpec& spec, const ordered_json& config,
   if (!generation.empty())
     WB_RETURN_IF_ERROR(folder.WriteFile("generation_config.json", generation));
   WB_TRY(SafetensorsWriter writer, SafetensorsWriter::Create(folder.path(), std::move(plan)));
-  WB_RETURN_IF_ERROR(
-      RandomWriter(tensors, options, scale, ZeroCentred(model) ? 0.0f : 1.0f).Run(writer));
+  WB_RETURN_IF_ERROR(RandomWriter(tensors, options, scale).Run(writer));
   WB_TRY(toy.published, folder.Commit());
   return toy;
 }

@@ -1,0 +1,25 @@
+"""Every family's toy is imported, verified and exported back byte for byte, on one rank and on four."""
+import filecmp
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FAMILIES = sorted(path.stem for path in (ROOT / "families").glob("*.toml") if not path.stem.startswith("base_"))
+GRIDS = [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_toy_is_imported_verified_and_exported_back(run, tmp_path, family):
+    toy = tmp_path / "toy"
+    assert run("toy", toy, "--family", family).returncode == 0
+    for tp, pp in GRIDS:
+        megatron, back = tmp_path / f"megatron_{tp}", tmp_path / f"back_{tp}"
+        result = run("import", toy, megatron, "--tp", tp, "--pp", pp)
+        assert result.returncode == 0, result.stderr
+        result = run("verify", toy, megatron, "--level", "L1", "--runtime", "none")
+        assert result.returncode == 0, result.stdout
+        result = run("export", megatron, back, "--like", toy)
+        assert result.returncode == 0, result.stderr
+        for name in ("model.safetensors", "config.json"):
+            assert filecmp.cmp(toy / name, back / name, shallow=False), name
