@@ -71,7 +71,7 @@ DEEPSTACK = dict(**QWEN3_VISION, deepstack_visual_indexes=[1, 3])
 MROPE = dict(rope_type="default", rope_theta=1000000.0, mrope_section=[1, 1, 2])
 QWEN3_VL = dict(head_dim=12, attention_bias=False, rope_parameters=MROPE)
 SIGLIP = dict(model_type="siglip_vision_model", hidden_size=40, intermediate_size=68, num_hidden_layers=5,
-              num_attention_heads=4, image_size=24, patch_size=6, num_channels=3)
+              num_attention_heads=4, image_size=24, patch_size=6, num_channels=3, vision_use_head=False)
 GEMMA3 = dict(head_dim=12, query_pre_attn_scalar=14, sliding_window=16, tie_word_embeddings=True,
               layer_types=["sliding_attention", "full_attention", "sliding_attention"])
 GEMMA3_TOKENS = dict(mm_tokens_per_image=4, boi_token_index=380, eoi_token_index=381, image_token_index=382)
@@ -405,9 +405,7 @@ FAMILIES = {
                       id2label={"0": "A", "1": "B", "2": "C"}, label2id={"A": 0, "B": 1, "C": 2}),
     }, {}),
     "gemma3_vl": ("Gemma3ForConditionalGeneration", {
-        "head": dict(text_config=GEMMA3, vision_config=SIGLIP, tie_word_embeddings=True, **GEMMA3_TOKENS),
-        "no_head": dict(text_config=GEMMA3, vision_config=dict(**SIGLIP, vision_use_head=False),
-                        tie_word_embeddings=True, **GEMMA3_TOKENS),
+        "plain": dict(text_config=GEMMA3, vision_config=SIGLIP, tie_word_embeddings=True, **GEMMA3_TOKENS),
     }, {
         "gemma-3-27b": dict(mm_tokens_per_image=256, text_config=dict(
             hidden_size=5376, intermediate_size=21504, num_hidden_layers=62, num_attention_heads=32,

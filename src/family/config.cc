@@ -110,10 +110,21 @@ Result<json> Object(const json& value, const json& arguments) {
   return object;
 }
 
+// Objects within it, such as a dtype, become their names.
 Result<json> TableOfObject(const json& value, const json&) {
   if (!value.is_object()) return NoInverse("object", value);
-  json table = value;
-  table.erase("_target_");
+  json table = json::object();
+  for (const auto& [key, entry] : value.items()) {
+    if (key == "_target_") continue;
+    const bool object = entry.is_object() && entry.contains("_target_");
+    if (object && !entry["_target_"].is_string()) return NoInverse("object", entry);
+    if (object) {
+      const auto& name = entry["_target_"].get_ref<const std::string&>();
+      table[key] = name.substr(name.rfind('.') + 1);
+    } else {
+      table[key] = entry;
+    }
+  }
   return table;
 }
 

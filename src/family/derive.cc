@@ -107,7 +107,10 @@ class Deriver {
     if (text_toy_ == &spec_.toy) return;
     const std::string& table = spec_.text_model.config[0];
     json text = json::object(), whole = json::object();
+    // The Bridge's class may hold the table itself.
+    if (const json* held = FindKey(config_, table)) text = *held;
     for (const auto& [key, value] : config_.items()) {
+      if (key == table) continue;
       const bool outside = key == "architectures" || spec_.toy.contains(key);
       (outside || key == "model_type" ? whole : text)[key] = value;
     }

@@ -112,7 +112,7 @@ SEEING = {
     "qwen3_5_vl_moe": ("Qwen3_5MoeForConditionalGeneration", {**DELTA_NET, **SHARED_GATE}, QWEN3_VISION, {}),
     "qwen3_5_token_classification": ("Qwen3_5ForTokenClassification", DELTA_NET, QWEN3_VISION, {}),
     "gemma3_vl": ("Gemma3ForConditionalGeneration", {
-        "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16}, SIGLIP, {"tie_word_embeddings": True}),
+        "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16}, {**SIGLIP, "vision_use_head": False}, {"tie_word_embeddings": True}),
     "mistral3": ("Mistral3ForConditionalGeneration", {"model_type": "ministral3", "head_dim": 12}, {
         "model_type": "pixtral", "head_dim": 10, **SIGLIP}, {"image_token_index": 380}),
     "glm4v_moe": ("Glm4vMoeForConditionalGeneration", {**GLM, "attention_bias": True, "head_dim": 12}, {
