@@ -150,7 +150,8 @@ class Deriver {
 
   // A flag whose key holds a number (a window's width): the field that gives the number says it.
   bool SaysByBeingThere(const Symbol& flag) const {
-    const json* value = flag.keys.empty() ? nullptr : FirstKey(spec_.toy, flag.keys);
+    const json* value = FirstKey(*text_toy_, flag.keys);
+    if (value == nullptr) value = FirstKey(spec_.toy, flag.keys);
     return value != nullptr && value->is_number();
   }
 
@@ -258,7 +259,7 @@ class Deriver {
       if (!kind.is_string()) return {};
       names.push_back(kind.get<std::string>());
     }
-    InvertLayerKinds(spec_.layer_kinds.at(rule.layer_kind), names, spec_.toy,
+    InvertLayerKinds(spec_.layer_kinds.at(rule.layer_kind), names, *text_toy_,
                      [&](const std::string& key, json v) { Set(key, std::move(v)); });
     return {};
   }
