@@ -20,6 +20,10 @@ FAMILIES = {
     "nemotron_h": "NemotronH",
     "nemotron_labs_diffusion": "NemotronLabsDiffusion", "qwen3_5": "Qwen35", "qwen3_5_moe": "Qwen35MoE",
     "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE",
+    "qwen2_5_vl": "Qwen25VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoE", "qwen3_5_vl": "Qwen35VL",
+    "qwen3_5_vl_moe": "Qwen35VLMoE", "qwen3_5_token_classification": "Qwen35TokenClassification", "gemma3_vl": "Gemma3VL",
+    "mistral3": "Ministral3", "glm4v_moe": "GLM45V", "gemma4_vl": "Gemma4VL", "exaone4_5": "Exaone45",
+    "ernie4_5_vl_moe": "Ernie45VL",
 }
 # The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
 TEXT_OF = {"ministral3": "language_model."}

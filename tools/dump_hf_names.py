@@ -61,6 +61,38 @@ GEMMA4 = dict(num_hidden_layers=4, head_dim=12, global_head_dim=16, hidden_size_
 FALCON_H1 = dict(head_dim=12, mamba_d_ssm=80, mamba_n_heads=8, mamba_d_head=10, mamba_n_groups=2, mamba_d_state=18,
                  mamba_d_conv=4, mamba_chunk_size=8)
 
+TOKENS = dict(image_token_id=380, video_token_id=381, vision_start_token_id=382, vision_end_token_id=383)
+QWEN2_5_VISION = dict(depth=2, hidden_size=40, hidden_act="silu", num_heads=4, intermediate_size=68, out_hidden_size=48,
+                      patch_size=6, fullatt_block_indexes=[1], window_size=24, spatial_merge_size=2,
+                      temporal_patch_size=2, in_channels=3)
+QWEN3_VISION = dict(depth=5, hidden_size=40, num_heads=4, intermediate_size=68, out_hidden_size=48, patch_size=6,
+                    num_position_embeddings=36, spatial_merge_size=2, temporal_patch_size=2, in_channels=3)
+DEEPSTACK = dict(**QWEN3_VISION, deepstack_visual_indexes=[1, 3])
+MROPE = dict(rope_type="default", rope_theta=1000000.0, mrope_section=[1, 1, 2])
+QWEN3_VL = dict(head_dim=12, attention_bias=False, rope_parameters=MROPE)
+SIGLIP = dict(model_type="siglip_vision_model", hidden_size=40, intermediate_size=68, num_hidden_layers=5,
+              num_attention_heads=4, image_size=24, patch_size=6, num_channels=3, vision_use_head=False)
+GEMMA3 = dict(head_dim=12, query_pre_attn_scalar=14, sliding_window=16, tie_word_embeddings=True,
+              layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+GEMMA3_TOKENS = dict(mm_tokens_per_image=4, boi_token_index=380, eoi_token_index=381, image_token_index=382)
+PIXTRAL = dict(model_type="pixtral", hidden_size=40, intermediate_size=68, num_hidden_layers=5, num_attention_heads=4,
+               head_dim=10, image_size=24, patch_size=6, num_channels=3)
+GLM_VISION = dict(depth=5, hidden_size=40, num_heads=4, intermediate_size=68, out_hidden_size=48, patch_size=6,
+                  image_size=24, spatial_merge_size=2, temporal_patch_size=2, in_channels=3)
+GEMMA4_VISION = dict(hidden_size=40, intermediate_size=68, num_hidden_layers=5, num_attention_heads=4,
+                     num_key_value_heads=4, head_dim=10, patch_size=6, position_embedding_size=64)
+GEMMA4_AUDIO = dict(hidden_size=36, num_hidden_layers=2, num_attention_heads=3, subsampling_conv_channels=[12, 6],
+                    output_proj_dims=44)
+GEMMA4_VL = dict(tie_word_embeddings=True, image_token_id=380, video_token_id=381, audio_token_id=382,
+                 text_config=dict(**GEMMA4, num_kv_shared_layers=1))
+EXAONE4 = dict(head_dim=12, sliding_window=16,
+               layer_types=["sliding_attention", "sliding_attention", "full_attention"])
+ERNIE_VL = dict(head_dim=12, moe_intermediate_size=[40, 24], moe_num_experts=4, moe_k=2, moe_num_shared_experts=2,
+                mlp_layer_types=["dense", "sparse", "sparse"], tie_word_embeddings=True,
+                rope_parameters=dict(rope_type="default", rope_theta=500000.0, mrope_section=[2, 2, 2]))
+ERNIE_VISION = dict(depth=5, hidden_size=40, num_heads=4, intermediate_size=68, patch_size=6, spatial_merge_size=2,
+                    temporal_merge_size=2, in_channels=3)
+
 # architecture, tiny variants, full-size public models
 FAMILIES = {
     "llama": ("LlamaForCausalLM", {
@@ -309,6 +341,125 @@ FAMILIES = {
             rope_type="yarn", rope_theta=1000000.0, factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
             mscale_all_dim=1.0, original_max_position_embeddings=16384)),
     }, {}),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", {
+        "flat": dict(vision_config=QWEN2_5_VISION, **TOKENS),
+        "nested": dict(text_config=dict(rope_parameters=MROPE), vision_config=QWEN2_5_VISION, **TOKENS),
+        "tied": dict(text_config={}, vision_config=QWEN2_5_VISION, tie_word_embeddings=True, **TOKENS),
+    }, {
+        "Qwen2.5-VL-7B": dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+                              num_attention_heads=28, num_key_value_heads=4, max_position_embeddings=128000,
+                              rope_theta=1000000.0, rms_norm_eps=1e-6, use_sliding_window=False, sliding_window=32768,
+                              max_window_layers=28, tie_word_embeddings=False,
+                              rope_scaling=dict(type="mrope", mrope_section=[16, 24, 24]),
+                              vision_config=dict(depth=32, hidden_act="silu", hidden_size=1280, intermediate_size=3420,
+                                                 num_heads=16, in_chans=3, out_hidden_size=3584, patch_size=14,
+                                                 spatial_merge_size=2, spatial_patch_size=14, window_size=112,
+                                                 fullatt_block_indexes=[7, 15, 23, 31], tokens_per_second=2,
+                                                 temporal_patch_size=2)),
+        "Qwen2.5-VL-72B": dict(vocab_size=152064, hidden_size=8192, intermediate_size=29568, num_hidden_layers=80,
+                               num_attention_heads=64, num_key_value_heads=8, max_position_embeddings=128000,
+                               rope_theta=1000000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
+                               rope_scaling=dict(type="mrope", mrope_section=[16, 24, 24]),
+                               vision_config=dict(depth=32, hidden_act="silu", hidden_size=1280,
+                                                  intermediate_size=3456, num_heads=16, in_chans=3,
+                                                  out_hidden_size=8192, patch_size=14, spatial_merge_size=2,
+                                                  window_size=112, fullatt_block_indexes=[7, 15, 23, 31],
+                                                  temporal_patch_size=2)),
+    }),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", {
+        "untied": dict(text_config=QWEN3_VL, vision_config=DEEPSTACK, **TOKENS),
+        "tied": dict(text_config=QWEN3_VL, vision_config=DEEPSTACK, tie_word_embeddings=True, **TOKENS),
+    }, {
+        "Qwen3-VL-8B": dict(tie_word_embeddings=False, text_config=dict(
+            vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=128, max_position_embeddings=262144, rope_theta=5000000,
+            rope_scaling=dict(rope_type="default", mrope_interleaved=True, mrope_section=[24, 20, 20])),
+            vision_config=dict(depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, in_channels=3,
+                               patch_size=16, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=4096,
+                               num_position_embeddings=2304, deepstack_visual_indexes=[8, 16, 24])),
+    }),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {
+        "mlp_only": dict(text_config=dict(**QWEN3_VL, moe_intermediate_size=40, num_experts=4, num_experts_per_tok=2,
+                                          decoder_sparse_step=1, mlp_only_layers=[1]),
+                         vision_config=DEEPSTACK, **TOKENS),
+    }, {
+        "Qwen3-VL-235B-A22B": dict(tie_word_embeddings=False, text_config=dict(
+            vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=94, num_attention_heads=64,
+            num_key_value_heads=4, head_dim=128, max_position_embeddings=262144, moe_intermediate_size=1536,
+            num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[],
+            rope_theta=5000000, rope_scaling=dict(rope_type="default", mrope_section=[24, 20, 20])),
+            vision_config=dict(depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, in_channels=3,
+                               patch_size=16, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=4096,
+                               num_position_embeddings=2304, deepstack_visual_indexes=[8, 16, 24])),
+    }),
+    "qwen3_5_vl": ("Qwen3_5ForConditionalGeneration", {
+        "untied": dict(text_config=DELTA_NET, vision_config=QWEN3_VISION, **TOKENS),
+        "tied": dict(text_config=DELTA_NET, vision_config=QWEN3_VISION, tie_word_embeddings=True, **TOKENS),
+    }, {}),
+    "qwen3_5_vl_moe": ("Qwen3_5MoeForConditionalGeneration", {
+        "plain": dict(text_config=dict(**DELTA_NET, **QWEN3_NEXT_MOE), vision_config=QWEN3_VISION, **TOKENS),
+    }, {}),
+    "qwen3_5_token_classification": ("Qwen3_5ForTokenClassification", {
+        "two": dict(text_config=DELTA_NET, vision_config=QWEN3_VISION, **TOKENS),
+        "three": dict(text_config=DELTA_NET, vision_config=QWEN3_VISION, **TOKENS,
+                      id2label={"0": "A", "1": "B", "2": "C"}, label2id={"A": 0, "B": 1, "C": 2}),
+    }, {}),
+    "gemma3_vl": ("Gemma3ForConditionalGeneration", {
+        "plain": dict(text_config=GEMMA3, vision_config=SIGLIP, tie_word_embeddings=True, **GEMMA3_TOKENS),
+    }, {
+        "gemma-3-27b": dict(mm_tokens_per_image=256, text_config=dict(
+            hidden_size=5376, intermediate_size=21504, num_hidden_layers=62, num_attention_heads=32,
+            num_key_value_heads=16, head_dim=128, query_pre_attn_scalar=168, sliding_window=1024,
+            rope_scaling=dict(factor=8.0, rope_type="linear")),
+            vision_config=dict(hidden_size=1152, image_size=896, intermediate_size=4304, num_attention_heads=16,
+                               num_hidden_layers=27, patch_size=14, vision_use_head=False)),
+    }),
+    "mistral3": ("Mistral3ForConditionalGeneration", {
+        "ministral3": dict(text_config=dict(model_type="ministral3", head_dim=12, rope_parameters=dict(
+            rope_type="yarn", rope_theta=1000000.0, factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
+            mscale_all_dim=1.0, original_max_position_embeddings=16384)), vision_config=PIXTRAL, image_token_index=380),
+        "mistral": dict(text_config=dict(model_type="mistral", head_dim=12), vision_config=PIXTRAL,
+                        image_token_index=380, multimodal_projector_bias=True, vision_feature_layer=[-1, -2]),
+    }, {
+        "Mistral-Small-3.1-24B": dict(image_token_index=10, tie_word_embeddings=False, text_config=dict(
+            model_type="mistral", vocab_size=131072, hidden_size=5120, intermediate_size=32768, num_hidden_layers=40,
+            num_attention_heads=32, num_key_value_heads=8, head_dim=128, max_position_embeddings=131072,
+            rope_theta=1000000000.0, rms_norm_eps=1e-5, sliding_window=None, tie_word_embeddings=False),
+            vision_config=dict(model_type="pixtral", head_dim=64, hidden_size=1024, image_size=1540,
+                               intermediate_size=4096, num_attention_heads=16, num_channels=3, num_hidden_layers=24,
+                               patch_size=14)),
+    }),
+    "glm4v_moe": ("Glm4vMoeForConditionalGeneration", {
+        "plain": dict(text_config=dict(**GLM, attention_bias=True), vision_config=GLM_VISION, image_token_id=380,
+                      video_token_id=381),
+        "bias": dict(text_config=dict(**GLM, attention_bias=False), image_token_id=380, video_token_id=381,
+                     vision_config=dict(**GLM_VISION, attention_bias=True)),
+    }, {
+        "GLM-4.5V": dict(tie_word_embeddings=False, text_config=dict(
+            vocab_size=151552, hidden_size=4096, intermediate_size=10944, num_hidden_layers=46, num_attention_heads=96,
+            num_key_value_heads=8, head_dim=128, max_position_embeddings=65536, attention_bias=True,
+            moe_intermediate_size=1408, n_routed_experts=128, n_shared_experts=1, num_experts_per_tok=8, n_group=1,
+            topk_group=1, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.0, use_qk_norm=False,
+            partial_rotary_factor=0.5, rope_theta=10000.0, rope_scaling=dict(rope_type="default",
+                                                                            mrope_section=[8, 12, 12])),
+            vision_config=dict(depth=24, hidden_size=1536, num_heads=12, in_channels=3, image_size=336, patch_size=14,
+                               intermediate_size=10944, out_hidden_size=4096, spatial_merge_size=2,
+                               temporal_patch_size=2, attention_bias=False)),
+    }),
+    "gemma4_vl": ("Gemma4ForConditionalGeneration", {
+        "vision": dict(**GEMMA4_VL, vision_config=GEMMA4_VISION),
+        "text": dict(**GEMMA4_VL, vision_config=None),
+        "audio": dict(**GEMMA4_VL, vision_config=dict(**GEMMA4_VISION, use_clipped_linears=True, standardize=True),
+                      audio_config=GEMMA4_AUDIO),
+    }, {}),
+    "exaone4_5": ("Exaone4_5_ForConditionalGeneration", {
+        "plain": dict(text_config=EXAONE4, vision_config=dict(**QWEN2_5_VISION, num_key_value_heads=2),
+                      image_token_id=380, video_token_id=381),
+    }, {}),
+    "ernie4_5_vl_moe": ("Ernie4_5_VLMoeForConditionalGeneration", {
+        "plain": dict(text_config=ERNIE_VL, vision_config=ERNIE_VISION, tie_word_embeddings=True, image_token_id=380,
+                      video_token_id=381),
+    }, {}),
 }
 
 
@@ -324,6 +475,15 @@ def public_config(architecture, values):
     """A config.json as it stands on a hub, in the keys of transformers 4."""
     model_type = getattr(transformers, architecture).config_class.model_type
     return {"architectures": [architecture], "model_type": model_type, **values}
+
+
+def odd_config(architecture, changes):
+    """The config of a tiny variant: odd sizes, in the table of the text model where there is one."""
+    if "text_config" not in changes:
+        return public_config(architecture, {**ODD, **changes})
+    text = {**ODD, **changes["text_config"]}
+    tied = changes.get("tie_word_embeddings", False)
+    return public_config(architecture, {**changes, "tie_word_embeddings": tied, "text_config": text})
 
 
 def load_config(architecture, raw):
@@ -365,7 +525,7 @@ def dump(out, family):
     architecture, variants, models = FAMILIES[family]
     blocks = []
     for variant, changes in variants.items():
-        raw = public_config(architecture, {**ODD, **changes})
+        raw = odd_config(architecture, changes)
         saved, tensors = tiny(architecture, raw)
         for version, config in (("v4", raw), ("v5", saved)):
             write(os.path.join(out, "family_configs", f"{family}_{variant}.{version}.json"),

@@ -161,7 +161,8 @@ class Taker {
       return p.stack->missing.empty() ? "layer-missing" : p.stack->missing;
     }
     if (!p.rule->missing.empty()) return p.rule->missing;
-    if (model_.spec().tied && hf_name == model_.spec().tied->hf) return "tie-mismatch";
+    if (model_.spec().tied && p.rule->megatron == model_.spec().tied->megatron)
+      return "tie-mismatch";
     return hf_name.ends_with(".bias") ? "bias-missing" : "tensor-missing";
   }
 
@@ -230,8 +231,8 @@ class Taker {
   }
 
   // The layer number of a name of `stack`, or -1.
-  static int64_t LayerOf(const std::string& name, const StackRule& stack) {
-    const std::string prefix = stack.hf.substr(0, stack.hf.find('{'));
+  int64_t LayerOf(const std::string& name, const StackRule& stack) const {
+    const std::string prefix = model_.HfPrefix(stack);
     if (prefix.empty() || !name.starts_with(prefix)) return -1;
     int64_t layer = -1;
     for (size_t i = prefix.size();
@@ -244,7 +245,9 @@ class Taker {
 
   std::string CauseOfExtra(const std::string& name) const {
     for (const StackRule& stack : model_.spec().stacks) {
-      if (LayerOf(name, stack) >= model_.layers() + model_.mtp_layers()) return "layer-missing";
+      const int64_t layers =
+          stack.is_tower() ? model_.LayersOf(stack) : model_.layers() + model_.mtp_layers();
+      if (LayerOf(name, stack) >= layers) return "layer-missing";
     }
     return name.ends_with(".bias") ? "bias-missing" : "tensor-extra";
   }
@@ -262,8 +265,7 @@ class Taker {
       const std::string id = CauseOfExtra(t.name);
       ResultRow row = Row(t.name, t.shape, t.dtype, RowStatus::kExtra);
       row.why = id == "layer-missing"
-                    ? fmt::format("layer-missing: the config has {} layers",
-                                  model_.layers() + model_.mtp_layers())
+                    ? "layer-missing: the config has fewer layers"
                     : fmt::format("{}: no rule of family {} uses it", id, model_.spec().name);
       out_.rows.push_back(std::move(row));
       extra_[id].push_back(t.name);
@@ -304,8 +306,8 @@ class Taker {
       out_.causes.push_back(
           {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
            id == "layer-missing"
-               ? fmt::format("{} tensor(s) of layers beyond the {} that the config counts",
-                             names.size(), model_.layers() + model_.mtp_layers())
+               ? fmt::format("{} tensor(s) of layers beyond those that the config counts",
+                             names.size())
                : fmt::format("{} tensor(s) that no rule explains", names.size()),
            names.front(), Hint(id)});
     }
@@ -340,6 +342,14 @@ class Taker {
 };
 
 }  // namespace
+
+void ChooseStorageBy(const Checkpoint& hf, ExpandOptions& options) {
+  options.has = [&hf](const std::string& name) { return hf.Find(name) != nullptr; };
+  options.shape = [&hf](const std::string& name) {
+    const TensorInfo* info = hf.Find(name);
+    return info == nullptr ? nullptr : &info->shape;
+  };
+}
 
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf) {
   return Taker(model, hf).Run();

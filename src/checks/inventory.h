@@ -33,6 +33,9 @@ struct Inventory {
 // floating point numbers), "mixed-dtypes" (of one Megatron tensor).
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
+// The model is expanded as `hf` stores it. `hf` outlives what is done with `options`.
+void ChooseStorageBy(const Checkpoint& hf, ExpandOptions& options);
+
 // kCorrupt with the first cause's id, message and place when there is one; `hint` instead of the
 // cause's own when it is not empty.
 Status RequireNoCause(const std::vector<Cause>& causes, const std::string& hint = "");

@@ -7,25 +7,8 @@
 #include <map>
 #include <set>
 
-#include "family/expression.h"
-
 namespace weighbridge {
 namespace {
-
-NameLookup DimsOf(const Model& model, int64_t layer) {
-  return [&model, layer](std::string_view name) -> Result<int64_t> {
-    if (name == "layer") return layer;
-    const auto dim = model.dims().find(std::string(name));
-    if (dim != model.dims().end()) return dim->second;
-    return Fail(ErrorKind::kInvalid, "family-file", fmt::format("'{}' is no dim", name),
-                model.spec().origin);
-  };
-}
-
-Result<int64_t> CountOf(const Model& model, const StackRule& stack) {
-  if (stack.missing == "mtp-missing") return model.mtp_layers();
-  return Evaluate(stack.count, DimsOf(model, 0));
-}
 
 struct NamedLayer {
   std::string head;  // "model.layers."
@@ -61,18 +44,16 @@ std::optional<NamedLayer> LayerOf(const std::string& name) {
 Result<LayerCut> LayerCut::ByFamily(const Model& whole, const Model& small) {
   LayerCut cut;
   for (const StackRule& stack : whole.spec().stacks) {
-    WB_TRY(const int64_t count, CountOf(whole, stack));
-    WB_TRY(const int64_t kept, CountOf(small, stack));
-    for (int64_t layer = 0; layer < count; ++layer) {
-      WB_TRY(std::string from, Substitute(stack.hf, DimsOf(whole, layer)));
+    for (int64_t layer = 0; layer < whole.LayersOf(stack); ++layer) {
+      WB_TRY(std::string from, whole.HfPrefix(stack, layer));
       std::optional<std::string> to;
-      if (layer < kept) {
-        WB_TRY(to, Substitute(stack.hf, DimsOf(small, layer)));
+      if (layer < small.LayersOf(stack)) {
+        WB_TRY(to, small.HfPrefix(stack, layer));
       }
       cut.prefixes_.emplace(std::move(from), std::move(to));
     }
     const size_t number = stack.hf.find("{layer}");
-    if (number != std::string::npos) cut.heads_.push_back(stack.hf.substr(0, number));
+    if (number != std::string::npos) cut.heads_.push_back(whole.HfPrefix(stack));
   }
   return cut;
 }

@@ -22,7 +22,15 @@ ordered_json::json_pointer Pointer(std::string_view dotted) {
 }
 
 std::vector<std::string> LayerKeys(const FamilySpec* spec) {
-  if (spec != nullptr && spec->dims.contains("layers")) return spec->dims.at("layers").keys;
+  if (spec != nullptr && spec->dims.contains("layers")) {
+    const std::vector<std::string>& plain = spec->dims.at("layers").keys;
+    std::vector<std::string> keys;
+    for (const std::string& table : spec->text_model.config) {
+      for (const std::string& key : plain) keys.push_back(table + "." + key);
+    }
+    keys.insert(keys.end(), plain.begin(), plain.end());
+    return keys;
+  }
   return {"num_hidden_layers",
           "text_config.num_hidden_layers",
           "language_config.num_hidden_layers",

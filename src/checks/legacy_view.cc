@@ -146,7 +146,7 @@ class Viewer {
   void Add(const Parameter& p) {
     bool first = true;
     for (const Part& part : parts_) {
-      int64_t layer = 0;
+      int64_t layer = p.layer;
       if (p.place == Place::kDecoder || p.place == Place::kMtp) {
         const bool mtp = p.place == Place::kMtp;
         layer = p.layer - (mtp ? part.first_mtp : part.first_layer);

@@ -206,7 +206,7 @@ class Binder {
       if (used_.contains(&tensor)) continue;
       if (const Passed* rule = PassedOver(tensor.key)) {
         ++passed[rule];
-      } else if (without_mtp_ && tensor.key.starts_with("mtp.")) {
+      } else if (without_mtp_ && IsMtp(tensor.key)) {
         ++mtp;
       } else {
         Extra(tensor);
@@ -231,14 +231,20 @@ class Binder {
     }
   }
 
+  // "mtp.layers.0...", also within "language_model.".
+  static bool IsMtp(const std::string& key) {
+    return key.starts_with("mtp.") || key.find(".mtp.") != std::string::npos;
+  }
+
   void Extra(const DistTensor& tensor) {
     ResultRow row;
     row.megatron = {tensor.key, tensor.shape, tensor.dtype};
     row.status = RowStatus::kExtra;
     row.metrics = NotCompared();
-    const std::string id = tensor.key == "output_layer.weight" ? "tie-mismatch"
-                           : tensor.key.starts_with("mtp.")    ? "mtp-missing"
-                                                               : "tensor-extra";
+    const bool head = model_.spec().tied && tensor.key == model_.tied_megatron();
+    const std::string id = head                ? "tie-mismatch"
+                           : IsMtp(tensor.key) ? "mtp-missing"
+                                               : "tensor-extra";
     row.why = fmt::format("{}: no rule of family {} explains it", id, model_.spec().name);
     where_[id].push_back(tensor.key);
     out_.rows.push_back(std::move(row));

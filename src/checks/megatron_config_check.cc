@@ -86,14 +86,28 @@ bool HasEffect(const std::string& field, const json& fields) {
   });
 }
 
+// What an object holds counts as far as both sides say it: a class has defaults of its own, and
+// dtypes are objects in YAML.
+bool EqualObjects(const json& a, const json& b);
+
 // Floats as both sides write them: through float32, through text.
 bool Equal(const json& a, const json& b) {
+  if (a.is_object() && b.is_object()) return EqualObjects(a, b);
   if (a.is_number() && b.is_number()) {
     const double x = a.get<double>(), y = b.get<double>();
     return std::abs(x - y) <= 1e-6 * std::max(std::abs(x), std::abs(y));
   }
   if (!a.is_array() || !b.is_array() || a.size() != b.size()) return a == b;
   return std::equal(a.begin(), a.end(), b.begin(), Equal);
+}
+
+bool EqualObjects(const json& a, const json& b) {
+  for (const auto& [key, value] : b.items()) {
+    const auto it = a.find(key);
+    const bool comparable = it != a.end() && it->is_object() == value.is_object();
+    if (comparable && !Equal(*it, value)) return false;
+  }
+  return true;
 }
 
 json NoneIsNull(json value) {

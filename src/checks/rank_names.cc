@@ -29,9 +29,12 @@ std::optional<Number> NumberAt(std::string_view name, size_t begin) {
   return n;
 }
 
+// A vision tower has a decoder too, which no pipeline stage divides.
 std::optional<Number> LayerOf(std::string_view name) {
   const size_t at = name.find(kLayers);
-  return at == std::string_view::npos ? std::nullopt : NumberAt(name, at + kLayers.size());
+  if (at == std::string_view::npos) return std::nullopt;
+  const bool text = at == 0 || name.substr(0, at).ends_with("language_model.");
+  return text ? NumberAt(name, at + kLayers.size()) : std::nullopt;
 }
 
 // "...experts.local_experts.3.linear_fc1.weight" -> "...experts.linear_fc1.weight3"
@@ -103,7 +106,10 @@ std::vector<std::string> RankNames::Spellings(const std::string& name) {
     if (at == std::string::npos) continue;
     out.push_back(name.substr(0, at) + std::string(other) + name.substr(at + one.size()));
   }
-  if (name == "output_layer.weight") out.push_back("embedding.word_embeddings.weight");
+  constexpr std::string_view kHead = "output_layer.weight";
+  if (name == kHead || name.ends_with(".output_layer.weight")) {
+    out.push_back(name.substr(0, name.size() - kHead.size()) + "embedding.word_embeddings.weight");
+  }
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/strings.h"
 #include "checks/toy.h"
+#include "family/config.h"
 
 namespace weighbridge {
 namespace {
@@ -29,6 +30,17 @@ void AddKeys(const ConfigRule& rule, std::set<std::string>& keys) {
   keys.insert(rule.hf.begin(), rule.hf.end());
   if (!rule.rope.empty()) keys.insert({"rope_scaling", "rope_parameters"});
   for (const ConfigRule& inner : rule.list) AddKeys(inner, keys);
+}
+
+// A key of the text model as it stands in `config`.
+std::string PlacedKey(const FamilySpec& spec, const ordered_json& config, const std::string& key) {
+  const nlohmann::json plain = config;
+  if (FindKey(plain, key) != nullptr) return key;
+  for (const std::string& table : spec.text_model.config) {
+    const nlohmann::json* text = FindKey(plain, table);
+    if (text != nullptr && FindKey(*text, key) != nullptr) return table + "." + key;
+  }
+  return key;
 }
 
 // Every config key that the family reads or its toy has.
@@ -152,7 +164,7 @@ Result<ordered_json> ToyConfig(const FamilySpec& spec, const ordered_json& base,
                                   ToPrintable(edit.key), near.empty() ? "" : "; ", near));
     }
     for (const std::string& other : OtherSpellings(spec, edit.key)) config.erase(other);
-    WB_RETURN_IF_ERROR(Apply(edit, config));
+    WB_RETURN_IF_ERROR(Apply({PlacedKey(spec, config, edit.key), edit.value}, config));
   }
   Complete(spec, dtype, config);
   // As transformers writes it; a config that was given keeps its order.

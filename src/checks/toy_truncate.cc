@@ -8,6 +8,7 @@
 #include "base/strings.h"
 #include "base/threads.h"
 #include "checks/files_beside.h"
+#include "checks/inventory.h"
 #include "checks/layer_cut.h"
 #include "checks/toy.h"
 #include "formats/checkpoint_files.h"
@@ -72,8 +73,9 @@ Result<LayerCut> CutOf(const FamilySpec* spec, const Checkpoint& source, const o
                        const TruncateOptions& options) {
   if (spec == nullptr)
     return LayerCut::ByName(source.tensors(), count.layers, options.layers, options.without_mtp);
-  WB_TRY(const Model whole, Model::Expand(*spec, nlohmann::json(config), {}));
   ExpandOptions expand;
+  ChooseStorageBy(source, expand);
+  WB_TRY(const Model whole, Model::Expand(*spec, nlohmann::json(config), expand));
   expand.without_mtp = options.without_mtp;
   WB_TRY(const Model small, Model::Expand(*spec, nlohmann::json(small_config), expand));
   WB_TRY(LayerCut cut, LayerCut::ByFamily(whole, small));

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "checks/inventory.h"
 #include "formats/checkpoint.h"
 
 namespace weighbridge::cli {
@@ -19,7 +20,7 @@ Result<Model> ExpandPrimary(const CanonicalInput& input, const Model& stored, bo
 
 Result<Model> ExpandHf(const ModelInput& input, bool without_mtp) {
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*input.checkpoint, expand);
   expand.without_mtp = without_mtp;
   return Model::Expand(*input.family, input.config, expand);
 }

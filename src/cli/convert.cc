@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "checks/bridge_config.h"
 #include "checks/files_beside.h"
+#include "checks/inventory.h"
 #include "checks/repadded.h"
 #include "cli/conversion.h"
 #include "cli/megatron_input.h"
@@ -59,9 +60,7 @@ Dialect TargetDialect(const ConvertArguments& a, const Model& model, const Megat
 Result<Model> ExpandTarget(const ConvertArguments& a, const MegatronInput& input,
                            const Model& stored) {
   ExpandOptions expand;
-  if (const Checkpoint* original = input.Original()) {
-    expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
-  }
+  if (const Checkpoint* original = input.Original()) ChooseStorageBy(*original, expand);
   expand.tp = a.layout.grid.tp;
   expand.pad_vocab = a.layout.pad_vocab > 0 ? a.layout.pad_vocab : stored.padded_vocab();
   expand.without_mtp = a.layout.without_mtp;

@@ -11,6 +11,7 @@
 #include "base/strings.h"
 #include "checks/bridge_config.h"
 #include "checks/files_beside.h"
+#include "checks/inventory.h"
 #include "cli/conversion.h"
 #include "cli/megatron_output.h"
 #include "cli/model_input.h"
@@ -36,7 +37,7 @@ struct ImportArguments {
 
 Result<Model> ExpandModel(const ModelInput& input, const ImportArguments& a) {
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*input.checkpoint, expand);
   expand.tp = a.layout.grid.tp;
   expand.pad_vocab = a.layout.pad_vocab;
   expand.without_mtp = a.layout.without_mtp;

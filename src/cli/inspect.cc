@@ -72,10 +72,13 @@ Json ConfigSummary(const std::filesystem::path& path) {
   if (!text) return summary;
   const Json config = Json::parse(*text, nullptr, false);
   if (!config.is_object()) return summary;
+  const Json text_config = config.value("text_config", Json::object());
   for (const auto& group : kConfigKeys) {
     for (const char* key : group) {
-      if (key == nullptr || !config.contains(key)) continue;
-      summary[key] = config[key];
+      if (key == nullptr) continue;
+      const Json& owner = config.contains(key) || !text_config.is_object() ? config : text_config;
+      if (!owner.contains(key)) continue;
+      summary[key] = owner[key];
       break;
     }
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strings.h"
+#include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/megatron_config_check.h"
 #include "checks/source_config.h"
@@ -158,9 +159,7 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
 
 Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
   ExpandOptions expand;
-  if (const Checkpoint* original = input.Original()) {
-    expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
-  }
+  if (const Checkpoint* original = input.Original()) ChooseStorageBy(*original, expand);
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
 }

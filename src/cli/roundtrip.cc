@@ -7,6 +7,7 @@
 
 #include "base/progress.h"
 #include "base/threads.h"
+#include "checks/inventory.h"
 #include "cli/command.h"
 #include "cli/model_input.h"
 #include "cli/size_option.h"
@@ -27,7 +28,7 @@ Result<Report> RunOn(RoundTripArguments& a) {
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return input->checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*input->checkpoint, expand);
   expand.tp = a.options.grid.tp;
   expand.pad_vocab = a.pad_vocab;
   expand.without_mtp = a.without_mtp;

@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/progress.h"
 #include "base/threads.h"
+#include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/verify_manifest.h"
 #include "cli/canonical_input.h"
@@ -72,7 +73,7 @@ Result<Report> RunOnManifest(const VerifyArguments& a) {
 Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpoint>& megatron,
                         bool without_mtp) {
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*input.checkpoint, expand);
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand), megatron);
 }
@@ -81,7 +82,7 @@ Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpo
 Result<Model> ExpandForRanks(const ModelInput& input, const VerifyArguments& a,
                              const Model& stored) {
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return input.checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*input.checkpoint, expand);
   expand.tp = a.grid.tp;
   expand.pad_vocab = a.pad_vocab > 0 ? a.pad_vocab : stored.padded_vocab();
   expand.without_mtp = a.options.without_mtp;

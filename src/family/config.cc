@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 
 namespace weighbridge {
@@ -101,6 +102,32 @@ Result<json> Not(const json& value, const json&) {
   return json(!value.get<bool>());
 }
 
+// An object that the Bridge's YAML describes: `class` of the arguments, built from the table.
+Result<json> Object(const json& value, const json& arguments) {
+  if (!value.is_object() || !arguments.is_object()) return BadValue("object", value);
+  json object = value;
+  object["_target_"] = arguments.value("class", "");
+  return object;
+}
+
+// Objects within it, such as a dtype, become their names.
+Result<json> TableOfObject(const json& value, const json&) {
+  if (!value.is_object()) return NoInverse("object", value);
+  json table = json::object();
+  for (const auto& [key, entry] : value.items()) {
+    if (key == "_target_") continue;
+    const bool object = entry.is_object() && entry.contains("_target_");
+    if (object && !entry["_target_"].is_string()) return NoInverse("object", entry);
+    if (object) {
+      const auto& name = entry["_target_"].get_ref<const std::string&>();
+      table[key] = name.substr(name.rfind('.') + 1);
+    } else {
+      table[key] = entry;
+    }
+  }
+  return table;
+}
+
 Result<json> PositionEmbedding(const json& value, const json&) {
   if (!value.is_boolean()) return BadValue("position_embedding", value);
   return json(value.get<bool>() ? "yarn" : "rope");
@@ -152,6 +179,18 @@ Result<json> NoneIsZero(const json& value, const json&) {
 
 Result<json> Same(const json& value, const json&) { return value; }
 
+// The value under a key of an object, or at the place in a list.
+const json* Entry(const json& owner, std::string_view key) {
+  if (owner.is_object()) {
+    const auto it = owner.find(std::string(key));
+    return it == owner.end() ? nullptr : &*it;
+  }
+  size_t index = 0;
+  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), index);
+  const bool number = error == std::errc() && end == key.data() + key.size();
+  return number && owner.is_array() && index < owner.size() ? &owner[index] : nullptr;
+}
+
 }  // namespace
 
 std::string Describe(const json& value) {
@@ -164,11 +203,9 @@ std::string Describe(const json& value) {
 const json* FindKey(const json& config, std::string_view dotted) {
   const json* at = &config;
   while (!dotted.empty()) {
-    if (!at->is_object()) return nullptr;
     const size_t dot = dotted.find('.');
-    const auto it = at->find(std::string(dotted.substr(0, dot)));
-    if (it == at->end() || it->is_null()) return nullptr;
-    at = &*it;
+    at = Entry(*at, dotted.substr(0, dot));
+    if (at == nullptr || at->is_null()) return nullptr;
     dotted = dot == std::string_view::npos ? std::string_view() : dotted.substr(dot + 1);
   }
   return at;
@@ -181,12 +218,40 @@ const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
   return nullptr;
 }
 
+void SetDottedKey(json& config, std::string_view dotted, json value) {
+  json* at = &config;
+  for (size_t dot; (dot = dotted.find('.')) != std::string_view::npos;
+       dotted.remove_prefix(dot + 1)) {
+    json& inner = (*at)[std::string(dotted.substr(0, dot))];
+    if (!inner.is_object()) inner = json::object();
+    at = &inner;
+  }
+  (*at)[std::string(dotted)] = std::move(value);
+}
+
+json LayTextConfigOver(const json& config, const std::vector<std::string>& tables,
+                       const std::vector<std::string>& outer) {
+  json out = config;
+  for (const std::string& table : tables) {
+    const json* text = FindKey(config, table);
+    if (text == nullptr || !text->is_object()) continue;
+    for (const auto& [key, value] : text->items()) {
+      const bool kept = FindKey(config, key) != nullptr &&
+                        std::find(outer.begin(), outer.end(), key) != outer.end();
+      if (!kept && !value.is_null()) out[key] = value;
+    }
+    break;
+  }
+  return out;
+}
+
 const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
       {"activation", "HF's name of an activation function -> Megatron's", Activation, HfActivation},
       {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne, Same},
       {"letters", "a list of layer kinds -> one letter each, by `args`", Letters, KindsOfLetters},
       {"not", "the contrary of a truth value", Not, Not},
+      {"object", "a table -> an object of `class` in args", Object, TableOfObject},
       {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding, IsYarn},
       {"rsqrt", "1 / sqrt(x)", Rsqrt, InverseSquare},
       {"window", "a window of w tokens -> [w - 1, 0]", Window, WindowWidth},

@@ -10,11 +10,21 @@
 
 namespace weighbridge {
 
-// The value at "rope_parameters.rope_theta"; nullptr when absent or null on the way.
+// The value at "rope_parameters.rope_theta", or in a list at "sizes.0"; nullptr when absent or null
+// on the way.
 const nlohmann::json* FindKey(const nlohmann::json& config, std::string_view dotted);
 
 // The first of `keys` that is present and not null; nullptr when there is none.
 const nlohmann::json* FirstKey(const nlohmann::json& config, const std::vector<std::string>& keys);
+
+// Sets the value at a dotted key; what is no object on the way becomes one.
+void SetDottedKey(nlohmann::json& config, std::string_view dotted, nlohmann::json value);
+
+// The config as its text model sees it: the first of `tables` that is an object, laid over the
+// whole config but for the keys of `outer` that this one has. Null counts as absent.
+nlohmann::json LayTextConfigOver(const nlohmann::json& config,
+                                 const std::vector<std::string>& tables,
+                                 const std::vector<std::string>& outer);
 
 // `value` as JSON text for messages, shortened.
 std::string Describe(const nlohmann::json& value);

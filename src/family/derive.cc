@@ -69,7 +69,7 @@ struct RopeKind {
 class Deriver {
  public:
   Deriver(const FamilySpec& spec, const json& fields, bool bridge)
-      : spec_(spec), fields_(fields), rules_(spec.config) {
+      : spec_(spec), fields_(fields), rules_(spec.config), text_toy_(TextToy(spec)) {
     if (!bridge) return;
     for (const auto& [field, rule] : spec.bridge.fields) rules_[field] = rule;
   }
@@ -87,16 +87,44 @@ class Deriver {
     }
     Rope();
     WB_RETURN_IF_ERROR(Others());
+    NestTextConfig();
     return std::move(config_);
   }
 
  private:
   void Identity() {
-    for (const auto& [key, value] : spec_.toy.items()) {
-      if (value.is_boolean() || value.is_string()) config_[key] = value;
+    for (const json* toy : {text_toy_, &spec_.toy}) {
+      for (const auto& [key, value] : toy->items()) {
+        if (value.is_boolean() || value.is_string()) config_[key] = value;
+      }
     }
     if (!spec_.hf_architectures.empty()) config_["architectures"] = {spec_.hf_architectures[0]};
     if (!spec_.hf_model_types.empty()) config_["model_type"] = spec_.hf_model_types[0];
+  }
+
+  // What [toy] has outside stays there, the rest is the text model's.
+  void NestTextConfig() {
+    if (text_toy_ == &spec_.toy) return;
+    const std::string& table = spec_.text_model.config[0];
+    json text = json::object(), whole = json::object();
+    // The Bridge's class may hold the table itself.
+    if (const json* held = FindKey(config_, table)) text = *held;
+    for (const auto& [key, value] : config_.items()) {
+      if (key == table) continue;
+      const bool outside = key == "architectures" || spec_.toy.contains(key);
+      (outside || key == "model_type" ? whole : text)[key] = value;
+    }
+    for (const auto& [key, value] : text_toy_->items()) {
+      if (value.is_string() && !text.contains(key)) text[key] = value;
+    }
+    SetDottedKey(whole, table, std::move(text));
+    config_ = std::move(whole);
+  }
+
+  static const json* TextToy(const FamilySpec& spec) {
+    const auto& tables = spec.text_model.config;
+    const json* text = tables.empty() ? nullptr : FindKey(spec.toy, tables[0]);
+    return text != nullptr && text->is_object() ? text : &spec.toy;
   }
 
   Result<int64_t> Layers() const {
@@ -109,27 +137,21 @@ class Deriver {
   }
 
   void Set(const std::string& dotted, json value) {
-    json* at = &config_;
-    std::string rest = dotted;
-    for (size_t dot; (dot = rest.find('.')) != std::string::npos; rest = rest.substr(dot + 1)) {
-      json& inner = (*at)[rest.substr(0, dot)];
-      if (!inner.is_object()) inner = json::object();
-      at = &inner;
-    }
-    (*at)[rest] = std::move(value);
+    SetDottedKey(config_, dotted, std::move(value));
   }
 
   // The spelling of [toy], else the first.
   void SetOneOf(const std::vector<std::string>& keys, json value) {
     const auto known = std::find_if(keys.begin(), keys.end(), [&](const std::string& key) {
-      return FindKey(spec_.toy, key) != nullptr;
+      return FindKey(*text_toy_, key) != nullptr || FindKey(spec_.toy, key) != nullptr;
     });
     Set(known == keys.end() ? keys.front() : *known, std::move(value));
   }
 
   // A flag whose key holds a number (a window's width): the field that gives the number says it.
   bool SaysByBeingThere(const Symbol& flag) const {
-    const json* value = flag.keys.empty() ? nullptr : FirstKey(spec_.toy, flag.keys);
+    const json* value = FirstKey(*text_toy_, flag.keys);
+    if (value == nullptr) value = FirstKey(spec_.toy, flag.keys);
     return value != nullptr && value->is_number();
   }
 
@@ -237,7 +259,7 @@ class Deriver {
       if (!kind.is_string()) return {};
       names.push_back(kind.get<std::string>());
     }
-    InvertLayerKinds(spec_.layer_kinds.at(rule.layer_kind), names, spec_.toy,
+    InvertLayerKinds(spec_.layer_kinds.at(rule.layer_kind), names, *text_toy_,
                      [&](const std::string& key, json v) { Set(key, std::move(v)); });
     return {};
   }
@@ -295,6 +317,7 @@ class Deriver {
   const FamilySpec& spec_;
   const json& fields_;
   std::map<std::string, ConfigRule> rules_;
+  const json* text_toy_;  // the part of [toy] that describes the text model
   json config_ = json::object();
   std::map<std::string, RopeKind> rope_;
   std::string rope_type_;

@@ -46,7 +46,7 @@ std::vector<std::string> ModuleNames(const Parameter& p) {
 // "mlp.experts.experts.linear_fc1.weight" with an axis of experts.
 std::string StackExperts(std::string name) {
   if (!Replace(name, "local_experts.{expert}.", "")) Replace(name, "{expert}", "");
-  Replace(name, "mlp.experts.", "mlp.experts.experts.");
+  Replace(name, ".experts.", ".experts.experts.");
   return name;
 }
 
@@ -61,9 +61,10 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
   if (p.is_expert()) name = StackExperts(std::move(name));
   if (!IsHybrid(model)) Replace(name, ".mtp_model_layer.", ".transformer_layer.");
   DiskName disk;
-  if (stacked && p.place == Place::kDecoder && Replace(name, ".{layer}.", ".")) {
+  const bool may_stack = p.stack != nullptr && p.place != Place::kMtp;
+  if (stacked && may_stack && Replace(name, ".{layer}.", ".")) {
     disk.index.push_back(p.layer);
-    disk.extents.push_back(model.layers());
+    disk.extents.push_back(p.stack->is_tower() ? model.LayersOf(*p.stack) : model.layers());
   }
   Replace(name, "{layer}", fmt::format("{}", p.layer));
   if (p.is_expert()) {
@@ -115,7 +116,9 @@ DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect) {
   const std::vector<std::string> names = ModuleNames(p);
   // The last of the local names is the renamed one, where there is one.
   const bool first = dialect == Dialect::kTe || !p.rule->disk.empty();
-  return Placed(model, p, first ? names.front() : names.back(), !NumbersLayers(model));
+  const bool tower = p.stack != nullptr && p.stack->is_tower();
+  const bool stacked = tower ? p.stack->stacked : !NumbersLayers(model);
+  return Placed(model, p, first ? names.front() : names.back(), stacked);
 }
 
 }  // namespace weighbridge

@@ -37,7 +37,7 @@ std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
 // The name that Megatron-Core itself writes for a model of this config with modules of `dialect`:
 // layers are stacked unless the config lists kinds of layers (moe_layer_freq or
 // linear_attention_freq is a list or above 1), asks for numbers (hetereogenous_dist_checkpoint) or
-// the model is a HybridModel.
+// the model is a HybridModel; those of a tower as its stack says.
 DiskName WrittenName(const Model& model, const Parameter& p, Dialect dialect);
 
 }  // namespace weighbridge

@@ -130,6 +130,12 @@ class Linter {
       WB_RETURN_IF_ERROR(Expression(stack.count, 0));
       WB_RETURN_IF_ERROR(Name(stack.megatron, 0));
       WB_RETURN_IF_ERROR(Name(stack.hf, 0));
+      if (stack.is_tower() && stack.place != "first") {
+        return Bad(fmt::format("the 'place' of stack '{}' is \"first\"", stack.name), 0);
+      }
+      if (stack.stacked && !stack.is_tower()) {
+        return Bad(fmt::format("'stacked' of stack '{}' needs a place", stack.name), 0);
+      }
       if (!stack.params_of.empty() && !HasStack(stack.params_of)) {
         return Bad(fmt::format("there is no stack '{}'", stack.params_of), 0);
       }
@@ -223,7 +229,8 @@ class Linter {
 
   Status Param(const ParamRule& rule) const {
     if (rule.megatron.empty()) return Bad("a [[param]] needs 'megatron'", rule.line);
-    if (rule.shape.empty()) return Bad(fmt::format("'{}' has no shape", rule.megatron), rule.line);
+    if (rule.shape.empty() && !rule.scalar)
+      return Bad(fmt::format("'{}' has no shape", rule.megatron), rule.line);
     for (const std::string& stack : rule.stacks) {
       if (!HasStack(stack)) return Bad(fmt::format("there is no stack '{}'", stack), rule.line);
     }

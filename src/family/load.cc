@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <set>
 
+#include "family/config.h"
 #include "family/library.h"
+#include "family/prefix.h"
 #include "family/toml_table.h"
 
 namespace weighbridge {
@@ -194,7 +196,9 @@ Status ReadToy(TomlTable& top, FamilySpec& spec) {
   const toml::table* table = top.Table("toy");
   if (table == nullptr) return {};
   TomlTable t(*table, top.origin());
-  for (const std::string& key : t.Keys()) spec.toy[key] = t.Json(key);
+  nlohmann::json toy = nlohmann::json::object();
+  for (const std::string& key : t.Keys()) toy[key] = t.Json(key);
+  spec.toy.update(toy, /*merge_objects=*/true);
   return t.Finish();
 }
 
@@ -238,6 +242,7 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
     rule.storage.push_back(std::move(storage));
   }
   rule.shape = t.Expressions("shape");
+  rule.scalar = t.Has("shape") && rule.shape.empty();
   if (t.Has("op")) rule.op = t.String("op");
   if (t.Has("tp")) rule.tp = t.String("tp");
   rule.components = t.Expressions("components");
@@ -258,7 +263,7 @@ Result<StackRule> ReadStack(const toml::table& table, const std::string& origin)
   TomlTable t(table, origin);
   StackRule stack{t.String("name"),      t.String("megatron"), t.String("hf"),
                   t.Expression("count"), t.TextMap("kinds"),   t.String("params_of"),
-                  t.String("missing")};
+                  t.String("missing"),   t.String("place"),    t.Bool("stacked", false)};
   WB_RETURN_IF_ERROR(t.Finish());
   return stack;
 }
@@ -288,7 +293,8 @@ Status ReadRemove(TomlTable& top, FamilySpec& spec) {
   if (table == nullptr) return {};
   TomlTable t(*table, top.origin());
   const auto drop = [&](auto& list, const std::string& name, auto name_of) {
-    if (std::erase_if(list, [&](const auto& x) { return name_of(x) == name; }) == 0) {
+    const size_t dropped = std::erase_if(list, [&](const auto& x) { return name_of(x) == name; });
+    if (dropped == 0 && !spec.abstract) {  // an abstract file is also read alone
       t.SetError(nullptr, fmt::format("[remove] names '{}', which the parent does not have", name));
     }
   };
@@ -302,22 +308,11 @@ Status ReadRemove(TomlTable& top, FamilySpec& spec) {
     drop(spec.ignores, name, [](const IgnoreRule& i) { return i.hf; });
   }
   for (const std::string& name : t.Strings("config")) {
-    if (spec.config.erase(name) == 0) {
+    if (spec.config.erase(name) == 0 && !spec.abstract) {
       t.SetError(nullptr, fmt::format("[remove] names '{}', which the parent does not have", name));
     }
   }
   return t.Finish();
-}
-
-// The entry with the longest beginning of `name`; nullptr when none fits.
-const std::pair<const std::string, std::string>* LongestPrefix(
-    const std::map<std::string, std::string>& table, const std::string& name) {
-  const std::pair<const std::string, std::string>* longest = nullptr;
-  for (const auto& entry : table) {
-    if (!name.starts_with(entry.first)) continue;
-    if (longest == nullptr || entry.first.size() > longest->first.size()) longest = &entry;
-  }
-  return longest;
 }
 
 // [rename]: beginnings of the parents' HF names, as they are called here.
@@ -339,7 +334,7 @@ void ReadRename(TomlTable& top, FamilySpec& spec) {
   for (IgnoreRule& rule : spec.ignores) rename(rule.hf);
   if (spec.tied) rename(spec.tied->hf), rename(spec.tied->same_as);
   for (const auto& [from, to] : table) {
-    if (spec.abstract || used.contains(from)) continue;  // an abstract file is also read alone
+    if (spec.abstract || used.contains(from)) continue;
     top.SetError(nullptr, fmt::format("[rename]: no HF name of the parents begins '{}'", from));
   }
 }
@@ -365,6 +360,54 @@ void ReadRestrict(TomlTable& top, FamilySpec& spec) {
   }
 }
 
+// The parents' toy becomes the part of the toy that describes the text model.
+void NestToy(const TextModelRule& rule, nlohmann::json& toy) {
+  nlohmann::json text = std::move(toy);
+  toy = nlohmann::json::object();
+  for (const std::string& key : rule.outer) {
+    if (text.contains(key)) toy[key] = text[key];
+  }
+  SetDottedKey(toy, rule.config[0], std::move(text));
+}
+
+// [text_model]: what the parents describe is a part of this model.
+Status ReadTextModel(TomlTable& top, FamilySpec& spec) {
+  const toml::table* table = top.Table("text_model");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  const std::string megatron = t.String("megatron");
+  const std::map<std::string, std::string> hf = t.TextMap("hf");
+  const auto spell = [&](std::string& name) { name = WithPrefix(hf, name); };
+  for (StackRule& stack : spec.stacks) {
+    stack.megatron = megatron + stack.megatron;
+    spell(stack.hf);
+  }
+  for (ParamRule& rule : spec.params) {
+    if (!rule.stacks.empty()) continue;
+    rule.megatron = megatron + rule.megatron;
+    if (!rule.local.empty()) rule.local = megatron + rule.local;
+    for (std::string& name : rule.disk) name = megatron + name;
+    for (HfStorage& storage : rule.storage) {
+      for (std::string& name : storage.names) spell(name);
+    }
+  }
+  for (CopyRule& rule : spec.copies) spell(rule.same_as);
+  for (IgnoreRule& rule : spec.ignores) {
+    if (rule.stacks.empty()) spell(rule.hf);
+  }
+  if (spec.tied) {
+    spell(spec.tied->hf);
+    spell(spec.tied->same_as);
+    spec.tied->megatron = megatron + spec.tied->megatron;
+  }
+  const std::vector<std::string> config = t.Strings("config"), outer = t.Strings("outer");
+  if (!config.empty()) {
+    spec.text_model = {config, outer};
+    NestToy(spec.text_model, spec.toy);
+  }
+  return t.Finish();
+}
+
 Status ReadLists(TomlTable& top, FamilySpec& spec) {
   for (const toml::table* table : top.Tables("stack")) {
     WB_TRY(StackRule stack, ReadStack(*table, top.origin()));
@@ -382,6 +425,11 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
   for (const toml::table* table : top.Tables("hf_copy")) {
     WB_TRY(CopyRule copy, ReadCopy(*table, top.origin()));
     spec.copies.push_back(std::move(copy));
+  }
+  for (const toml::table* table : top.Tables("spelling")) {
+    TomlTable t(*table, top.origin());
+    spec.spellings.push_back(t.TextMap("hf"));
+    WB_RETURN_IF_ERROR(t.Finish());
   }
   for (const toml::table* table : top.Tables("hf_ignore")) {
     TomlTable t(*table, top.origin());
@@ -425,6 +473,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadRemove(top, spec));
   ReadRename(top, spec);
   ReadRestrict(top, spec);
+  WB_RETURN_IF_ERROR(ReadTextModel(top, spec));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", spec.dims));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));

@@ -9,6 +9,7 @@
 #include "family/config.h"
 #include "family/expression.h"
 #include "family/layer_rules.h"
+#include "family/prefix.h"
 
 namespace weighbridge {
 namespace {
@@ -72,6 +73,7 @@ class Model::Builder {
     m_.dims_["padded_vocab"] = m_.padded_vocab_;
     WB_RETURN_IF_ERROR(Count());
     WB_RETURN_IF_ERROR(Kinds());
+    WB_RETURN_IF_ERROR(ChooseSpelling());
     WB_RETURN_IF_ERROR(Parameters());
     WB_RETURN_IF_ERROR(Copies());
     WB_RETURN_IF_ERROR(Ignores());
@@ -134,7 +136,7 @@ class Model::Builder {
       }
     }
     if (const nlohmann::json* list = FindKey(config_, symbol.count);
-        !symbol.count.empty() && list != nullptr && list->is_array()) {
+        !symbol.count.empty() && list != nullptr && list->is_structured()) {
       return static_cast<int64_t>(list->size());
     }
     if (symbol.expression) {
@@ -195,15 +197,15 @@ class Model::Builder {
         return Fail(ErrorKind::kInvalid, "config-value",
                     fmt::format("{} layers in stack '{}'", count, stack.name), "config.json");
       }
-      counts_[stack.name] = count;
+      m_.counts_[stack.name] = count;
       if (IsMtp(stack)) m_.mtp_layers_ = std::max(m_.mtp_layers_, count);
     }
     WB_TRY(m_.layers_, Symbol("layers", 0));
     for (const StackRule& stack : spec().stacks) {
-      if (!IsMtp(stack) && counts_[stack.name] > m_.layers_) {
+      if (!IsMtp(stack) && !stack.is_tower() && m_.counts_[stack.name] > m_.layers_) {
         return Fail(ErrorKind::kInvalid, "family-file",
                     fmt::format("stack '{}' has {} layers, the model {}", stack.name,
-                                counts_[stack.name], m_.layers_),
+                                m_.counts_[stack.name], m_.layers_),
                     spec().origin);
       }
     }
@@ -227,7 +229,7 @@ class Model::Builder {
       const auto fixed = stack.kinds.find(group);
       if (fixed != stack.kinds.end()) {
         if (fixed->second == kind) return true;
-      } else if (layer < static_cast<int64_t>(kinds.size()) &&
+      } else if (!stack.is_tower() && layer < static_cast<int64_t>(kinds.size()) &&
                  kinds[static_cast<size_t>(layer)] == kind) {
         return true;
       }
@@ -262,7 +264,7 @@ class Model::Builder {
       if (!holds) continue;
       int64_t layers = rule.stacks.empty() ? 1 : 0, each = 1;
       for (const StackRule* stack : StacksOf(rule.stacks)) {
-        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+        for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           layers += LayerFits(rule, *stack, layer) ? 1 : 0;
         }
       }
@@ -290,7 +292,7 @@ class Model::Builder {
     }
     for (const auto& [key, rules] : by_name) {
       const StackRule* stack = key.first;
-      for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? counts_[stack->name] : 1);
+      for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? m_.counts_[stack->name] : 1);
            ++layer) {
         const auto fits = [&](const ParamRule* rule) {
           return !stack || LayerFits(*rule, *stack, layer);
@@ -302,6 +304,32 @@ class Model::Builder {
       }
     }
     return {};
+  }
+
+  // The spelling in which the most tensors outside of layers are there.
+  Status ChooseSpelling() {
+    if (!options_.has || spec().spellings.empty()) return {};
+    WB_TRY(size_t most, CountPresent());
+    const std::map<std::string, std::string>* best = nullptr;
+    for (const auto& spelling : spec().spellings) {
+      m_.spelling_ = &spelling;
+      WB_TRY(const size_t present, CountPresent());
+      if (present > most) std::tie(most, best) = std::pair(present, &spelling);
+    }
+    m_.spelling_ = best;
+    return {};
+  }
+
+  Result<size_t> CountPresent() {
+    size_t present = 0;
+    for (const ParamRule& rule : spec().params) {
+      WB_TRY(const bool holds, Holds(rule.when, rule.unless));
+      if (!holds || !rule.stacks.empty()) continue;
+      Parameter p;
+      WB_TRY(const std::vector<std::string> names, Names(p, rule.storage[0]));
+      present += static_cast<size_t>(std::count_if(names.begin(), names.end(), options_.has));
+    }
+    return present;
   }
 
   Status Parameters() {
@@ -316,7 +344,7 @@ class Model::Builder {
         continue;
       }
       for (const StackRule* stack : StacksOf(rule.stacks)) {
-        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+        for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           if (LayerFits(rule, *stack, layer)) WB_RETURN_IF_ERROR(AddParameters(rule, stack, layer));
         }
       }
@@ -360,9 +388,12 @@ class Model::Builder {
   }
 
   Place PlaceOf(const ParamRule& rule, const StackRule* stack) const {
-    if (stack != nullptr) return IsMtp(*stack) ? Place::kMtp : Place::kDecoder;
-    if (rule.place == "first") return Place::kFirst;
-    return rule.megatron.starts_with("decoder.final") ? Place::kFinalNorm : Place::kOutput;
+    if (stack != nullptr && !stack->is_tower()) {
+      return IsMtp(*stack) ? Place::kMtp : Place::kDecoder;
+    }
+    if (stack != nullptr || rule.place == "first") return Place::kFirst;
+    const bool norm = rule.megatron.find("decoder.final") != std::string::npos;
+    return norm ? Place::kFinalNorm : Place::kOutput;
   }
 
   Status Geometry(Parameter& p) {
@@ -397,38 +428,61 @@ class Model::Builder {
     std::vector<std::string> names;
     for (const std::string& name : storage.names) {
       const std::string text = p.stack != nullptr ? p.stack->hf + name : name;
-      WB_TRY(std::string full,
+      WB_TRY(const std::string full,
              Substitute(text, [&](std::string_view n) { return m_.Lookup(n, p.layer, p.expert); }));
-      names.push_back(std::move(full));
+      names.push_back(m_.Spell(full));
     }
     return names;
   }
 
-  // The storage whose names are all there; the primary when none is complete.
+  // The storage whose names are all there, and whose shapes where these alone decide; the primary
+  // when none is complete.
   Status ChooseStorage(Parameter& p) {
+    bool complete = false;
     for (const HfStorage& storage : p.rule->storage) {
-      WB_TRY(std::vector<std::string> names, Names(p, storage));
       const bool primary = &storage == &p.rule->storage[0];
-      const bool complete = !options_.has || std::all_of(names.begin(), names.end(), options_.has);
-      if (primary || complete) {
+      WB_TRY(std::vector<std::string> names, Names(p, storage));
+      const bool there = !options_.has || std::all_of(names.begin(), names.end(), options_.has);
+      if (primary || (there && !complete)) {
         p.storage = &storage;
-        p.hf = std::move(names);
+        p.hf = names;
       }
-      if (complete) break;
+      complete |= there;
+      if (!there || (options_.shape && !HasShapes(p, storage, names))) continue;
+      p.storage = &storage;
+      p.hf = std::move(names);
+      break;
     }
     return {};
   }
 
+  // True where no other storage has the same names: its shapes are judged later.
+  bool HasShapes(Parameter p, const HfStorage& storage, const std::vector<std::string>& names) {
+    const auto alike = [&](const HfStorage& s) { return s.names == storage.names; };
+    const auto& all = p.rule->storage;
+    if (std::count_if(all.begin(), all.end(), alike) < 2) return true;
+    p.storage = &storage;
+    const Result<TransformPlan> plan = m_.Plan(p);
+    if (!plan) return false;
+    for (size_t i = 0; i < names.size(); ++i) {
+      const Shape* shape = options_.shape(names[i]);
+      if (shape == nullptr || *shape != plan->sources[i].shape) return false;
+    }
+    return true;
+  }
+
   Result<std::string> StackName(const StackRule* stack, const std::string& name, int64_t layer) {
     const std::string text = stack != nullptr ? stack->hf + name : name;
-    return Substitute(text, [&](std::string_view n) { return m_.Lookup(n, layer, 0); });
+    WB_TRY(const std::string full,
+           Substitute(text, [&](std::string_view n) { return m_.Lookup(n, layer, 0); }));
+    return m_.Spell(full);
   }
 
   Status Copies() {
     if (spec().tied) {
       WB_TRY(m_.tied_, Holds(spec().tied->when, ""));
       if (m_.tied_) {
-        m_.copies_.push_back({spec().tied->hf, spec().tied->same_as,
+        m_.copies_.push_back({m_.Spell(spec().tied->hf), m_.Spell(spec().tied->same_as),
                               "the output layer is tied to the embedding", true});
       }
     }
@@ -436,10 +490,10 @@ class Model::Builder {
       WB_TRY(const bool holds, Holds(rule.when, ""));
       if (!holds) continue;
       for (const StackRule* stack : StacksOf(rule.stacks)) {
-        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+        for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           WB_TRY(std::string name, StackName(stack, rule.hf, layer));
-          const std::string of =
-              m_.tied_ && rule.same_as == spec().tied->hf ? spec().tied->same_as : rule.same_as;
+          const bool head = m_.tied_ && rule.same_as == spec().tied->hf;
+          const std::string of = m_.Spell(head ? spec().tied->same_as : rule.same_as);
           m_.copies_.push_back(
               {std::move(name), of, rule.why.empty() ? "a copy of " + of : rule.why, false});
         }
@@ -450,9 +504,9 @@ class Model::Builder {
 
   Status Ignores() {
     for (const IgnoreRule& rule : spec().ignores) {
-      if (rule.stacks.empty()) m_.ignored_[rule.hf] = &rule;
+      if (rule.stacks.empty()) m_.ignored_[m_.Spell(rule.hf)] = &rule;
       for (const StackRule* stack : StacksOf(rule.stacks)) {
-        for (int64_t layer = 0; layer < counts_[stack->name]; ++layer) {
+        for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           WB_TRY(std::string name, StackName(stack, rule.hf, layer));
           m_.ignored_[std::move(name)] = &rule;
         }
@@ -572,7 +626,6 @@ class Model::Builder {
   Model& m_;
   const nlohmann::json& config_;
   const ExpandOptions& options_;
-  std::map<std::string, int64_t> counts_;
 };
 
 Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config,
@@ -583,8 +636,28 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
   }
   Model model;
   model.spec_ = &spec;
-  WB_RETURN_IF_ERROR(Builder(model, config, options).Run());
+  if (spec.text_model.config.empty()) {
+    WB_RETURN_IF_ERROR(Builder(model, config, options).Run());
+    return model;
+  }
+  const nlohmann::json flat =
+      LayTextConfigOver(config, spec.text_model.config, spec.text_model.outer);
+  WB_RETURN_IF_ERROR(Builder(model, flat, options).Run());
   return model;
+}
+
+std::string Model::Spell(const std::string& hf_name) const {
+  return spelling_ == nullptr ? hf_name : WithPrefix(*spelling_, hf_name);
+}
+
+Result<std::string> Model::HfPrefix(const StackRule& stack, int64_t layer) const {
+  WB_TRY(const std::string prefix,
+         Substitute(stack.hf, [&](std::string_view n) { return Lookup(n, layer, 0); }));
+  return Spell(prefix);
+}
+
+std::string Model::HfPrefix(const StackRule& stack) const {
+  return Spell(stack.hf.substr(0, stack.hf.find('{')));
 }
 
 Result<int64_t> Model::Lookup(std::string_view name, int64_t layer, int64_t expert) const {

@@ -53,10 +53,14 @@ struct Field {
 
 // True when the HF side has a tensor of that name.
 using HasTensor = std::function<bool(const std::string&)>;
+// The shape of the HF side's tensor of that name; nullptr when there is none.
+using FindShape = std::function<const Shape*(const std::string&)>;
 
 struct ExpandOptions {
   // Which HF storage is there; absent: each parameter's primary storage.
   HasTensor has;
+  // Decides between storages of the same names; absent: the first of them.
+  FindShape shape;
   int tp = 1;  // the vocabulary is padded for this size
   // --pad-vocab: at least this many rows; 0: as the grid needs. kUsage below the vocabulary and
   // above 2^24 rows (twice the vocabulary where that is more).
@@ -86,6 +90,8 @@ class Model {
   }
   int64_t layers() const { return layers_; }
   int64_t mtp_layers() const { return mtp_layers_; }
+  // Layers of one stack; 0 for MTP layers that are left out.
+  int64_t LayersOf(const StackRule& stack) const { return counts_.at(stack.name); }
   int64_t vocab() const { return vocab_; }
   int64_t padded_vocab() const { return padded_vocab_; }
   bool tied() const { return tied_; }
@@ -108,12 +114,18 @@ class Model {
   // Why an HF tensor that nothing reads is not needed; nullptr when it is not known.
   const IgnoreRule* Ignored(const std::string& hf_name) const;
 
+  // What the HF names of a layer begin with ("model.layers.3."), or without a layer those of all
+  // layers ("model.layers."), in the spelling of the files.
+  Result<std::string> HfPrefix(const StackRule& stack, int64_t layer) const;
+  std::string HfPrefix(const StackRule& stack) const;
+
   // All HF tensors that the model must have, with shapes, in name order (tied copies left out).
   Result<std::map<std::string, Shape>> HfTensors() const;
 
  private:
   class Builder;
   Result<int64_t> Lookup(std::string_view name, int64_t layer, int64_t expert) const;
+  std::string Spell(const std::string& hf_name) const;
 
   const FamilySpec* spec_ = nullptr;
   std::map<std::string, int64_t> dims_;  // flags included, as 0 and 1
@@ -125,6 +137,8 @@ class Model {
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
   bool tied_ = false;
   std::string quantization_;
+  std::map<std::string, int64_t> counts_;                         // by stack
+  const std::map<std::string, std::string>* spelling_ = nullptr;  // of the HF names; none: ours
 };
 
 }  // namespace weighbridge

@@ -106,6 +106,7 @@ Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid
     switch (p.place) {
       case Place::kFirst:
         stage = first;
+        placed.local_layer = p.layer;
         break;
       case Place::kFinalNorm:
         stage = norm;

@@ -15,7 +15,7 @@ namespace weighbridge {
 // A dim or flag: the first config key that is present and not null, else the default expression.
 struct Symbol {
   std::vector<std::string> keys;
-  std::string count;  // a config key whose list's length counts where no key is there
+  std::string count;  // a config key whose list's or table's size counts where no key is there
   std::optional<std::string> expression;
 };
 
@@ -54,6 +54,20 @@ struct StackRule {
   std::map<std::string, std::string> kinds;  // group -> kind, instead of the rule
   std::string params_of;                     // another stack, whose parameters this one has too
   std::string missing;                       // cause id
+  // "first": a tower, which stands whole on the first pipeline stage; its layers have no kinds but
+  // those of `kinds`. Empty: the layers are spread over the stages.
+  std::string place;
+  bool stacked = false;  // of a tower: on disk its layers are an axis, else numbers in the key
+
+  bool is_tower() const { return !place.empty(); }
+};
+
+// The text model inside a model of several parts.
+struct TextModelRule {
+  // Dotted keys of config.json; the first that is there is the text model's config. Where none is,
+  // all keys stand outside.
+  std::vector<std::string> config;
+  std::vector<std::string> outer;  // keys for which the whole model's config counts first
 };
 
 // One way in which HF stores a parameter.
@@ -70,7 +84,8 @@ struct ParamRule {
   std::string experts;              // expression; empty: not per expert
   std::string megatron, local;      // local empty: the same
   std::vector<HfStorage> storage;   // [0] is the primary
-  std::vector<std::string> shape;
+  std::vector<std::string> shape;   // of a scalar empty, and `scalar`
+  bool scalar = false;
   std::string op = "none";
   std::string tp = "replicated";
   std::vector<std::string> components;
@@ -134,6 +149,9 @@ struct FamilySpec {
   std::vector<CopyRule> copies;
   std::vector<IgnoreRule> ignores;
   std::vector<MegatronIgnoreRule> megatron_ignores;
+  TextModelRule text_model;
+  // Other spellings of all HF names: beginnings -> what stands there instead.
+  std::vector<std::map<std::string, std::string>> spellings;
   nlohmann::json toy = nlohmann::json::object();  // HF config of a small random model: key -> value
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "checks/inventory.h"
 #include "weighbridge/roundtrip.h"
 
 namespace weighbridge {
@@ -41,7 +42,7 @@ inline std::unique_ptr<OpenedModel> OpenGolden(const std::filesystem::path& fold
     ADD_FAILURE() << family.error().what;
     return nullptr;
   }
-  options.has = [hf = out->hf.get()](const std::string& name) { return hf->Find(name) != nullptr; };
+  ChooseStorageBy(*out->hf, options);
   auto model = Model::Expand(**family, out->config, options);
   if (!model) {
     ADD_FAILURE() << model.error().what;

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/json.h"
+#include "checks/inventory.h"
 #include "checks/layer_cut.h"
 #include "checks/roundtrip.h"
 #include "family/library.h"
@@ -76,7 +77,7 @@ Report RoundTripOf(const fs::path& folder, const ParallelGrid& grid) {
   const auto config = ReadJsonFile(folder / "config.json").value();
   const FamilySpec& spec = **Families().ForConfig(config);
   ExpandOptions expand;
-  expand.has = [&](const std::string& name) { return checkpoint->Find(name) != nullptr; };
+  ChooseStorageBy(*checkpoint, expand);
   expand.tp = grid.tp;
   const Model model = Model::Expand(spec, config, expand).value();
   RoundTripOptions options;

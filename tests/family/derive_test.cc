@@ -41,6 +41,23 @@ std::set<std::string> Names(const Model& model) {
   return names;
 }
 
+// Megatron-Core's config says nothing of towers; the Bridge's class holds theirs.
+bool HasTower(const FamilySpec& family) {
+  return std::any_of(family.stacks.begin(), family.stacks.end(),
+                     [](const StackRule& stack) { return stack.is_tower(); });
+}
+
+// Of an object every entry, beside which others may stand.
+void ExpectWithin(const json& found, const json& value, const std::string& field) {
+  if (!value.is_object()) {
+    EXPECT_EQ(found, value) << field;
+    return;
+  }
+  for (const auto& [key, entry] : value.items()) {
+    EXPECT_EQ(found.value(key, json()), entry) << field << " " << key;
+  }
+}
+
 class EveryConfig : public testing::TestWithParam<fs::path> {};
 
 // The files are configs as transformers writes them, of either version.
@@ -56,6 +73,7 @@ TEST_P(EveryConfig, IsDerivedFromItsOwnFields) {
   const auto model = Model::Expand(**family, *config, {});
   ASSERT_TRUE(model) << model.error().what;
   for (const bool bridge : {false, true}) {
+    if (!bridge && HasTower(**family)) continue;
     const json fields = Fields(*model, bridge);
     const auto derived = DeriveHfConfig(**family, fields, bridge);
     ASSERT_TRUE(derived) << derived.error().what;
@@ -64,7 +82,7 @@ TEST_P(EveryConfig, IsDerivedFromItsOwnFields) {
     ASSERT_TRUE(again) << again.error().what << "\n" << derived->dump(1);
     const json found = Fields(*again, bridge);
     for (const auto& [field, value] : fields.items()) {
-      EXPECT_EQ(found[field], value) << field << (bridge ? " of the Bridge" : "");
+      ExpectWithin(found[field], value, field + (bridge ? " of the Bridge" : ""));
     }
     EXPECT_EQ(Names(*again), Names(*model));
   }

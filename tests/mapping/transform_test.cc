@@ -212,6 +212,17 @@ RC_GTEST_PROP(Transforms, IdentityKeepsEveryElementAndSqueezeOnlyTheShape, ()) {
   CheckAgainst(c, {elements, {hf}}, AnySize());
 }
 
+RC_GTEST_PROP(Transforms, IdentityTransposedReadsColumnsAsRows, ()) {
+  const int64_t rows = Upto(5), columns = Upto(5);
+  Origins elements;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) elements.push_back({0, c * rows + r});
+  }
+  Case c{"identity", {rows, columns}, {}, {}};
+  c.flags = {"transposed"};
+  CheckAgainst(c, {elements, {{columns, rows}}}, AnySize());
+}
+
 struct ExpertCase {
   int64_t rows, columns, expert, experts;
   bool transposed, interleaved, bias;
@@ -370,6 +381,15 @@ RC_GTEST_PROP(Transforms, RowsTakesAStretchOfATallerTensor, ()) {
                {elements, {{before + rows + after, columns}}}, AnySize());
 }
 
+RC_GTEST_PROP(Transforms, RowsSqueezedIsOneRowWithoutItsAxis, ()) {
+  const int64_t columns = Upto(5), of = Upto(4), begin = *rc::gen::inRange<int64_t>(0, of);
+  Origins elements;
+  for (int64_t i = 0; i < columns; ++i) elements.push_back({0, begin * columns + i});
+  Case c{"rows", {columns}, {{"begin", begin}, {"of", of}}, {}};
+  c.flags = {"squeeze"};
+  CheckAgainst(c, {elements, {{of, columns}}}, AnySize());
+}
+
 RC_GTEST_PROP(Transforms, SwapHalvesExchangesTheColumns, ()) {
   const int64_t rows = Upto(5), half = Upto(5);
   Origins elements;
@@ -414,6 +434,9 @@ TEST(Transforms, RefuseSizesThatContradictTheNewTransforms) {
   EXPECT_TRUE(refused({"rows", {4, 2}, {{"begin", 1}, {"of", 4}}, {}}));
   EXPECT_TRUE(refused({"rows", {4, 2}, {{"begin", -1}, {"of", 9}}, {}}));
   EXPECT_TRUE(refused({"rows", {}, {{"begin", 0}, {"of", 1}}, {}}));
+  Case transposed{"identity", {4, 2, 3}, {}, {}};
+  transposed.flags = {"transposed"};
+  EXPECT_TRUE(refused(transposed));
   EXPECT_TRUE(refused({"swap_halves", {4, 3}, {}, {}}));
   EXPECT_TRUE(refused({"swap_halves", {4}, {}, {}}));
   EXPECT_TRUE(refused({"expert_gate_up", {3, 2}, {}, {}}));

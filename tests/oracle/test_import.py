@@ -17,7 +17,9 @@ MODELS = ROOT / "tests/testdata/hf"
 FAMILIES = ["llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "olmoe", "gemma2", "gpt_oss_ns",
             "deepseek_v3_nomtp"]
 # Random models of the families that have none in tests/testdata. The Bridge does not know Mixtral.
-TOYS = ["gemma", "gemma3", "mistral", "nemotron", "deepseek_v2"]
+# Models that also see; the Bridge's own towers are cut over ranks, those that transformers gives are not.
+SEEING = ["qwen2_5_vl", "qwen3_vl", "qwen3_5_vl", "qwen3_5_vl_moe", "gemma3_vl", "glm4v_moe", "exaone4_5"]
+TOYS = ["gemma", "gemma3", "mistral", "nemotron", "deepseek_v2", *SEEING]
 # A dense layer among those with experts. The Bridge itself makes all layers alike, so it can load this and no more.
 MIXED = "qwen3_moe toy"
 # name: (model, options of import, what the Bridge is told where it makes the model itself)
@@ -43,6 +45,7 @@ CONVERTED = {
 }
 # Two processes read what was written at TP 1. megatron-core has no TP for experts with biases (gpt-oss).
 PAIRS = ([(name, {"tp": 2}) for name in FAMILIES if name != "gpt_oss_ns"] +
+         [(name, {"tp": 2}) for name in ("qwen2_5_vl", "qwen3_vl", "exaone4_5")] +
          [(name, {"pp": 2}) for name in ("llama_tied", "llama_untied", "qwen3_moe", "gemma2", "gpt_oss_ns")] +
          [(name, {"ep": 2}) for name in ("qwen3_moe", "olmoe", "gpt_oss_ns", "deepseek_v3_nomtp")])
 

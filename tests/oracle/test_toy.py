@@ -12,13 +12,15 @@ UNKNOWN = json.loads((ROOT / "tests/testdata/without_transformers.json").read_te
 FAMILIES = sorted(path.stem for path in (ROOT / "families").glob("*.toml")
                   if not path.stem.startswith("base_") and path.stem not in UNKNOWN)
 # A model of fewer layers is another one where its embeddings hold something for each layer.
-WHOLE_ONLY = ["gemma4"]
+WHOLE_ONLY = ["gemma4", "gemma4_vl"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def load(folder):
     """The model, after a check that its tensors and those of the files are the same."""
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    cls = getattr(transformers, architecture, transformers.AutoModelForCausalLM)
+    model, report = cls.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model
 
@@ -34,7 +36,7 @@ def test_random_model_loads_and_runs(weighbridge, tmp_path, family, dtype):
     make(weighbridge, tmp_path / "toy", "--family", family, "--dtype", dtype)
     model = load(tmp_path / "toy")
     assert model.dtype == DTYPES[dtype]
-    assert model.config.num_hidden_layers == 4
+    assert model.config.get_text_config().num_hidden_layers == 4
     if dtype == "fp32":
         logits = model(torch.arange(3, 20)[None]).logits
         assert logits.isfinite().all()
@@ -46,7 +48,7 @@ def test_first_layers_load_and_compute_what_they_computed_in_the_whole_model(wei
     make(weighbridge, tmp_path / "whole", "--family", family, "--dtype", "fp32")
     make(weighbridge, tmp_path / "small", "--like", tmp_path / "whole", "--num-hidden-layers", 3)
     whole, small = load(tmp_path / "whole"), load(tmp_path / "small")
-    assert small.config.num_hidden_layers == 3
+    assert small.config.get_text_config().num_hidden_layers == 3
     tokens = torch.arange(3, 20)[None]
     # hidden_states[i] is what goes into layer i; the last one has passed the final norm.
     expected = whole(tokens, output_hidden_states=True).hidden_states[:3]

@@ -1,4 +1,5 @@
 """Models that `transformers` itself writes with save_pretrained make the round trip on every grid that fits them."""
+import copy
 import json
 import pathlib
 
@@ -90,11 +91,66 @@ CONFIGS.update({
         **MLA, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
         "first_k_dense_replace": 1}),
 })
-MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe", "exaone_moe", "nemotron_h",
-            "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3"]
+QWEN2_5_VISION = {"depth": 2, "hidden_size": 40, "num_heads": 4, "intermediate_size": 68, "out_hidden_size": 56,
+                  "patch_size": 6, "fullatt_block_indexes": [1], "window_size": 24}
+QWEN3_VISION = {"depth": 5, "hidden_size": 40, "num_heads": 4, "intermediate_size": 68, "out_hidden_size": 56,
+                "patch_size": 6, "num_position_embeddings": 36}
+DEEPSTACK = {**QWEN3_VISION, "deepstack_visual_indexes": [1, 3]}
+SIGLIP = {"hidden_size": 40, "intermediate_size": 68, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": 24,
+          "patch_size": 6}
+EXAONE4 = {"head_dim": 12, "sliding_window": 16,
+           "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+GEMMA4 = {**CONFIGS["gemma4"][1]}
+# Models that also see: class, text model, vision tower, what stands beside them.
+SEEING = {
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", {"hidden_size": 48}, {**QWEN2_5_VISION, "out_hidden_size": 48}, {}),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", {"head_dim": 12}, DEEPSTACK, {}),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {
+        "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+        "mlp_only_layers": [1]}, DEEPSTACK, {}),
+    "qwen3_5_vl": ("Qwen3_5ForConditionalGeneration", DELTA_NET, QWEN3_VISION, {}),
+    "qwen3_5_vl_moe": ("Qwen3_5MoeForConditionalGeneration", {**DELTA_NET, **SHARED_GATE}, QWEN3_VISION, {}),
+    "qwen3_5_token_classification": ("Qwen3_5ForTokenClassification", DELTA_NET, QWEN3_VISION, {}),
+    "gemma3_vl": ("Gemma3ForConditionalGeneration", {
+        "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16}, {**SIGLIP, "vision_use_head": False}, {"tie_word_embeddings": True}),
+    "mistral3": ("Mistral3ForConditionalGeneration", {"model_type": "ministral3", "head_dim": 12}, {
+        "model_type": "pixtral", "head_dim": 10, **SIGLIP}, {"image_token_index": 380}),
+    "glm4v_moe": ("Glm4vMoeForConditionalGeneration", {**GLM, "attention_bias": True, "head_dim": 12}, {
+        **SIGLIP, "depth": 5, "num_heads": 4, "out_hidden_size": 56}, {}),
+    "gemma4_vl": ("Gemma4ForConditionalGeneration", GEMMA4, {
+        **SIGLIP, "num_key_value_heads": 4, "head_dim": 10, "position_embedding_size": 64, "standardize": True,
+        "use_clipped_linears": True}, {"tie_word_embeddings": True, "audio_config": {
+            "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "subsampling_conv_channels": [12, 6],
+            "output_proj_dims": 44}}),
+    "exaone4_5": ("Exaone4_5_ForConditionalGeneration", EXAONE4, {**QWEN2_5_VISION, "num_key_value_heads": 2}, {}),
+    "ernie4_5_vl_moe": ("Ernie4_5_VLMoeForConditionalGeneration", {
+        "head_dim": 12, "moe_intermediate_size": [40, 24], "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 2,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [2, 2, 2]}}, {
+            "depth": 5, "hidden_size": 40, "num_heads": 4, "intermediate_size": 68, "patch_size": 6},
+        {"tie_word_embeddings": True}),
+}
+NAMES = [*CONFIGS, *SEEING]
+MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe",
+            "exaone_moe", "nemotron_h", "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3", "qwen3_vl_moe", "qwen3_5_vl_moe",
+            "glm4v_moe", "ernie4_5_vl_moe"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # [--tp, --pp]; three layers and a pair of key/value heads fit each of them.
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 3)]
+
+
+def build(name, dtype):
+    if name in CONFIGS:
+        config_class, changes = CONFIGS[name]
+        config = getattr(transformers, config_class)(**{**SIZES, **changes})
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    architecture, text, vision, outside = SEEING[name]
+    cls = getattr(transformers, architecture)
+    tied = outside.get("tie_word_embeddings", False)
+    config = cls.config_class.from_dict(copy.deepcopy({
+        "image_token_id": 380, "video_token_id": 381, "tie_word_embeddings": tied, "vision_config": vision,
+        "text_config": {**SIZES, **text, "tie_word_embeddings": tied}, **outside}))
+    return cls(config).to(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +161,8 @@ def save_model(tmp_path_factory):
     def save(name, dtype=torch.bfloat16, **options):
         key = (name, dtype, *options.items())
         if key not in made:
-            config_class, changes = CONFIGS[name]
             torch.manual_seed(7)
-            config = getattr(transformers, config_class)(**{**SIZES, **changes})
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = build(name, dtype)
             with torch.no_grad():
                 for tensor in model.state_dict().values():
                     if tensor.is_floating_point():
@@ -143,23 +197,23 @@ def test_every_family_that_transformers_knows_is_here():
     """The others have a reason in without_transformers.json; their toys make the round trip (tests/checks/toy_test.cc)."""
     without = json.loads((ROOT / "tests/testdata/without_transformers.json").read_text())
     families = {path.stem for path in (ROOT / "families").glob("*.toml") if not path.stem.startswith("base_")}
-    assert {name.removesuffix("_tied") for name in CONFIGS} == families - set(without)
+    assert {name.removesuffix("_tied") for name in NAMES} == families - set(without)
 
 
 @pytest.mark.parametrize(("tp", "pp"), GRIDS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_bf16_model_comes_back_bit_for_bit(save_model, roundtrip, name, tp, pp):
     folder = save_model(name)
     assert_every_tensor_came_back(folder, *roundtrip(folder, "--tp", tp, "--pp", pp))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_model_comes_back_bit_for_bit(save_model, roundtrip, name):
     folder = save_model(name, torch.float32)
     assert_every_tensor_came_back(folder, *roundtrip(folder, "--tp", 2, "--pp", 3))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_sharded_model_comes_back_bit_for_bit(save_model, roundtrip, name):
     folder = save_model(name, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
@@ -175,7 +229,7 @@ def test_experts_come_back_from_their_own_grid(save_model, roundtrip, name, ep, 
     assert_every_tensor_came_back(folder, result, report)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_missing_tensor_is_a_fault(save_model, roundtrip, tmp_path, name):
     from safetensors.torch import load_file, save_file
     folder = save_model(name)

@@ -26,10 +26,10 @@ constexpr std::array<std::string_view, 4> kQkvOptions = {"groups", "head_dim", "
                                                          "v_head_dim"};
 constexpr std::array<std::string_view, 4> kGdnOptions = {"key_dim", "key_heads", "value_dim",
                                                          "value_heads"};
-constexpr std::array<std::string_view, 2> kRowsOptions = {"begin", "of"};
+constexpr std::array<std::string_view, 3> kRowsOptions = {"begin", "of", "squeeze"};
 constexpr std::array<std::string_view, 1> kExpertOptions = {"transposed"};
 constexpr std::array<std::string_view, 2> kExpertGatedOptions = {"interleaved", "transposed"};
-constexpr std::array<std::string_view, 1> kIdentityOptions = {"squeeze"};
+constexpr std::array<std::string_view, 2> kIdentityOptions = {"squeeze", "transposed"};
 }  // namespace
 
 std::span<const Transform> AllTransforms() {

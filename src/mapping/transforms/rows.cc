@@ -6,11 +6,12 @@
 namespace weighbridge {
 
 // Rows [begin, begin + n) of an HF tensor of `of` rows, n being Megatron's: several parameters that
-// HF keeps in one tensor.
+// HF keeps in one tensor. squeeze: one row, which is a tensor without that axis in Megatron.
 Result<TransformPlan> PlanRows(const TransformRequest& request) {
   WB_TRY(const int64_t begin, request.dim("begin"));
   WB_TRY(const int64_t of, request.dim("of"));
-  const Shape& shape = request.megatron_shape;
+  Shape shape = request.megatron_shape;
+  if (request.flag("squeeze")) shape.insert(shape.begin(), 1);
   if (shape.empty() || begin < 0 || of < shape[0] || begin > of - shape[0]) {
     return Fail(ErrorKind::kInvalid, "shape",
                 fmt::format("rows: {} does not fit into {} rows from row {} on", ToString(shape),
@@ -19,7 +20,7 @@ Result<TransformPlan> PlanRows(const TransformRequest& request) {
   Shape hf = shape;
   hf[0] = of;
   const int64_t n = Numel(shape), first = begin * (n / shape[0]);
-  return TransformPlan{{{hf, first, n}}, Layout::SourcePart(0, first, shape)};
+  return TransformPlan{{{hf, first, n}}, Layout::SourcePart(0, first, request.megatron_shape)};
 }
 
 // [O, 2K]: HF has the halves of the columns in the other order.
