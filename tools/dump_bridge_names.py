@@ -15,15 +15,16 @@ import sys
 FAMILIES = {
     "bailing_moe_v2": "BailingMoeV2", "deepseek_v4": "DeepSeekV4", "ernie4_5_moe": "Ernie45", "exaone4": "Exaone4",
     "exaone_moe": "ExaoneMoe", "falcon_h1": "FalconH1", "gemma4": "Gemma4", "glm4_moe": "GLM45",
-    "glm4_moe_lite": "GLM47Flash", "glm_moe_dsa": "GLM5", "hy_v3": "HYV3", "kimi_k2": "KimiK2", "llada": "LLaDA15",
+    "glm4_moe_lite": "GLM47Flash", "glm_moe_dsa": "GLM5", "hy_v3": "HYV3", "kimi_k2": "KimiK2", "llada": "LLaDA15", "llama_nemotron": "LlamaNemotron",
     "mimo": "Mimo", "mimo_v2_flash": "MiMoV2Flash", "minimax_m2": "MiniMaxM2", "ministral3": "Ministral3",
     "nemotron_h": "NemotronH",
     "nemotron_labs_diffusion": "NemotronLabsDiffusion", "qwen3_5": "Qwen35", "qwen3_5_moe": "Qwen35MoE",
-    "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE",
+    "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE", "step35": "Step35",
     "qwen2_5_vl": "Qwen25VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoE", "qwen3_5_vl": "Qwen35VL",
     "qwen3_5_vl_moe": "Qwen35VLMoE", "qwen3_5_token_classification": "Qwen35TokenClassification", "gemma3_vl": "Gemma3VL",
     "mistral3": "Ministral3", "glm4v_moe": "GLM45V", "gemma4_vl": "Gemma4VL", "exaone4_5": "Exaone45",
     "ernie4_5_vl_moe": "Ernie45VL",
+    "wan": "Wan",
 }
 # The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
 TEXT_OF = {"ministral3": "language_model."}

@@ -37,7 +37,7 @@ Status HfPart::Scatter(const Layout& layout, int source, const ParameterBytes& b
     block.resize(static_cast<size_t>(end - at));
     GatherBytes(bytes.plan, bytes.sources, at, block);
     whole.Visit(at, end, [&](const Run& run) {
-      if (run.other != source) return;
+      if (run.other != source || run.copy) return;
       ScatterRun(run, block.data() + (run.offset - at), scattered_.data() - begin_ * element);
     });
   }

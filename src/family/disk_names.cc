@@ -78,7 +78,9 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
 bool NumbersLayers(const Model& model) {
   if (IsHybrid(model)) return true;
   for (const Field& field : model.config()) {
-    if (field.name == "hetereogenous_dist_checkpoint" && field.value == true) return true;
+    const bool asks = field.name == "hetereogenous_dist_checkpoint" ||
+                      field.name == "heterogeneous_block_specs";
+    if (asks && field.value == true) return true;
     if (field.name != "moe_layer_freq" && field.name != "linear_attention_freq") continue;
     if (field.value.is_array()) return true;
     if (field.value.is_number_integer() && field.value.get<int64_t>() > 1) return true;

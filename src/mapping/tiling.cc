@@ -174,7 +174,7 @@ Status ProveBijection(const Layout& layout, const std::vector<SourceExtent>& sou
   for (size_t s = 0; s < sources.size(); ++s) {
     std::vector<StridedPiece> own;
     for (const StridedPiece& piece : pieces) {
-      if (piece.source != static_cast<int>(s)) continue;
+      if (piece.source != static_cast<int>(s) || piece.copy) continue;
       own.push_back(piece);
       own.back().source_offset -= sources[s].begin;
     }

@@ -72,9 +72,11 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
     extents.push_back({source.begin, source.numel});
   }
   RC_ASSERT(ProveBijection(planned->layout, extents).has_value());
-  // The same by counting: no element of a source is used twice, none is left out.
+  // The same by counting: no element of a source is used twice but as a copy, none is left out.
+  std::vector<StridedPiece> originals = planned->layout.Pieces();
+  std::erase_if(originals, [](const StridedPiece& piece) { return piece.copy; });
   std::map<std::pair<int, int64_t>, int> uses;
-  for (const Origin& e : ElementsOf(planned->layout.Pieces(), numel)) {
+  for (const Origin& e : ElementsOf(originals, numel)) {
     RC_ASSERT(e.other >= kZeroSource);
     if (e.other != kZeroSource) ++uses[{e.other, e.offset}];
   }
@@ -175,6 +177,44 @@ RC_GTEST_PROP(Transforms, QkvGatedPutsTheGatesAfterTheQueriesOfTheirGroup, ()) {
   const int64_t kv = h.groups * h.dim, q = 2 * h.heads() * h.dim;
   CheckAgainst({"qkv_gated", h.With(q + 2 * kv), DimsOf(h), {}},
                {GatedRows(h), {h.With(q), h.With(kv), h.With(kv)}}, AnySize());
+}
+
+// Per group the query rows of its heads, then the one gate row of each of these heads as often as a
+// head has channels, then k and v.
+RC_GTEST_PROP(Transforms, QkvHeadGateRepeatsTheGateOfAHeadForEachOfItsChannels, ()) {
+  Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
+  Origins out;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    const int64_t first = g * h.per_group, end = first + h.per_group;
+    for (int64_t row = first * h.dim; row < end * h.dim; ++row) AppendRow(h, 0, row, out);
+    for (int64_t head = first; head < end; ++head) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, 3, head, out);
+    }
+    for (int source : {1, 2}) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, source, g * h.dim + d, out);
+    }
+  }
+  CheckAgainst({"qkv_head_gate", h.With(2 * (q + kv)), DimsOf(h), {}},
+               {out, {h.With(q), h.With(kv), h.With(kv), h.With(h.heads())}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, KvPutsKeyAndValueOfEachGroupTogether, ()) {
+  const Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim;
+  Origins out;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    for (int source : {0, 1}) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, source, g * h.dim + d, out);
+    }
+  }
+  CheckAgainst({"kv", h.With(2 * kv), DimsOf(h), {}}, {out, {h.With(kv), h.With(kv)}}, AnySize());
+}
+
+TEST(Transforms, KvRefusesRowsThatItsGroupsDoNotFill) {
+  EXPECT_FALSE(PlanOf({"kv", {12, 3}, {{"groups", 2}, {"head_dim", 4}}, {}}));
+  EXPECT_FALSE(PlanOf({"kv", {16, 3}, {{"groups", 0}, {"head_dim", 4}}, {}}));
+  EXPECT_TRUE(PlanOf({"kv", {16, 3}, {{"groups", 2}, {"head_dim", 4}}, {}}));
 }
 
 RC_GTEST_PROP(Transforms, GatedMlpPutsTheGateBeforeTheUpProjection, ()) {

@@ -11,10 +11,12 @@ Result<TransformPlan> PlanGatedMlp(const TransformRequest& request);
 Result<TransformPlan> PlanGdnInProj(const TransformRequest& request);
 Result<TransformPlan> PlanGdnInProjFlat(const TransformRequest& request);
 Result<TransformPlan> PlanIdentity(const TransformRequest& request);
+Result<TransformPlan> PlanKv(const TransformRequest& request);
 Result<TransformPlan> PlanPadVocab(const TransformRequest& request);
 Result<TransformPlan> PlanQkv(const TransformRequest& request);
 Result<TransformPlan> PlanQkvConcat(const TransformRequest& request);
 Result<TransformPlan> PlanQkvGated(const TransformRequest& request);
+Result<TransformPlan> PlanQkvHeadGate(const TransformRequest& request);
 Result<TransformPlan> PlanQkvQuery(const TransformRequest& request);
 Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request);
 Result<TransformPlan> PlanRows(const TransformRequest& request);
@@ -33,7 +35,7 @@ constexpr std::array<std::string_view, 2> kIdentityOptions = {"squeeze", "transp
 }  // namespace
 
 std::span<const Transform> AllTransforms() {
-  static const std::array<Transform, 15> kAll = {{
+  static const std::array<Transform, 17> kAll = {{
       {"expert", kExpertOptions, 1, PlanExpert},
       {"expert_gate_up", {}, 2, PlanExpertGateUp},
       {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
@@ -41,10 +43,12 @@ std::span<const Transform> AllTransforms() {
       {"gdn_in_proj", kGdnOptions, 2, PlanGdnInProj},
       {"gdn_in_proj_flat", kGdnOptions, 4, PlanGdnInProjFlat},
       {"identity", kIdentityOptions, 1, PlanIdentity},
+      {"kv", kHeadOptions, 2, PlanKv},
       {"pad_vocab", {}, 1, PlanPadVocab},
       {"qkv", kHeadOptions, 3, PlanQkv},
       {"qkv_concat", kHeadOptions, 1, PlanQkvConcat},
       {"qkv_gated", kHeadOptions, 3, PlanQkvGated},
+      {"qkv_head_gate", kHeadOptions, 4, PlanQkvHeadGate},
       {"qkv_query", kHeadOptions, 1, PlanQkvQuery},
       {"qkv_unequal", kQkvOptions, 3, PlanQkvUnequal},
       {"rows", kRowsOptions, 1, PlanRows},
