@@ -24,7 +24,9 @@ FAMILIES = {
     "qwen3_5_vl_moe": "Qwen35VLMoE", "qwen3_5_token_classification": "Qwen35TokenClassification", "gemma3_vl": "Gemma3VL",
     "mistral3": "Ministral3", "glm4v_moe": "GLM45V", "gemma4_vl": "Gemma4VL", "exaone4_5": "Exaone45",
     "ernie4_5_vl_moe": "Ernie45VL",
-    "wan": "Wan",
+    "kimi_k25_vl": "KimiK25VL", "kimi_k3": "KimiK3", "minimax_m3": "MiniMaxM3", "nemotron_nano_vl": "NemotronVL",
+    "nemotron_omni": "NemotronOmni", "qwen2_5_omni": "Qwen25Omni", "qwen2_audio": "Qwen2Audio", "qwen3_asr": "Qwen3ASR",
+    "qwen3_omni_moe": "Qwen3Omni", "step37": "Step37", "wan": "Wan",
 }
 # The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
 TEXT_OF = {"ministral3": "language_model."}

@@ -53,7 +53,10 @@ std::string StackExperts(std::string name) {
 // Megatron-Core's HybridModel (state-space and attention layers in one stack) numbers its layers.
 bool IsHybrid(const Model& model) {
   const std::string& name = model.spec().megatron_model;
-  return name == "HybridModel" || name == "FalconH1Model";
+  const std::vector<Field>& config = model.config();
+  return name == "FalconH1Model" || std::any_of(config.begin(), config.end(), [](const Field& f) {
+           return f.name == "is_hybrid_model" && f.value == true;
+         });
 }
 
 // The key of a module's name, with the layers stacked or numbered.

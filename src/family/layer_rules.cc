@@ -121,7 +121,11 @@ Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t la
 
 // Layer numbers as a list, or in one text with commas between them.
 Result<std::vector<std::string>> Listed(const LayerRule& rule, int64_t layers,
-                                        const nlohmann::json& value) {
+                                        const nlohmann::json& value, const NameLookup& lookup) {
+  int64_t base = 0;
+  if (rule.arguments.contains("base")) {
+    WB_TRY(base, Evaluate(Argument(rule, "base"), lookup));
+  }
   const auto bad = [&] {
     return BadRule(rule,
                    fmt::format("'{}' does not list layer numbers", Argument(rule, "key")));
@@ -133,8 +137,9 @@ Result<std::vector<std::string>> Listed(const LayerRule& rule, int64_t layers,
   std::vector<std::string> kinds(static_cast<size_t>(layers), Argument(rule, "miss"));
   for (const nlohmann::json& entry : list) {
     if (!entry.is_number_integer()) return bad();
-    const auto layer = entry.get<int64_t>();
-    if (layer >= 0 && layer < layers) kinds[static_cast<size_t>(layer)] = Argument(rule, "hit");
+    const auto number = entry.get<int64_t>();
+    if (number < base || number - base >= layers) continue;
+    kinds[static_cast<size_t>(number - base)] = Argument(rule, "hit");
   }
   return kinds;
 }
@@ -216,7 +221,7 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
   if (rule.rule == "every_n") {
     return InvertEveryN(rule, Argument(rule, "hit") == kind ? is : isnt, set_key, set_dim);
   }
-  if (rule.rule == "listed") {
+  if (rule.rule == "listed" && !rule.arguments.contains("base")) {
     const std::vector<bool>& hits = Argument(rule, "hit") == kind ? is : isnt;
     nlohmann::json numbers = nlohmann::json::array();
     for (size_t i = 0; i < hits.size(); ++i) {
@@ -225,7 +230,7 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
     set_key(Argument(rule, "key"), std::move(numbers));
     return true;
   }
-  if (rule.rule == "const" || rule.arguments.contains("entry")) return false;
+  if (rule.rule == "const" || rule.rule == "listed" || rule.arguments.contains("entry")) return false;
   const std::vector<std::string> entries = EntriesOf(rule, kind, is);
   if (entries.size() != is.size()) return false;
   if (rule.rule == "from_list") {
@@ -266,7 +271,7 @@ const std::vector<LayerRuleInfo>& AllLayerRules() {
       {"every_n", {"n", "hit", "miss"}, {"phase", "except", "from", "to"}},
       {"first_k", {"k", "first", "rest"}, {}},
       {"from_list", {"key"}, {"skip", "entry"}},
-      {"listed", {"key", "hit", "miss"}, {}},
+      {"listed", {"key", "hit", "miss"}, {"base"}},
       {"pattern_string", {"key"}, {"separators", "repeat"}},
   };
   return kAll;
@@ -293,7 +298,7 @@ Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layer
       return std::vector<std::string>(static_cast<size_t>(layers), it->second);
   }
   if (rule.rule == "from_list") return FromList(rule, layers, *value, lookup);
-  if (rule.rule == "listed") return Listed(rule, layers, *value);
+  if (rule.rule == "listed") return Listed(rule, layers, *value, lookup);
   return PatternString(rule, layers, *value);
 }
 

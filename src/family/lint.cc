@@ -178,7 +178,7 @@ class Linter {
       if (!known(it->required) && !known(it->optional)) {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
       }
-      if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip")
+      if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip" || name == "base")
         WB_RETURN_IF_ERROR(Expression(value, 0));
     }
     for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));

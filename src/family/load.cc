@@ -396,6 +396,22 @@ void NestToy(const TextModelRule& rule, nlohmann::json& toy) {
   SetDottedKey(toy, rule.config[0], std::move(text));
 }
 
+// A second table holds the first one's.
+void SetTextModel(const std::vector<std::string>& config, const std::vector<std::string>& outer,
+                  TextModelRule& rule) {
+  if (rule.config.empty()) {
+    rule = {config, outer, {}};
+    return;
+  }
+  std::vector<std::string> tables;
+  for (const std::string& table : config) {
+    for (const std::string& inner : rule.config) tables.push_back(table + "." + inner);
+  }
+  tables.insert(tables.end(), rule.config.begin(), rule.config.end());
+  rule.config = std::move(tables);
+  rule.within = config;
+}
+
 // [text_model]: what the parents describe is a part of this model.
 Status ReadTextModel(TomlTable& top, FamilySpec& spec) {
   const toml::table* table = top.Table("text_model");
@@ -428,8 +444,8 @@ Status ReadTextModel(TomlTable& top, FamilySpec& spec) {
   }
   const std::vector<std::string> config = t.Strings("config"), outer = t.Strings("outer");
   if (!config.empty()) {
-    spec.text_model = {config, outer};
-    NestToy(spec.text_model, spec.toy);
+    NestToy({config, outer, {}}, spec.toy);
+    SetTextModel(config, outer, spec.text_model);
   }
   return t.Finish();
 }

@@ -137,8 +137,9 @@ class Model::Builder {
       }
     }
     if (const nlohmann::json* list = FindKey(config_, symbol.count);
-        !symbol.count.empty() && list != nullptr && list->is_structured()) {
-      return static_cast<int64_t>(list->size());
+        !symbol.count.empty() && list != nullptr) {
+      if (list->is_structured()) return static_cast<int64_t>(list->size());
+      if (list->is_string()) return static_cast<int64_t>(list->get_ref<const std::string&>().size());
     }
     if (symbol.expression) {
       Result<int64_t> value =
@@ -685,7 +686,8 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
     return model;
   }
   const nlohmann::json flat =
-      LayTextConfigOver(config, spec.text_model.config, spec.text_model.outer);
+      LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
+                        spec.text_model.config, spec.text_model.outer);
   WB_RETURN_IF_ERROR(Builder(model, flat, options).Run());
   return model;
 }

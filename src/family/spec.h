@@ -77,6 +77,9 @@ struct TextModelRule {
   // all keys stand outside.
   std::vector<std::string> config;
   std::vector<std::string> outer;  // keys for which the whole model's config counts first
+  // Where the model that holds the text model is a part itself (a thinker), its tables; their keys
+  // count as if they stood outside.
+  std::vector<std::string> within;
 };
 
 // One way in which HF stores a parameter.
