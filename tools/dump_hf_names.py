@@ -353,6 +353,8 @@ FAMILIES = {
     "gemma4": ("Gemma4ForCausalLM", {
         "own_keys": dict(**GEMMA4, num_kv_shared_layers=0),
         "shared_keys": dict(**GEMMA4, num_kv_shared_layers=1, use_double_wide_mlp=True),
+        "experts": dict(GEMMA4, hidden_size_per_layer_input=0, num_kv_shared_layers=0, enable_moe_block=True, num_experts=4,
+                        top_k_experts=2, moe_intermediate_size=40, attention_k_eq_v=True, num_global_key_value_heads=1),
     }, {}),
     "ministral3": ("Ministral3ForCausalLM", {
         "yarn": dict(head_dim=12, rope_parameters=dict(

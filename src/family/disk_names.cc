@@ -1,7 +1,5 @@
 #include "family/disk_names.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -69,7 +67,7 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
     disk.index.push_back(p.layer);
     disk.extents.push_back(p.stack->is_tower() ? model.LayersOf(*p.stack) : model.layers());
   }
-  Replace(name, "{layer}", fmt::format("{}", p.layer));
+  name = model.Fill(name, p.layer, p.expert);
   if (p.is_expert()) {
     disk.index.push_back(p.expert);
     disk.extents.push_back(p.experts);

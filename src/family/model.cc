@@ -732,9 +732,13 @@ std::string Model::MegatronName(const Parameter& p, Dialect dialect, int64_t lay
   const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
   const std::string text =
       (p.stack != nullptr ? p.stack->megatron : "") + (local ? p.rule->local : p.rule->megatron);
+  return Fill(text, layer, expert);
+}
+
+std::string Model::Fill(const std::string& name, int64_t layer, int64_t expert) const {
   // Names were checked when the family was read; dims that they use were resolved for the HF names.
-  return Substitute(text, [&](std::string_view n) { return Lookup(n, layer, expert); })
-      .value_or(text);
+  return Substitute(name, [&](std::string_view n) { return Lookup(n, layer, expert); })
+      .value_or(name);
 }
 
 std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {

@@ -106,6 +106,8 @@ class Model {
   std::string MegatronName(const Parameter& p, Dialect dialect) const;
   std::string MegatronName(const Parameter& p, Dialect dialect, int64_t layer,
                            int64_t expert) const;
+  // `name` with its braces filled; as it is where one has no value.
+  std::string Fill(const std::string& name, int64_t layer, int64_t expert) const;
   // "{layer}" and "{expert}" as *: one name for all layers.
   std::string MegatronPattern(const Parameter& p, Dialect dialect) const;
 

@@ -201,6 +201,13 @@ RC_GTEST_PROP(Transforms, QkvHeadGateRepeatsTheGateOfAHeadForEachOfItsChannels, 
                {out, {h.With(q), h.With(kv), h.With(kv), h.With(h.heads())}}, AnySize());
 }
 
+RC_GTEST_PROP(Transforms, QkvKeysAsValuesPutsTheKeyOfEachGroupTwice, ()) {
+  const Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
+  CheckAgainst({"qkv_keys_as_values", h.With(q + 2 * kv), DimsOf(h), {}},
+               {GroupedRows(h, 0, 0, 1, 1), {h.With(q), h.With(kv)}}, AnySize());
+}
+
 RC_GTEST_PROP(Transforms, KvPutsKeyAndValueOfEachGroupTogether, ()) {
   const Heads h = AnyHeads();
   const int64_t kv = h.groups * h.dim;

@@ -17,6 +17,7 @@ Result<TransformPlan> PlanQkv(const TransformRequest& request);
 Result<TransformPlan> PlanQkvConcat(const TransformRequest& request);
 Result<TransformPlan> PlanQkvGated(const TransformRequest& request);
 Result<TransformPlan> PlanQkvHeadGate(const TransformRequest& request);
+Result<TransformPlan> PlanQkvKeysAsValues(const TransformRequest& request);
 Result<TransformPlan> PlanQkvQuery(const TransformRequest& request);
 Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request);
 Result<TransformPlan> PlanRows(const TransformRequest& request);
@@ -35,7 +36,7 @@ constexpr std::array<std::string_view, 2> kIdentityOptions = {"squeeze", "transp
 }  // namespace
 
 std::span<const Transform> AllTransforms() {
-  static const std::array<Transform, 17> kAll = {{
+  static const std::array<Transform, 18> kAll = {{
       {"expert", kExpertOptions, 1, PlanExpert},
       {"expert_gate_up", {}, 2, PlanExpertGateUp},
       {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
@@ -49,6 +50,7 @@ std::span<const Transform> AllTransforms() {
       {"qkv_concat", kHeadOptions, 1, PlanQkvConcat},
       {"qkv_gated", kHeadOptions, 3, PlanQkvGated},
       {"qkv_head_gate", kHeadOptions, 4, PlanQkvHeadGate},
+      {"qkv_keys_as_values", kHeadOptions, 2, PlanQkvKeysAsValues},
       {"qkv_query", kHeadOptions, 1, PlanQkvQuery},
       {"qkv_unequal", kQkvOptions, 3, PlanQkvUnequal},
       {"rows", kRowsOptions, 1, PlanRows},

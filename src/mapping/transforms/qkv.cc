@@ -88,6 +88,17 @@ Result<TransformPlan> PlanQkvQuery(const TransformRequest& request) {
   return TransformPlan{{Whole(With({h.heads * d}, h.tail))}, std::move(layout)};
 }
 
+// q [H*D, K], k [G*D, K]; the values are the keys (Gemma 4's layers that see everything).
+Result<TransformPlan> PlanQkvKeysAsValues(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 1));
+  const int64_t d = h.head_dim;
+  const Layout keys = Layout::Source(1, With({h.groups, d}, h.tail));
+  Layout layout = Layout::Concat(
+      1, {Layout::Source(0, With({h.groups, h.per_group() * d}, h.tail)), keys, keys.Copy()});
+  return TransformPlan{{Whole(With({h.heads * d}, h.tail)), Whole(With({h.groups * d}, h.tail))},
+                       std::move(layout)};
+}
+
 // q [H*D, K], k [G*D, K], v [G*V, K]: the value heads have a size of their own (MiMo-V2).
 Result<TransformPlan> PlanQkvUnequal(const TransformRequest& request) {
   WB_TRY(const int64_t v_dim, request.dim("v_head_dim"));
