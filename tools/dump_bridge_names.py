@@ -26,7 +26,7 @@ FAMILIES = {
     "ernie4_5_vl_moe": "Ernie45VL",
     "kimi_k25_vl": "KimiK25VL", "kimi_k3": "KimiK3", "minimax_m3": "MiniMaxM3", "nemotron_nano_vl": "NemotronVL",
     "nemotron_omni": "NemotronOmni", "qwen2_5_omni": "Qwen25Omni", "qwen2_audio": "Qwen2Audio", "qwen3_asr": "Qwen3ASR",
-    "qwen3_omni_moe": "Qwen3Omni", "step37": "Step37", "wan": "Wan",
+    "qwen3_omni_moe": "Qwen3Omni", "step37": "Step37", "wan": "Wan", "flux": "Flux",
 }
 # The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
 TEXT_OF = {"ministral3": "language_model."}
@@ -46,6 +46,8 @@ def rows_of(family, prefix):
     for mapping in mappings:
         hf = mapping["hf"]
         names = sorted(stars(name).removeprefix(prefix) for name in (hf.values() if isinstance(hf, dict) else [hf]))
+        # Flux: the bridge's names of the two halves of one tensor.
+        names = [re.sub(r"(?<=proj_out\.weight)_[12]$", "", name) for name in names]
         rows[json.dumps([stars(mapping["megatron"]).removeprefix(prefix), names])] = None
         for name in ("megatron_post", "megatron_res"):
             if name in (mapping.get("args") or {}):

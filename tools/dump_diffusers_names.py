@@ -19,8 +19,16 @@ from dump_hf_names import header, write  # noqa: E402
 
 WAN = dict(patch_size=(1, 2, 2), num_attention_heads=6, attention_head_dim=14, in_channels=16, out_channels=16,
            text_dim=40, freq_dim=32, ffn_dim=88, num_layers=3, rope_max_seq_len=64)
+FLUX = dict(in_channels=16, num_layers=2, num_single_layers=3, attention_head_dim=12, num_attention_heads=6,
+            joint_attention_dim=40, pooled_projection_dim=20, axes_dims_rope=(4, 4, 4))
 # class, tiny variants, full-size public models
 FAMILIES = {
+    "flux": ("FluxTransformer2DModel", {
+        "guidance": dict(guidance_embeds=True),
+        "plain": dict(guidance_embeds=False, patch_size=2, out_channels=20),
+    }, {
+        "FLUX.1-dev": dict(guidance_embeds=True),
+    }),
     "wan": ("WanTransformer3DModel", {
         "plain": {},
         "other_patch": dict(patch_size=(2, 4, 4), out_channels=20),
@@ -30,7 +38,7 @@ FAMILIES = {
         "Wan2.1-T2V-14B": dict(num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, num_layers=40),
     }),
 }
-TINY = {"wan": WAN}
+TINY = {"flux": FLUX, "wan": WAN}
 
 
 def tiny(cls, values):

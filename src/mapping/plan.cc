@@ -160,8 +160,8 @@ Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent exte
   int64_t total = 0;
   for (const StridedPiece& piece : layout.Pieces()) {
     if (piece.source != source || piece.copy) continue;
-    WalkPiece walk = FromPiece(piece, Side::kSource, element_bytes);
-    walk.walked_offset -= extent.begin * element_bytes;
+    WB_TRY(const StridedPiece within, WithinExtent(piece, extent));
+    WalkPiece walk = FromPiece(within, Side::kSource, element_bytes);
     const Run inner = InnermostRun(walk, element_bytes);
     int64_t count = 1;
     for (const WalkAxis& axis : walk.axes) count *= axis.extent;

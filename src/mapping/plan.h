@@ -66,7 +66,7 @@ class RunCollector {
 // Error kInternal when the layout does not tile its target in this order.
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
 
-// Walks the elements `extent` of source `source`: run.offset counts from extent.begin, run.other is
+// Walks the elements `extent` of source `source`: run.offset counts those alone, run.other is
 // 0 (the target); copies are left out. Error kUnsupported "interleaved" when the source's elements alternate between
 // pieces or would take more than kMaxSourceRuns runs: walk the target then.
 inline constexpr int64_t kMaxSourceRuns = 1 << 20;

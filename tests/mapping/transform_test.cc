@@ -69,7 +69,7 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
     const TransformSource& source = planned->sources[s];
     RC_ASSERT(source.shape == expected.shapes[s]);
     RC_ASSERT(source.begin == FirstUsed(expected.elements, static_cast<int>(s)));
-    extents.push_back({source.begin, source.numel});
+    extents.push_back(source.extent());
   }
   RC_ASSERT(ProveBijection(planned->layout, extents).has_value());
   // The same by counting: no element of a source is used twice but as a copy, none is left out.
@@ -93,14 +93,16 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
   RC_ASSERT(by_target->bytes() == numel * size);
 
   for (size_t s = 0; s < extents.size(); ++s) {
-    if (extents[s].begin != 0) continue;  // walks from the first element of a source
     const auto by_source = CompileBySource(planned->layout, static_cast<int>(s), extents[s], size);
     RC_ASSERT(by_source.has_value());
     const Origins back = BytesOf(*by_source);
-    RC_ASSERT(static_cast<int64_t>(back.size()) == extents[s].numel * size);
+    const auto& [begin, count, run, stride] = extents[s];
+    RC_ASSERT(static_cast<int64_t>(back.size()) == count * size);
     for (size_t i = 0; i < back.size(); ++i) {
-      RC_ASSERT(bytes[static_cast<size_t>(back[i].offset)] ==
-                (Origin{static_cast<int>(s), static_cast<int64_t>(i)}));
+      const int64_t element = static_cast<int64_t>(i) / size;
+      const int64_t place = stride == 0 ? element : element / run * stride + element % run;
+      const int64_t byte = (begin + place) * size + static_cast<int64_t>(i) % size;
+      RC_ASSERT(bytes[static_cast<size_t>(back[i].offset)] == (Origin{static_cast<int>(s), byte}));
     }
   }
 }
@@ -206,6 +208,24 @@ RC_GTEST_PROP(Transforms, QkvKeysAsValuesPutsTheKeyOfEachGroupTwice, ()) {
   const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
   CheckAgainst({"qkv_keys_as_values", h.With(q + 2 * kv), DimsOf(h), {}},
                {GroupedRows(h, 0, 0, 1, 1), {h.With(q), h.With(kv)}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, ColumnsArePartOfEachRow, ()) {
+  const int64_t rows = Upto(6), columns = Upto(6);
+  const int64_t before = *rc::gen::inRange<int64_t>(0, 5), after = *rc::gen::inRange<int64_t>(0, 5);
+  const int64_t all = before + columns + after;
+  Origins out;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out.push_back({0, r * all + before + c});
+  }
+  CheckAgainst({"columns", {rows, columns}, {{"begin", before}, {"of", all}}, {}},
+               {out, {{rows, all}}}, AnySize());
+}
+
+TEST(Transforms, ColumnsRefusesWhatDoesNotFit) {
+  EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", 1}, {"of", 2}}, {}}));
+  EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", -1}, {"of", 9}}, {}}));
+  EXPECT_FALSE(PlanOf({"columns", {4}, {{"begin", 0}, {"of", 4}}, {}}));
 }
 
 RC_GTEST_PROP(Transforms, KvPutsKeyAndValueOfEachGroupTogether, ()) {

@@ -164,7 +164,7 @@ MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_
             "exaone_moe", "nemotron_h", "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3", "qwen3_vl_moe", "qwen3_5_vl_moe",
             "glm4v_moe", "ernie4_5_vl_moe", "qwen3_omni_moe", "minimax_m3", "kimi_k25_vl", "step37"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OF_DIFFUSERS = ["wan"]  # test_diffusers.py
+OF_DIFFUSERS = ["flux", "wan"]  # test_diffusers.py
 # [--tp, --pp]; three layers and a pair of key/value heads fit each of them.
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 3)]
 

@@ -4,6 +4,7 @@
 
 namespace weighbridge {
 
+Result<TransformPlan> PlanColumns(const TransformRequest& request);
 Result<TransformPlan> PlanExpert(const TransformRequest& request);
 Result<TransformPlan> PlanExpertGatedMlp(const TransformRequest& request);
 Result<TransformPlan> PlanExpertGateUp(const TransformRequest& request);
@@ -30,13 +31,15 @@ constexpr std::array<std::string_view, 4> kQkvOptions = {"groups", "head_dim", "
 constexpr std::array<std::string_view, 4> kGdnOptions = {"key_dim", "key_heads", "value_dim",
                                                          "value_heads"};
 constexpr std::array<std::string_view, 3> kRowsOptions = {"begin", "of", "squeeze"};
+constexpr std::array<std::string_view, 2> kColumnsOptions = {"begin", "of"};
 constexpr std::array<std::string_view, 1> kExpertOptions = {"transposed"};
 constexpr std::array<std::string_view, 2> kExpertGatedOptions = {"interleaved", "transposed"};
 constexpr std::array<std::string_view, 2> kIdentityOptions = {"squeeze", "transposed"};
 }  // namespace
 
 std::span<const Transform> AllTransforms() {
-  static const std::array<Transform, 18> kAll = {{
+  static const std::array<Transform, 19> kAll = {{
+      {"columns", kColumnsOptions, 1, PlanColumns},
       {"expert", kExpertOptions, 1, PlanExpert},
       {"expert_gate_up", {}, 2, PlanExpertGateUp},
       {"expert_gated_mlp", kExpertGatedOptions, 1, PlanExpertGatedMlp},
