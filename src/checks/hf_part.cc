@@ -12,9 +12,8 @@ Result<HfPart> HfPart::Open(const Model& model, const Parameter& p, size_t sourc
   out.extent_ = transform.sources[source].extent();
   out.sources_ = bytes.sources;
   out.op_ = bytes.op == Op::kNone ? Inverse(p.op) : Op::kNone;
-  const Result<Plan> by_source =
-      CompileBySource(transform.layout, static_cast<int>(source), out.extent_,
-                      BitsOf(bytes.sources.dtype) / 8);
+  const Result<Plan> by_source = CompileBySource(transform.layout, static_cast<int>(source),
+                                                 out.extent_, BitsOf(bytes.sources.dtype) / 8);
   if (by_source) {
     out.plan_ = Compose(*by_source, bytes.plan);
     return out;
@@ -38,7 +37,8 @@ Status HfPart::Scatter(const Layout& layout, int source, const ParameterBytes& b
     GatherBytes(bytes.plan, bytes.sources, at, block);
     whole.Visit(at, end, [&](const Run& run) {
       if (run.other != source || run.copy) return;
-      ScatterRun(run, block.data() + (run.offset - at), scattered_.data() - extent_.begin * element);
+      ScatterRun(run, block.data() + (run.offset - at),
+                 scattered_.data() - extent_.begin * element);
     });
   }
   sources_.starts = {scattered_.data()};

@@ -103,7 +103,8 @@ bool Missing(const ordered_json& config, const char* key) {
 }
 
 void Complete(const FamilySpec& spec, DType dtype, ordered_json& config) {
-  if (Missing(config, "architectures") && Missing(config, "_class_name") && !spec.hf_architectures.empty()) {
+  if (Missing(config, "architectures") && Missing(config, "_class_name") &&
+      !spec.hf_architectures.empty()) {
     config["architectures"] = {spec.hf_architectures[0]};
   }
   if (Missing(config, "model_type") && !spec.hf_model_types.empty()) {

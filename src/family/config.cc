@@ -188,7 +188,8 @@ Result<json> Same(const json& value, const json&) { return value; }
 
 Result<int64_t> FfnMultiple(const json& value, int64_t hidden) {
   constexpr double kMost = int64_t{1} << 40;
-  const double size = value.is_number() ? 2 * value.get<double>() * static_cast<double>(hidden) / 3 : 0;
+  const double size =
+      value.is_number() ? 2 * value.get<double>() * static_cast<double>(hidden) / 3 : 0;
   if (!(size >= 1 && size < kMost)) return BadValue("ffn_multiple", value);
   return (static_cast<int64_t>(size) + 255) / 256 * 256;
 }

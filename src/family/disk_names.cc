@@ -79,8 +79,8 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
 bool NumbersLayers(const Model& model) {
   if (IsHybrid(model)) return true;
   for (const Field& field : model.config()) {
-    const bool asks = field.name == "hetereogenous_dist_checkpoint" ||
-                      field.name == "heterogeneous_block_specs";
+    const bool asks =
+        field.name == "hetereogenous_dist_checkpoint" || field.name == "heterogeneous_block_specs";
     if (asks && field.value == true) return true;
     if (field.name != "moe_layer_freq" && field.name != "linear_attention_freq") continue;
     if (field.value.is_array()) return true;

@@ -127,8 +127,7 @@ Result<std::vector<std::string>> Listed(const LayerRule& rule, int64_t layers,
     WB_TRY(base, Evaluate(Argument(rule, "base"), lookup));
   }
   const auto bad = [&] {
-    return BadRule(rule,
-                   fmt::format("'{}' does not list layer numbers", Argument(rule, "key")));
+    return BadRule(rule, fmt::format("'{}' does not list layer numbers", Argument(rule, "key")));
   };
   std::string text = value.is_string() ? "[" + value.get<std::string>() + "]" : "";
   const nlohmann::json list =
@@ -230,7 +229,8 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
     set_key(Argument(rule, "key"), std::move(numbers));
     return true;
   }
-  if (rule.rule == "const" || rule.rule == "listed" || rule.arguments.contains("entry")) return false;
+  if (rule.rule == "const" || rule.rule == "listed" || rule.arguments.contains("entry"))
+    return false;
   const std::vector<std::string> entries = EntriesOf(rule, kind, is);
   if (entries.size() != is.size()) return false;
   if (rule.rule == "from_list") {

@@ -124,7 +124,8 @@ class Linter {
       }
       if (dim.key.empty()) return Bad(fmt::format("'{}' needs a 'key'", name), 0);
       if (!dim.function.empty() && FindLayerFunction(dim.function) == nullptr) {
-        return Bad(fmt::format("[layer_dims] {}: there is no function '{}'", name, dim.function), 0);
+        return Bad(fmt::format("[layer_dims] {}: there is no function '{}'", name, dim.function),
+                   0);
       }
       WB_RETURN_IF_ERROR(Expression(dim.of, 0));
       if (dim.expression) WB_RETURN_IF_ERROR(Expression(*dim.expression, 0));
@@ -178,7 +179,8 @@ class Linter {
       if (!known(it->required) && !known(it->optional)) {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
       }
-      if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip" || name == "base")
+      if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip" ||
+          name == "base")
         WB_RETURN_IF_ERROR(Expression(value, 0));
     }
     for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));

@@ -67,7 +67,8 @@ Status ReadLayerDims(TomlTable& top, std::map<std::string, LayerDim>& out) {
     const toml::table* of = t.Table(name);
     if (of == nullptr) break;
     TomlTable dim(*of, top.origin());
-    out[name] = {dim.String("key"), dim.String("entry"), dim.String("fn"), dim.Expression("of"), {}};
+    out[name] = {
+        dim.String("key"), dim.String("entry"), dim.String("fn"), dim.Expression("of"), {}};
     if (dim.Has("default")) out[name].expression = dim.Expression("default");
     WB_RETURN_IF_ERROR(dim.Finish());
   }

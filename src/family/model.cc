@@ -139,7 +139,8 @@ class Model::Builder {
     if (const nlohmann::json* list = FindKey(config_, symbol.count);
         !symbol.count.empty() && list != nullptr) {
       if (list->is_structured()) return static_cast<int64_t>(list->size());
-      if (list->is_string()) return static_cast<int64_t>(list->get_ref<const std::string&>().size());
+      if (list->is_string())
+        return static_cast<int64_t>(list->get_ref<const std::string&>().size());
     }
     if (symbol.expression) {
       Result<int64_t> value =
@@ -229,12 +230,13 @@ class Model::Builder {
       };
       std::vector<int64_t>& values = m_.layer_dims_[name];
       for (int64_t layer = 0; layer < m_.layers_; ++layer) {
-        const bool there = list != nullptr && list->is_array() &&
-                           layer < static_cast<int64_t>(list->size());
+        const bool there =
+            list != nullptr && list->is_array() && layer < static_cast<int64_t>(list->size());
         const nlohmann::json* entry =
             there ? FindKey((*list)[static_cast<size_t>(layer)], dim.entry) : nullptr;
         if (entry == nullptr && !dim.expression) return fail(layer);
-        WB_TRY(const int64_t value, entry == nullptr ? Value(*dim.expression) : LayerDim(dim, *entry));
+        WB_TRY(const int64_t value,
+               entry == nullptr ? Value(*dim.expression) : LayerDim(dim, *entry));
         if (value < 0) return fail(layer);
         values.push_back(value);
       }
@@ -254,9 +256,8 @@ class Model::Builder {
                                                 [&](std::string_view n) { return Symbol(n, 0); }));
       for (const auto& [stack, own] : rule.stacks) {
         auto& kinds = stack_kinds_[std::pair(group, stack)];
-        WB_TRY(kinds,
-               LayerKinds(own, m_.counts_[stack], config_,
-                          [&](std::string_view n) { return Symbol(n, 0); }));
+        WB_TRY(kinds, LayerKinds(own, m_.counts_[stack], config_,
+                                 [&](std::string_view n) { return Symbol(n, 0); }));
       }
     }
     return {};

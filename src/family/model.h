@@ -131,7 +131,7 @@ class Model {
   std::string Spell(const std::string& hf_name) const;
 
   const FamilySpec* spec_ = nullptr;
-  std::map<std::string, int64_t> dims_;  // flags included, as 0 and 1
+  std::map<std::string, int64_t> dims_;                     // flags included, as 0 and 1
   std::map<std::string, std::vector<int64_t>> layer_dims_;  // one value per layer
   std::map<std::string, std::vector<std::string>> layer_kinds_;
   std::vector<Parameter> parameters_;

@@ -19,8 +19,8 @@ struct Symbol {
   std::optional<std::string> expression;
 };
 
-// A dim that each layer has for itself: `entry` of the layer's object in the config list `key`, else
-// the default.
+// A dim that each layer has for itself: `entry` of the layer's object in the config list `key`,
+// else the default.
 struct LayerDim {
   std::string key, entry;
   std::string function, of;  // of config.h's layer functions, with an expression as its argument

@@ -54,8 +54,8 @@ class Layout {
   Layout Slice(int axis, int64_t begin, int64_t end) const;
   // Every `step`-th index of `axis`, from `begin`. extent(axis) must be a multiple of `step`.
   Layout Every(int axis, int64_t step, int64_t begin) const;
-  // The same elements once more: a place that must equal theirs. What is written back comes from the
-  // place that is no copy.
+  // The same elements once more: a place that must equal theirs. What is written back comes from
+  // the place that is no copy.
   Layout Copy() const;
   // `axis`, whose extent is 1, `times` times; all but the first are copies.
   Layout Repeat(int axis, int64_t times) const;
@@ -92,8 +92,8 @@ Status ProveTiling(const std::vector<StridedPiece>& pieces, Side side, int64_t n
 // source_begin[i]).
 struct SourceExtent {
   int64_t begin = 0, numel = 0;
-  // Where the elements are columns of a matrix: stretches of `run` elements, `stride` apart. 0: they
-  // follow each other.
+  // Where the elements are columns of a matrix: stretches of `run` elements, `stride` apart. 0:
+  // they follow each other.
   int64_t run = 0, stride = 0;
 };
 // `piece` with source offsets that count the elements of `extent` only. Error kInternal when it

@@ -67,8 +67,8 @@ class RunCollector {
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
 
 // Walks the elements `extent` of source `source`: run.offset counts those alone, run.other is
-// 0 (the target); copies are left out. Error kUnsupported "interleaved" when the source's elements alternate between
-// pieces or would take more than kMaxSourceRuns runs: walk the target then.
+// 0 (the target); copies are left out. Error kUnsupported "interleaved" when the source's elements
+// alternate between pieces or would take more than kMaxSourceRuns runs: walk the target then.
 inline constexpr int64_t kMaxSourceRuns = 1 << 20;
 Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent extent,
                              int64_t element_bytes);

@@ -128,9 +128,10 @@ TEST(LayerRules, FromListSkipsTheEntriesOfOtherLayers) {
 TEST(LayerRules, FromListLooksIntoTheObjectOfEachLayer) {
   const LayerRule rule = Rule("from_list", {{"key", "l"}, {"entry", "attention.no_op"}},
                               {{"true", "none"}, {"false", "some"}, {"null", "default"}});
-  EXPECT_EQ(*KindsOf(rule, 4, R"({"l": [{"attention": {"no_op": true}}, {"attention": {"no_op": false}},
+  EXPECT_EQ(
+      *KindsOf(rule, 4, R"({"l": [{"attention": {"no_op": true}}, {"attention": {"no_op": false}},
                                         {"attention": {"no_op": null}}, {}]})"),
-            (Kinds{"none", "some", "default", "default"}));
+      (Kinds{"none", "some", "default", "default"}));
   EXPECT_THAT(Fault(KindsOf(rule, 1, R"({"l": [{"attention": {"no_op": 2}}]})")),
               HasSubstr("unknown layer kind '2'"));
 }
@@ -141,7 +142,8 @@ TEST(LayerRules, ListedReadsLayerNumbers) {
   EXPECT_EQ(*KindsOf(rule, 4, R"({"l": [1, 2, 7]})"), expected);
   EXPECT_EQ(*KindsOf(rule, 4, R"({"l": "1,2,7"})"), expected);
   EXPECT_EQ(*KindsOf(rule, 2, R"({"l": []})"), (Kinds{"dense", "dense"}));
-  for (const char* bad : {R"({"l": "1,,2"})", R"({"l": ["1"]})", R"({"l": 3})", R"({"l": [1.5]})"}) {
+  for (const char* bad :
+       {R"({"l": "1,,2"})", R"({"l": ["1"]})", R"({"l": 3})", R"({"l": [1.5]})"}) {
     EXPECT_THAT(Fault(KindsOf(rule, 4, bad)), HasSubstr("does not list layer numbers")) << bad;
   }
 }

@@ -351,8 +351,10 @@ own_half = { key = "blocks", entry = "ffn.size", default = "half" }
 
 [flags])";
   std::string family = With(kSampleFamily, "[flags]", dims);
-  family = With(family, R"(shape = ["2 * half", "hidden"])", R"(shape = ["2 * own_half", "hidden"])");
-  family = With(family, R"(components = ["half", "half"])", R"(components = ["own_half", "own_half"])");
+  family =
+      With(family, R"(shape = ["2 * half", "hidden"])", R"(shape = ["2 * own_half", "hidden"])");
+  family =
+      With(family, R"(components = ["half", "half"])", R"(components = ["own_half", "own_half"])");
   const auto rows = [&](const std::string& blocks) {
     const auto model = Sample(family, With(kSampleConfig, "{", "{" + blocks));
     EXPECT_TRUE(model) << model.error().what;
@@ -365,7 +367,8 @@ own_half = { key = "blocks", entry = "ffn.size", default = "half" }
   EXPECT_EQ(rows(""), (std::vector<int64_t>{8, 8}));
   EXPECT_EQ(rows(R"("blocks": [{"ffn": {"size": 3}}, {}, {"ffn": {"size": 5}}, {}], )"),
             (std::vector<int64_t>{6, 10}));
-  for (const char* bad : {R"("blocks": [{"ffn": {"size": "3"}}], )", R"("blocks": [{"ffn": {"size": -3}}], )"}) {
+  for (const char* bad :
+       {R"("blocks": [{"ffn": {"size": "3"}}], )", R"("blocks": [{"ffn": {"size": -3}}], )"}) {
     EXPECT_FALSE(Sample(family, With(kSampleConfig, "{", std::string("{") + bad))) << bad;
   }
 }

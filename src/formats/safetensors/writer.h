@@ -27,8 +27,8 @@ struct SafetensorsWriteOptions {
   std::string stem = "model";  // model.safetensors, model-00001-of-00002.safetensors
 };
 
-// What the names of weight files begin with: "diffusion_pytorch_model" where config.json names a class
-// of diffusers, else "model", as transformers has it.
+// What the names of weight files begin with: "diffusion_pytorch_model" where config.json names a
+// class of diffusers, else "model", as transformers has it.
 std::string WeightFileStem(const nlohmann::json& config);
 
 struct SafetensorsPlan {

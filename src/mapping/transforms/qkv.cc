@@ -159,8 +159,8 @@ Result<TransformPlan> PlanQkvHeadGate(const TransformRequest& request) {
   const int64_t d = h.head_dim;
   const Shape kv = With({h.groups, 1, d}, h.tail);
   const Layout gate = Layout::Source(3, With({h.groups, h.per_group(), 1}, h.tail)).Repeat(2, d);
-  Layout layout = Layout::Concat(
-      1, {Layout::Source(0, With({h.groups, h.per_group(), d}, h.tail)), gate, Layout::Source(1, kv), Layout::Source(2, kv)});
+  Layout layout = Layout::Concat(1, {Layout::Source(0, With({h.groups, h.per_group(), d}, h.tail)),
+                                     gate, Layout::Source(1, kv), Layout::Source(2, kv)});
   return TransformPlan{{Whole(With({h.heads * d}, h.tail)), Whole(With({h.groups * d}, h.tail)),
                         Whole(With({h.groups * d}, h.tail)), Whole(With({h.heads}, h.tail))},
                        std::move(layout)};
