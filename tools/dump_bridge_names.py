@@ -15,15 +15,18 @@ import sys
 FAMILIES = {
     "bailing_moe_v2": "BailingMoeV2", "deepseek_v4": "DeepSeekV4", "ernie4_5_moe": "Ernie45", "exaone4": "Exaone4",
     "exaone_moe": "ExaoneMoe", "falcon_h1": "FalconH1", "gemma4": "Gemma4", "glm4_moe": "GLM45",
-    "glm4_moe_lite": "GLM47Flash", "glm_moe_dsa": "GLM5", "hy_v3": "HYV3", "kimi_k2": "KimiK2", "llada": "LLaDA15",
+    "glm4_moe_lite": "GLM47Flash", "glm_moe_dsa": "GLM5", "hy_v3": "HYV3", "kimi_k2": "KimiK2", "llada": "LLaDA15", "llama_nemotron": "LlamaNemotron",
     "mimo": "Mimo", "mimo_v2_flash": "MiMoV2Flash", "minimax_m2": "MiniMaxM2", "ministral3": "Ministral3",
     "nemotron_h": "NemotronH",
     "nemotron_labs_diffusion": "NemotronLabsDiffusion", "qwen3_5": "Qwen35", "qwen3_5_moe": "Qwen35MoE",
-    "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE",
+    "qwen3_next": "Qwen3Next", "sarvam_mla": "SarvamMLA", "sarvam_moe": "SarvamMoE", "step35": "Step35",
     "qwen2_5_vl": "Qwen25VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoE", "qwen3_5_vl": "Qwen35VL",
     "qwen3_5_vl_moe": "Qwen35VLMoE", "qwen3_5_token_classification": "Qwen35TokenClassification", "gemma3_vl": "Gemma3VL",
     "mistral3": "Ministral3", "glm4v_moe": "GLM45V", "gemma4_vl": "Gemma4VL", "exaone4_5": "Exaone45",
     "ernie4_5_vl_moe": "Ernie45VL",
+    "kimi_k25_vl": "KimiK25VL", "kimi_k3": "KimiK3", "minimax_m3": "MiniMaxM3", "nemotron_nano_vl": "NemotronVL",
+    "nemotron_omni": "NemotronOmni", "qwen2_5_omni": "Qwen25Omni", "qwen2_audio": "Qwen2Audio", "qwen3_asr": "Qwen3ASR",
+    "qwen3_omni_moe": "Qwen3Omni", "step37": "Step37", "wan": "Wan", "flux": "Flux",
 }
 # The text model alone of what the bridge knows with a vision tower: without this beginning on both sides.
 TEXT_OF = {"ministral3": "language_model."}
@@ -43,6 +46,8 @@ def rows_of(family, prefix):
     for mapping in mappings:
         hf = mapping["hf"]
         names = sorted(stars(name).removeprefix(prefix) for name in (hf.values() if isinstance(hf, dict) else [hf]))
+        # Flux: the bridge's names of the two halves of one tensor.
+        names = [re.sub(r"(?<=proj_out\.weight)_[12]$", "", name) for name in names]
         rows[json.dumps([stars(mapping["megatron"]).removeprefix(prefix), names])] = None
         for name in ("megatron_post", "megatron_res"):
             if name in (mapping.get("args") or {}):

@@ -93,6 +93,24 @@ ERNIE_VL = dict(head_dim=12, moe_intermediate_size=[40, 24], moe_num_experts=4, 
 ERNIE_VISION = dict(depth=5, hidden_size=40, num_heads=4, intermediate_size=68, patch_size=6, spatial_merge_size=2,
                     temporal_merge_size=2, in_channels=3)
 
+QWEN2_AUDIO = dict(num_mel_bins=20, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=68, d_model=40,
+                   max_source_positions=50)
+QWEN3_AUDIO = dict(num_mel_bins=20, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=68, d_model=40,
+                   downsample_hidden_size=24, output_dim=48)
+CLIP = dict(num_hidden_layers=2, hidden_size=40, intermediate_size=68, num_attention_heads=4, image_size=24, patch_size=6)
+MINIMAX_M3 = dict(head_dim=12, rotary_dim=6, intermediate_size=40, dense_intermediate_size=88,
+                  shared_intermediate_size=72, num_local_experts=4, num_experts_per_tok=2, index_n_heads=2,
+                  index_head_dim=10, layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+                  mlp_layer_types=["dense", "sparse", "sparse"])
+KIMI_VISION = dict(num_hidden_layers=2, hidden_size=40, intermediate_size=68, num_attention_heads=4, patch_size=6,
+                   pos_emb_height=5, pos_emb_width=7)
+STEP = dict(head_dim=12, num_attention_groups=2, moe_num_experts=4, moe_top_k=2, moe_intermediate_size=40,
+            share_expert_dim=72, sliding_window=16, moe_layers_enum="1,2", moe_router_scaling_factor=3.0,
+            layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+            attention_other_setting=dict(attention_type="sliding_attention", num_attention_heads=8,
+                                         num_attention_groups=2, head_dim=12))
+STEP_VISION = dict(width=24, layers=2, heads=4, image_size=24, patch_size=6)
+
 # architecture, tiny variants, full-size public models
 FAMILIES = {
     "llama": ("LlamaForCausalLM", {
@@ -335,6 +353,8 @@ FAMILIES = {
     "gemma4": ("Gemma4ForCausalLM", {
         "own_keys": dict(**GEMMA4, num_kv_shared_layers=0),
         "shared_keys": dict(**GEMMA4, num_kv_shared_layers=1, use_double_wide_mlp=True),
+        "experts": dict(GEMMA4, hidden_size_per_layer_input=0, num_kv_shared_layers=0, enable_moe_block=True, num_experts=4,
+                        top_k_experts=2, moe_intermediate_size=40, attention_k_eq_v=True, num_global_key_value_heads=1),
     }, {}),
     "ministral3": ("Ministral3ForCausalLM", {
         "yarn": dict(head_dim=12, rope_parameters=dict(
@@ -460,6 +480,34 @@ FAMILIES = {
         "plain": dict(text_config=ERNIE_VL, vision_config=ERNIE_VISION, tie_word_embeddings=True, image_token_id=380,
                       video_token_id=381),
     }, {}),
+    "qwen2_audio": ("Qwen2AudioForConditionalGeneration", {
+        "plain": dict(text_config=dict(model_type="qwen2"), audio_config=QWEN2_AUDIO, audio_token_index=380),
+    }, {}),
+    "qwen2_5_omni": ("Qwen2_5OmniForConditionalGeneration", {
+        "thinker": dict(enable_audio_output=False, thinker_config=dict(
+            text_config={}, vision_config=QWEN2_5_VISION, audio_config=dict(QWEN2_AUDIO, output_dim=48))),
+    }, {}),
+    "qwen3_omni_moe": ("Qwen3OmniMoeForConditionalGeneration", {
+        "thinker": dict(enable_audio_output=False, thinker_config=dict(
+            text_config=dict(head_dim=12, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+                             decoder_sparse_step=1, mlp_only_layers=[], rope_parameters=MROPE),
+            vision_config=dict(QWEN3_VISION, depth=3, deepstack_visual_indexes=[1]),
+            audio_config=QWEN3_AUDIO)),
+    }, {}),
+    "qwen3_asr": ("Qwen3ASRForConditionalGeneration", {
+        "tied": dict(text_config=dict(model_type="qwen3", head_dim=12, rope_theta=5000000.0), audio_config=QWEN3_AUDIO,
+                     tie_word_embeddings=True),
+    }, {}),
+    "minimax_m3": ("MiniMaxM3SparseForConditionalGeneration", {
+        "sparse": dict(text_config=MINIMAX_M3, vision_config=CLIP),
+    }, {}),
+    "kimi_k25_vl": ("Kimi_K25ForConditionalGeneration", {
+        "plain": dict(text_config=dict(**MLA, **V3, model_type="deepseek_v3"), vision_config=KIMI_VISION,
+                      projection_hidden_size=40),
+    }, {}),
+    "step37": ("Step3p7ForConditionalGeneration", {
+        "published": dict(text_config=STEP, vision_config=STEP_VISION),
+    }, {}),
 }
 
 
@@ -479,6 +527,10 @@ def public_config(architecture, values):
 
 def odd_config(architecture, changes):
     """The config of a tiny variant: odd sizes, in the table of the text model where there is one."""
+    if "thinker_config" in changes:
+        thinker = changes["thinker_config"]
+        thinker = {**thinker, "text_config": {**ODD, **thinker["text_config"]}}
+        return public_config(architecture, {**changes, "thinker_config": thinker})
     if "text_config" not in changes:
         return public_config(architecture, {**ODD, **changes})
     text = {**ODD, **changes["text_config"]}
@@ -496,6 +548,8 @@ def tiny(architecture, raw):
     cls = getattr(transformers, architecture)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         cls(load_config(architecture, raw)).save_pretrained(first)
+        if architecture == "Qwen2_5OmniForConditionalGeneration":
+            torch.save({}, os.path.join(first, "spk_dict.pt"))  # the voices, which it asks for
         cls.from_pretrained(first, dtype=torch.bfloat16).save_pretrained(second)
         with open(os.path.join(second, "config.json")) as f:
             return json.load(f), header(second)
@@ -506,7 +560,7 @@ def full_size(architecture, raw):
     with torch.device("meta"):
         model = getattr(transformers, architecture)(load_config(architecture, raw))
     state = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
+    if getattr(model.config, "tie_word_embeddings", False):
         for name in model._tied_weights_keys:
             del state[name]
     state = revert_weight_conversion(model, state)

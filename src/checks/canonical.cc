@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <iterator>
 #include <map>
 #include <utility>
@@ -97,7 +98,7 @@ Status CanonicalTensors::Collect(const std::vector<const Parameter*>& there) {
     const bool as_it_is = hf_ != nullptr && stored->storage == &stored->rule->storage[0];
     WB_TRY(const TransformPlan transform, primary_->Plan(p));
     for (size_t i = 0; i < transform.sources.size(); ++i) {
-      const auto& [shape, begin, numel] = transform.sources[i];
+      const auto& [shape, begin, numel, run, stride] = transform.sources[i];
       Found& found = by_name[p.hf[i]];
       const DType dtype = source_->StoredDType(*stored);
       if (!found.parts.empty() && found.tensor.stored != dtype) {
@@ -148,6 +149,8 @@ Status CanonicalTensors::Visit(
     WB_TRY(const ParameterBytes bytes, source_->Open(stored_->parameters()[where.parameter]));
     WB_TRY(const HfPart part,
            HfPart::Open(*primary_, primary_->parameters()[where.parameter], where.source, bytes));
+    // The parts are columns: they alternate.
+    if (part.Following(0) < part.numel()) return VisitColumns(tensor, visit);
     if (const auto whole = part.InPlace()) {
       WB_RETURN_IF_ERROR(in_blocks(*whole));
       continue;
@@ -156,6 +159,32 @@ Status CanonicalTensors::Visit(
       const int64_t n = std::min(kBlockBytes / size, part.numel() - at);
       block.resize(static_cast<size_t>(n * size));
       WB_RETURN_IF_ERROR(part.Read(at, tensor.stored, block, scratch));
+      WB_RETURN_IF_ERROR(visit(block));
+    }
+  }
+  return {};
+}
+
+Status CanonicalTensors::VisitColumns(
+    const CanonicalTensor& tensor,
+    const std::function<Status(std::span<const std::byte>)>& visit) const {
+  std::deque<ParameterBytes> bytes;
+  std::vector<HfPart> parts;
+  for (uint32_t i = 0; i < tensor.parts; ++i) {
+    const Part& where = parts_[tensor.first_part + i];
+    WB_TRY(ParameterBytes opened, source_->Open(stored_->parameters()[where.parameter]));
+    bytes.push_back(std::move(opened));
+    WB_TRY(HfPart part, HfPart::Open(*primary_, primary_->parameters()[where.parameter],
+                                     where.source, bytes.back()));
+    parts.push_back(std::move(part));
+  }
+  std::vector<std::byte> block, scratch;
+  const int64_t size = BitsOf(tensor.stored) / 8, rows = tensor.shape[0];
+  for (int64_t row = 0; row < rows; ++row) {
+    for (const HfPart& part : parts) {
+      const int64_t columns = part.numel() / rows;
+      block.resize(static_cast<size_t>(columns * size));
+      WB_RETURN_IF_ERROR(part.Read(row * columns, tensor.stored, block, scratch));
       WB_RETURN_IF_ERROR(visit(block));
     }
   }

@@ -62,6 +62,9 @@ class CanonicalTensors {
                const std::function<Status(std::span<const std::byte>)>& visit) const;
 
  private:
+  // The same of a tensor whose columns several parameters hold: row by row.
+  Status VisitColumns(const CanonicalTensor& tensor,
+                      const std::function<Status(std::span<const std::byte>)>& visit) const;
   struct Part {
     size_t parameter = 0;  // of both models
     size_t source = 0;

@@ -145,6 +145,18 @@ class Exporter {
     return writer_.plan().tensors[Targets(part).front()].file;
   }
 
+  Status WriteStretches(const HfPart& part, int64_t at, size_t tensor, int64_t size,
+                        std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto length = std::min(bytes.size(), static_cast<size_t>(part.Following(at) * size));
+      WB_RETURN_IF_ERROR(writer_.Write(tensor, static_cast<uint64_t>(part.ElementAt(at) * size),
+                                       bytes.first(length)));
+      bytes = bytes.subspan(length);
+      at += static_cast<int64_t>(length) / size;
+    }
+    return {};
+  }
+
   Status Write(const Part& of) {
     const std::vector<size_t> targets = Targets(of);
     WB_TRY(const ParameterBytes bytes, plan_.source.Open(*of.parameter));
@@ -157,10 +169,7 @@ class Exporter {
       if (options_.proceed) WB_RETURN_IF_ERROR(options_.proceed());
       out.resize(static_cast<size_t>(std::min(step, part.numel() - at) * size));
       WB_RETURN_IF_ERROR(part.Read(at, wanted, out, scratch));
-      for (size_t tensor : targets) {
-        WB_RETURN_IF_ERROR(
-            writer_.Write(tensor, static_cast<uint64_t>((part.begin() + at) * size), out));
-      }
+      for (size_t tensor : targets) WB_RETURN_IF_ERROR(WriteStretches(part, at, tensor, size, out));
       if (options_.progress) options_.progress(out.size());
     }
     return {};

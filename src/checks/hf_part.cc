@@ -9,18 +9,17 @@ Result<HfPart> HfPart::Open(const Model& model, const Parameter& p, size_t sourc
                             const ParameterBytes& bytes) {
   HfPart out;
   WB_TRY(const TransformPlan transform, model.Plan(p));
-  out.begin_ = transform.sources[source].begin;
-  out.numel_ = transform.sources[source].numel;
+  out.extent_ = transform.sources[source].extent();
   out.sources_ = bytes.sources;
   out.op_ = bytes.op == Op::kNone ? Inverse(p.op) : Op::kNone;
-  const Result<Plan> by_source =
-      CompileBySource(transform.layout, static_cast<int>(source), {out.begin_, out.numel_},
-                      BitsOf(bytes.sources.dtype) / 8);
+  const Result<Plan> by_source = CompileBySource(transform.layout, static_cast<int>(source),
+                                                 out.extent_, BitsOf(bytes.sources.dtype) / 8);
   if (by_source) {
     out.plan_ = Compose(*by_source, bytes.plan);
     return out;
   }
-  if (by_source.error().id != "interleaved") return Fail(by_source.error());
+  const bool alternates = by_source.error().id == "interleaved" && out.extent_.stride == 0;
+  if (!alternates) return Fail(by_source.error());
   WB_RETURN_IF_ERROR(out.Scatter(transform.layout, static_cast<int>(source), bytes));
   return out;
 }
@@ -30,25 +29,35 @@ Status HfPart::Scatter(const Layout& layout, int source, const ParameterBytes& b
   constexpr int64_t kBlockBytes = 1 << 20;
   const int64_t element = BitsOf(bytes.sources.dtype) / 8;
   WB_TRY(const Plan whole, CompileByTarget(layout, element));
-  scattered_.resize(static_cast<size_t>(numel_ * element));
+  scattered_.resize(static_cast<size_t>(numel() * element));
   std::vector<std::byte> block;
   for (int64_t at = 0; at < whole.bytes(); at += kBlockBytes) {
     const int64_t end = std::min(at + kBlockBytes, whole.bytes());
     block.resize(static_cast<size_t>(end - at));
     GatherBytes(bytes.plan, bytes.sources, at, block);
     whole.Visit(at, end, [&](const Run& run) {
-      if (run.other != source) return;
-      ScatterRun(run, block.data() + (run.offset - at), scattered_.data() - begin_ * element);
+      if (run.other != source || run.copy) return;
+      ScatterRun(run, block.data() + (run.offset - at),
+                 scattered_.data() - extent_.begin * element);
     });
   }
   sources_.starts = {scattered_.data()};
   plan_ = Plan({Run{.other = 0,
                     .offset = 0,
                     .other_offset = 0,
-                    .length = numel_ * element,
+                    .length = numel() * element,
                     .count = 1,
                     .other_stride = 0}});
   return {};
+}
+
+int64_t HfPart::ElementAt(int64_t i) const {
+  const auto& [begin, numel, run, stride] = extent_;
+  return stride == 0 ? begin + i : begin + i / run * stride + i % run;
+}
+
+int64_t HfPart::Following(int64_t i) const {
+  return extent_.stride == 0 ? extent_.numel - i : extent_.run - i % extent_.run;
 }
 
 Status HfPart::Read(int64_t at, DType dtype, std::span<std::byte> out,

@@ -24,9 +24,11 @@ class HfPart {
   static Result<HfPart> Open(const Model& model, const Parameter& p, size_t source,
                              const ParameterBytes& bytes);
 
-  // Elements of the HF tensor.
-  int64_t begin() const { return begin_; }
-  int64_t numel() const { return numel_; }
+  // Elements of the HF tensor; of one that several parameters hold by columns each has stretches.
+  int64_t numel() const { return extent_.numel; }
+  // The place of element i in the HF tensor, and how many elements from it on follow each other.
+  int64_t ElementAt(int64_t i) const;
+  int64_t Following(int64_t i) const;
   DType stored() const { return sources_.dtype; }
 
   // Elements [at, at + out.size() / element size) of the part, as Hugging Face has them, in
@@ -42,7 +44,7 @@ class HfPart {
   Plan plan_;  // walks the part, in the stored dtype
   Sources sources_;
   Op op_ = Op::kNone;  // from the stored values to those of Hugging Face
-  int64_t begin_ = 0, numel_ = 0;
+  SourceExtent extent_;
   std::vector<std::byte> scattered_;
 };
 

@@ -20,6 +20,7 @@ struct Use {
   size_t tensor;
   int64_t begin, end;
   const Parameter* parameter;
+  int64_t run, stride;  // of columns
 };
 
 class Taker {
@@ -130,7 +131,8 @@ class Taker {
         continue;
       }
       uses_.push_back({IndexOf(info), plan.sources[i].begin,
-                       plan.sources[i].begin + plan.sources[i].numel, &p});
+                       plan.sources[i].begin + plan.sources[i].numel, &p, plan.sources[i].run,
+                       plan.sources[i].stride});
     }
     if (usable) {
       out_.usable.push_back(&p);
@@ -197,7 +199,8 @@ class Taker {
         fmt::format("{}: {}, expected {}", info.name, ToString(info.shape), ToString(expected)));
   }
 
-  // Each HF element exactly once: the uses of a tensor must follow each other without gap.
+  // Each HF element exactly once: the uses of a tensor, or its columns, must follow each other
+  // without gap.
   void Coverage() {
     std::sort(uses_.begin(), uses_.end(), [](const Use& a, const Use& b) {
       return std::tie(a.tensor, a.begin) < std::tie(b.tensor, b.begin);
@@ -208,11 +211,14 @@ class Taker {
       bool exact = true;
       const Parameter* p = uses_[i].parameter;
       const size_t tensor = uses_[i].tensor;
+      const int64_t stride = uses_[i].stride;
+      const int64_t all = stride == 0 ? Numel(info.shape) : stride;
       for (; i < uses_.size() && uses_[i].tensor == tensor; ++i) {
-        exact = exact && uses_[i].begin == at;
-        at = uses_[i].end;
+        const Use& use = uses_[i];
+        exact = exact && use.stride == stride && use.begin == at;
+        at = stride == 0 ? use.end : at + use.run;
       }
-      if ((exact && at == Numel(info.shape)) || reported_.contains(info.name)) continue;
+      if ((exact && at == all) || reported_.contains(info.name)) continue;
       ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
       row.megatron = {model_.MegatronPattern(*p, Dialect::kTe), p->shape, std::nullopt};
       row.why = "not every element is used exactly once by the family's rules";

@@ -45,7 +45,8 @@ std::set<std::string> NumberLists(const FamilySpec* spec) {
   std::set<std::string> keys = {"mlp_only_layers", "moe_layers"};
   if (spec == nullptr) return keys;
   for (const auto& [group, rule] : spec->layer_kinds) {
-    if (const auto it = rule.arguments.find("except"); it != rule.arguments.end())
+    const char* name = rule.rule == "listed" ? "key" : "except";
+    if (const auto it = rule.arguments.find(name); it != rule.arguments.end())
       keys.insert(it->second);
   }
   return keys;

@@ -29,7 +29,7 @@ Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter&
     }
     tensors.push_back(info);
     out.bytes_.sources.starts.push_back(hf.Data(*info).data());
-    extents.push_back({out.transform_.sources[i].begin, out.transform_.sources[i].numel});
+    extents.push_back(out.transform_.sources[i].extent());
   }
   const DType dtype = out.tensors_[0]->dtype;
   out.bytes_.sources.dtype = dtype;

@@ -113,7 +113,7 @@ Result<ShardPlan::Difference> ShardPlan::Compare(int rank, int64_t begin,
       return;
     }
     const auto s = static_cast<size_t>(run.other);
-    covered[s] += run.bytes() / hf_size;
+    if (!run.copy) covered[s] += run.bytes() / hf_size;
     const std::byte* source = data_.starts[s];
     if (EqualRun(run, source, found)) return;
     for (int64_t at = 0; at < run.bytes(); at += hf_size) {

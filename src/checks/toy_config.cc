@@ -24,6 +24,7 @@ void AddKeys(const LayerRule& rule, std::set<std::string>& keys) {
       keys.insert(it->second);
   }
   for (const LayerRule& inner : rule.fallback) AddKeys(inner, keys);
+  for (const auto& [stack, inner] : rule.stacks) AddKeys(inner, keys);
 }
 
 void AddKeys(const ConfigRule& rule, std::set<std::string>& keys) {
@@ -53,6 +54,7 @@ std::set<std::string> KnownKeys(const FamilySpec& spec) {
     for (const auto& [name, symbol] : *symbols) keys.insert(symbol.keys.begin(), symbol.keys.end());
   }
   for (const auto& [group, rule] : spec.layer_kinds) AddKeys(rule, keys);
+  for (const auto& [name, dim] : spec.layer_dims) keys.insert(dim.key);
   for (const auto& [field, rule] : spec.config) AddKeys(rule, keys);
   return keys;
 }
@@ -101,12 +103,14 @@ bool Missing(const ordered_json& config, const char* key) {
 }
 
 void Complete(const FamilySpec& spec, DType dtype, ordered_json& config) {
-  if (Missing(config, "architectures") && !spec.hf_architectures.empty()) {
+  if (Missing(config, "architectures") && Missing(config, "_class_name") &&
+      !spec.hf_architectures.empty()) {
     config["architectures"] = {spec.hf_architectures[0]};
   }
   if (Missing(config, "model_type") && !spec.hf_model_types.empty()) {
     config["model_type"] = spec.hf_model_types[0];
   }
+  if (!Missing(config, "_class_name")) return;  // diffusers knows no dtype of a model
   // Every version of transformers reads torch_dtype; 5 writes dtype.
   if (config.contains("dtype")) config["dtype"] = TorchName(dtype);
   if (config.contains("torch_dtype") || !config.contains("dtype")) {

@@ -158,7 +158,8 @@ Result<Toy> MakeRandomToy(const FamilySpec& spec, const ordered_json& config,
   std::vector<TensorInfo> infos;
   for (const RandomTensor& t : tensors) infos.push_back(t.info);
   WB_TRY(SafetensorsPlan plan,
-         PlanSafetensors(std::move(infos), {.max_shard_bytes = options.max_shard_bytes}));
+         PlanSafetensors(std::move(infos), {.max_shard_bytes = options.max_shard_bytes,
+                                            .stem = WeightFileStem(config)}));
   Toy toy{.path = target,
           .family = spec.name,
           .layers = model.layers(),

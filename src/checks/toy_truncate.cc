@@ -143,7 +143,8 @@ Result<Toy> MakeTruncatedToy(const Checkpoint& source, const FamilySpec* spec,
     infos.push_back({kept.name, kept.source->dtype, kept.source->shape});
   }
   WB_TRY(SafetensorsPlan plan,
-         PlanSafetensors(std::move(infos), {.max_shard_bytes = options.max_shard_bytes}));
+         PlanSafetensors(std::move(infos), {.max_shard_bytes = options.max_shard_bytes,
+                                            .stem = WeightFileStem(config)}));
   Toy toy{.path = target,
           .family = spec != nullptr ? spec->name : "",
           .layers = options.layers,

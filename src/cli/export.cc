@@ -128,9 +128,9 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   std::vector<TensorInfo> infos;
   for (const ExportTensor& t : what.tensors) infos.push_back(t.info);
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));
-  WB_TRY(
-      const SafetensorsPlan plan,
-      PlanSafetensors(std::move(infos), {.max_shard_bytes = static_cast<uint64_t>(shard_bytes)}));
+  WB_TRY(const SafetensorsPlan plan,
+         PlanSafetensors(std::move(infos), {.max_shard_bytes = static_cast<uint64_t>(shard_bytes),
+                                            .stem = WeightFileStem(input->config)}));
   std::vector<PlannedFile> files;
   for (const SafetensorsPlan::File& file : plan.files) files.push_back({file.name, file.nbytes});
   WB_TRY(RankedOutput made,

@@ -97,6 +97,13 @@ Result<json> KindsOfLetters(const json& value, const json& arguments) {
   return kinds;
 }
 
+// What HF lists for each layer and Megatron knows once.
+Result<json> FirstEntry(const json& value, const json&) {
+  if (!value.is_array()) return value;
+  if (value.empty()) return BadValue("first_entry", value);
+  return value[0];
+}
+
 Result<json> Not(const json& value, const json&) {
   if (!value.is_boolean()) return BadValue("not", value);
   return json(!value.get<bool>());
@@ -179,6 +186,14 @@ Result<json> NoneIsZero(const json& value, const json&) {
 
 Result<json> Same(const json& value, const json&) { return value; }
 
+Result<int64_t> FfnMultiple(const json& value, int64_t hidden) {
+  constexpr double kMost = int64_t{1} << 40;
+  const double size =
+      value.is_number() ? 2 * value.get<double>() * static_cast<double>(hidden) / 3 : 0;
+  if (!(size >= 1 && size < kMost)) return BadValue("ffn_multiple", value);
+  return (static_cast<int64_t>(size) + 255) / 256 * 256;
+}
+
 // The value under a key of an object, or at the place in a list.
 const json* Entry(const json& owner, std::string_view key) {
   if (owner.is_object()) {
@@ -245,10 +260,15 @@ json LayTextConfigOver(const json& config, const std::vector<std::string>& table
   return out;
 }
 
+LayerFunction FindLayerFunction(std::string_view name) {
+  return name == "ffn_multiple" ? FfnMultiple : nullptr;
+}
+
 const std::vector<ConfigFunction>& AllConfigFunctions() {
   static const std::vector<ConfigFunction> kAll = {
       {"activation", "HF's name of an activation function -> Megatron's", Activation, HfActivation},
       {"all_ones_is_one", "a list of ones -> 1, else the list", AllOnesIsOne, Same},
+      {"first_entry", "the first entry of a list, another value as it is", FirstEntry, Same},
       {"letters", "a list of layer kinds -> one letter each, by `args`", Letters, KindsOfLetters},
       {"not", "the contrary of a truth value", Not, Not},
       {"object", "a table -> an object of `class` in args", Object, TableOfObject},

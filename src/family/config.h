@@ -17,6 +17,12 @@ const nlohmann::json* FindKey(const nlohmann::json& config, std::string_view dot
 // The first of `keys` that is present and not null; nullptr when there is none.
 const nlohmann::json* FirstKey(const nlohmann::json& config, const std::vector<std::string>& keys);
 
+// A function of an entry that each layer has for itself and of one of the model's dims; nullptr
+// when there is none of that name. "ffn_multiple": DeciLM's, the size of a gated MLP as a multiple
+// of 2/3 of the hidden size, rounded up to a multiple of 256. Errors: kInvalid.
+using LayerFunction = Result<int64_t> (*)(const nlohmann::json& value, int64_t of);
+LayerFunction FindLayerFunction(std::string_view name);
+
 // Sets the value at a dotted key; what is no object on the way becomes one.
 void SetDottedKey(nlohmann::json& config, std::string_view dotted, nlohmann::json value);
 

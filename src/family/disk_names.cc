@@ -1,7 +1,5 @@
 #include "family/disk_names.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -53,7 +51,10 @@ std::string StackExperts(std::string name) {
 // Megatron-Core's HybridModel (state-space and attention layers in one stack) numbers its layers.
 bool IsHybrid(const Model& model) {
   const std::string& name = model.spec().megatron_model;
-  return name == "HybridModel" || name == "FalconH1Model";
+  const std::vector<Field>& config = model.config();
+  return name == "FalconH1Model" || std::any_of(config.begin(), config.end(), [](const Field& f) {
+           return f.name == "is_hybrid_model" && f.value == true;
+         });
 }
 
 // The key of a module's name, with the layers stacked or numbered.
@@ -66,7 +67,7 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
     disk.index.push_back(p.layer);
     disk.extents.push_back(p.stack->is_tower() ? model.LayersOf(*p.stack) : model.layers());
   }
-  Replace(name, "{layer}", fmt::format("{}", p.layer));
+  name = model.Fill(name, p.layer, p.expert);
   if (p.is_expert()) {
     disk.index.push_back(p.expert);
     disk.extents.push_back(p.experts);
@@ -78,7 +79,9 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
 bool NumbersLayers(const Model& model) {
   if (IsHybrid(model)) return true;
   for (const Field& field : model.config()) {
-    if (field.name == "hetereogenous_dist_checkpoint" && field.value == true) return true;
+    const bool asks =
+        field.name == "hetereogenous_dist_checkpoint" || field.name == "heterogeneous_block_specs";
+    if (asks && field.value == true) return true;
     if (field.name != "moe_layer_freq" && field.name != "linear_attention_freq") continue;
     if (field.value.is_array()) return true;
     if (field.value.is_number_integer() && field.value.get<int64_t>() > 1) return true;

@@ -67,14 +67,22 @@ Result<std::vector<std::string>> EveryN(const LayerRule& rule, int64_t layers,
 }
 
 Result<std::vector<std::string>> FromList(const LayerRule& rule, int64_t layers,
-                                          const nlohmann::json& list) {
-  if (!list.is_array() || static_cast<int64_t>(list.size()) < layers) {
+                                          const nlohmann::json& list, const NameLookup& lookup) {
+  int64_t skip = 0;
+  if (rule.arguments.contains("skip")) {
+    WB_TRY(skip, Evaluate(Argument(rule, "skip"), lookup));
+  }
+  const auto size = list.is_array() ? static_cast<int64_t>(list.size()) : 0;
+  if (skip < 0 || size < layers || size - layers < skip) {
     return BadRule(rule,
                    fmt::format("'{}' is not a list of {} layers", Argument(rule, "key"), layers));
   }
   std::vector<std::string> kinds;
   for (int64_t i = 0; i < layers; ++i) {
-    const std::string text = EntryText(list[static_cast<size_t>(i)]);
+    const nlohmann::json& whole = list[static_cast<size_t>(skip + i)];
+    const nlohmann::json* entry = &whole;
+    if (rule.arguments.contains("entry")) entry = FindKey(whole, Argument(rule, "entry"));
+    const std::string text = entry == nullptr ? "null" : EntryText(*entry);
     const auto it = rule.map.find(text);
     if (it == rule.map.end())
       return BadRule(rule, fmt::format("unknown layer kind '{}'", text.substr(0, 80)));
@@ -98,9 +106,39 @@ Result<std::vector<std::string>> PatternString(const LayerRule& rule, int64_t la
     }
     kinds.push_back(it->second);
   }
+  if (Argument(rule, "repeat") == "true" && !kinds.empty()) {
+    const size_t period = kinds.size();
+    for (size_t i = period; i < static_cast<size_t>(layers); ++i) {
+      kinds.push_back(kinds[i - period]);
+    }
+  }
   if (static_cast<int64_t>(kinds.size()) != layers) {
     return BadRule(
         rule, fmt::format("the pattern names {} layers, the model has {}", kinds.size(), layers));
+  }
+  return kinds;
+}
+
+// Layer numbers as a list, or in one text with commas between them.
+Result<std::vector<std::string>> Listed(const LayerRule& rule, int64_t layers,
+                                        const nlohmann::json& value, const NameLookup& lookup) {
+  int64_t base = 0;
+  if (rule.arguments.contains("base")) {
+    WB_TRY(base, Evaluate(Argument(rule, "base"), lookup));
+  }
+  const auto bad = [&] {
+    return BadRule(rule, fmt::format("'{}' does not list layer numbers", Argument(rule, "key")));
+  };
+  std::string text = value.is_string() ? "[" + value.get<std::string>() + "]" : "";
+  const nlohmann::json list =
+      value.is_string() ? nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false) : value;
+  if (!list.is_array()) return bad();
+  std::vector<std::string> kinds(static_cast<size_t>(layers), Argument(rule, "miss"));
+  for (const nlohmann::json& entry : list) {
+    if (!entry.is_number_integer()) return bad();
+    const auto number = entry.get<int64_t>();
+    if (number < base || number - base >= layers) continue;
+    kinds[static_cast<size_t>(number - base)] = Argument(rule, "hit");
   }
   return kinds;
 }
@@ -182,7 +220,17 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
   if (rule.rule == "every_n") {
     return InvertEveryN(rule, Argument(rule, "hit") == kind ? is : isnt, set_key, set_dim);
   }
-  if (rule.rule == "const") return false;
+  if (rule.rule == "listed" && !rule.arguments.contains("base")) {
+    const std::vector<bool>& hits = Argument(rule, "hit") == kind ? is : isnt;
+    nlohmann::json numbers = nlohmann::json::array();
+    for (size_t i = 0; i < hits.size(); ++i) {
+      if (hits[i]) numbers.push_back(i);
+    }
+    set_key(Argument(rule, "key"), std::move(numbers));
+    return true;
+  }
+  if (rule.rule == "const" || rule.rule == "listed" || rule.arguments.contains("entry"))
+    return false;
   const std::vector<std::string> entries = EntriesOf(rule, kind, is);
   if (entries.size() != is.size()) return false;
   if (rule.rule == "from_list") {
@@ -222,8 +270,9 @@ const std::vector<LayerRuleInfo>& AllLayerRules() {
       {"const", {"kind"}, {}},
       {"every_n", {"n", "hit", "miss"}, {"phase", "except", "from", "to"}},
       {"first_k", {"k", "first", "rest"}, {}},
-      {"from_list", {"key"}, {}},
-      {"pattern_string", {"key"}, {"separators"}},
+      {"from_list", {"key"}, {"skip", "entry"}},
+      {"listed", {"key", "hit", "miss"}, {"base"}},
+      {"pattern_string", {"key"}, {"separators", "repeat"}},
   };
   return kAll;
 }
@@ -248,8 +297,9 @@ Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layer
     if (it != rule.map.end())
       return std::vector<std::string>(static_cast<size_t>(layers), it->second);
   }
-  return rule.rule == "from_list" ? FromList(rule, layers, *value)
-                                  : PatternString(rule, layers, *value);
+  if (rule.rule == "from_list") return FromList(rule, layers, *value, lookup);
+  if (rule.rule == "listed") return Listed(rule, layers, *value, lookup);
+  return PatternString(rule, layers, *value);
 }
 
 std::vector<std::string> PossibleKinds(const LayerRule& rule) {
@@ -260,6 +310,9 @@ std::vector<std::string> PossibleKinds(const LayerRule& rule) {
   }
   for (const auto& [entry, kind] : rule.map) kinds.push_back(kind);
   for (const LayerRule& inner : rule.fallback) {
+    for (std::string& kind : PossibleKinds(inner)) kinds.push_back(std::move(kind));
+  }
+  for (const auto& [stack, inner] : rule.stacks) {
     for (std::string& kind : PossibleKinds(inner)) kinds.push_back(std::move(kind));
   }
   return kinds;

@@ -21,7 +21,8 @@ struct LayerRuleInfo {
 // Every rule, sorted by name.
 const std::vector<LayerRuleInfo>& AllLayerRules();
 
-// One kind per layer. Errors: kInvalid when the config does not fit the rule.
+// One kind per layer; those of `stacks` are not looked at. Errors: kInvalid when the config does
+// not fit the rule.
 Result<std::vector<std::string>> LayerKinds(const LayerRule& rule, int64_t layers,
                                             const nlohmann::json& config, const NameLookup& lookup);
 

@@ -175,6 +175,10 @@ Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config)
       if (a.is_string()) architectures.insert(a.get<std::string>());
     }
   }
+  // What diffusers writes.
+  if (config.is_object() && config.contains("_class_name") && config["_class_name"].is_string()) {
+    architectures.insert(config["_class_name"].get<std::string>());
+  }
   const auto contains = [](const std::vector<std::string>& list, const std::string& name) {
     return std::find(list.begin(), list.end(), name) != list.end();
   };

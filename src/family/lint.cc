@@ -22,6 +22,7 @@ class Linter {
   explicit Linter(const FamilySpec& spec) : spec_(spec) {
     for (const auto& [name, symbol] : spec.dims) symbols_.insert(name);
     for (const auto& [name, symbol] : spec.flags) symbols_.insert(name);
+    for (const auto& [name, dim] : spec.layer_dims) symbols_.insert(name);
     symbols_.insert("padded_vocab");
     for (const auto& [group, rule] : spec.layer_kinds) {
       for (const std::string& kind : PossibleKinds(rule)) kinds_.insert(kind);
@@ -117,6 +118,18 @@ class Linter {
         if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0, name));
       }
     }
+    for (const auto& [name, dim] : spec_.layer_dims) {
+      if (spec_.dims.contains(name) || spec_.flags.contains(name)) {
+        return Bad(fmt::format("'{}' is a dim of the model and of each layer", name), 0);
+      }
+      if (dim.key.empty()) return Bad(fmt::format("'{}' needs a 'key'", name), 0);
+      if (!dim.function.empty() && FindLayerFunction(dim.function) == nullptr) {
+        return Bad(fmt::format("[layer_dims] {}: there is no function '{}'", name, dim.function),
+                   0);
+      }
+      WB_RETURN_IF_ERROR(Expression(dim.of, 0));
+      if (dim.expression) WB_RETURN_IF_ERROR(Expression(*dim.expression, 0));
+    }
     for (const auto& [name, symbol] : spec_.flags) {
       if (spec_.dims.contains(name)) return Bad(fmt::format("'{}' is a dim and a flag", name), 0);
     }
@@ -166,10 +179,17 @@ class Linter {
       if (!known(it->required) && !known(it->optional)) {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
       }
-      if (name == "n" || name == "k" || name == "phase" || name == "from")
+      if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip" ||
+          name == "base")
         WB_RETURN_IF_ERROR(Expression(value, 0));
     }
     for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));
+    for (const auto& [stack, inner] : rule.stacks) {
+      if (!HasStack(stack)) {
+        return Bad(fmt::format("[layer_kinds.{}]: there is no stack '{}'", group, stack), 0);
+      }
+      WB_RETURN_IF_ERROR(Rule(group, inner));
+    }
     return {};
   }
 

@@ -59,6 +59,22 @@ Status ReadSymbols(TomlTable& top, std::string_view key, std::map<std::string, S
   return t.Finish();
 }
 
+Status ReadLayerDims(TomlTable& top, std::map<std::string, LayerDim>& out) {
+  const toml::table* table = top.Table("layer_dims");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& name : t.Keys()) {
+    const toml::table* of = t.Table(name);
+    if (of == nullptr) break;
+    TomlTable dim(*of, top.origin());
+    out[name] = {
+        dim.String("key"), dim.String("entry"), dim.String("fn"), dim.Expression("of"), {}};
+    if (dim.Has("default")) out[name].expression = dim.Expression("default");
+    WB_RETURN_IF_ERROR(dim.Finish());
+  }
+  return t.Finish();
+}
+
 Result<LayerRule> ReadLayerRule(const toml::table& table, const std::string& origin, int depth) {
   TomlTable t(table, origin);
   LayerRule rule;
@@ -69,8 +85,19 @@ Result<LayerRule> ReadLayerRule(const toml::table& table, const std::string& ori
     WB_TRY(LayerRule inner, ReadLayerRule(*fallback, origin, depth + 1));
     rule.fallback.push_back(std::move(inner));
   }
+  if (const toml::table* stacks = t.Table("stacks")) {
+    if (depth > 0) t.SetError(stacks, "'stacks' stands in the rule of the group");
+    TomlTable inner(*stacks, origin);
+    for (const std::string& stack : inner.Keys()) {
+      const toml::table* own = inner.Table(stack);
+      if (own == nullptr) break;
+      WB_TRY(rule.stacks[stack], ReadLayerRule(*own, origin, depth + 1));
+    }
+    WB_RETURN_IF_ERROR(inner.Finish());
+  }
   for (const std::string& key : t.Keys()) {
-    if (key != "rule" && key != "map" && key != "fallback") rule.arguments[key] = t.Expression(key);
+    const bool part = key == "rule" || key == "map" || key == "fallback" || key == "stacks";
+    if (!part) rule.arguments[key] = t.Expression(key);
   }
   WB_RETURN_IF_ERROR(t.Finish());
   return rule;
@@ -370,6 +397,22 @@ void NestToy(const TextModelRule& rule, nlohmann::json& toy) {
   SetDottedKey(toy, rule.config[0], std::move(text));
 }
 
+// A second table holds the first one's.
+void SetTextModel(const std::vector<std::string>& config, const std::vector<std::string>& outer,
+                  TextModelRule& rule) {
+  if (rule.config.empty()) {
+    rule = {config, outer, {}};
+    return;
+  }
+  std::vector<std::string> tables;
+  for (const std::string& table : config) {
+    for (const std::string& inner : rule.config) tables.push_back(table + "." + inner);
+  }
+  tables.insert(tables.end(), rule.config.begin(), rule.config.end());
+  rule.config = std::move(tables);
+  rule.within = config;
+}
+
 // [text_model]: what the parents describe is a part of this model.
 Status ReadTextModel(TomlTable& top, FamilySpec& spec) {
   const toml::table* table = top.Table("text_model");
@@ -402,8 +445,8 @@ Status ReadTextModel(TomlTable& top, FamilySpec& spec) {
   }
   const std::vector<std::string> config = t.Strings("config"), outer = t.Strings("outer");
   if (!config.empty()) {
-    spec.text_model = {config, outer};
-    NestToy(spec.text_model, spec.toy);
+    NestToy({config, outer, {}}, spec.toy);
+    SetTextModel(config, outer, spec.text_model);
   }
   return t.Finish();
 }
@@ -476,6 +519,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadTextModel(top, spec));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "dims", spec.dims));
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
+  WB_RETURN_IF_ERROR(ReadLayerDims(top, spec.layer_dims));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
   WB_RETURN_IF_ERROR(ReadConfig(top, "config", spec.config));
   WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));

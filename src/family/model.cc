@@ -72,6 +72,7 @@ class Model::Builder {
     m_.padded_vocab_ = std::max(PaddedVocab(m_.vocab_, options_.tp), options_.pad_vocab);
     m_.dims_["padded_vocab"] = m_.padded_vocab_;
     WB_RETURN_IF_ERROR(Count());
+    WB_RETURN_IF_ERROR(LayerDims());
     WB_RETURN_IF_ERROR(Kinds());
     WB_RETURN_IF_ERROR(ChooseSpelling());
     WB_RETURN_IF_ERROR(Parameters());
@@ -136,8 +137,10 @@ class Model::Builder {
       }
     }
     if (const nlohmann::json* list = FindKey(config_, symbol.count);
-        !symbol.count.empty() && list != nullptr && list->is_structured()) {
-      return static_cast<int64_t>(list->size());
+        !symbol.count.empty() && list != nullptr) {
+      if (list->is_structured()) return static_cast<int64_t>(list->size());
+      if (list->is_string())
+        return static_cast<int64_t>(list->get_ref<const std::string&>().size());
     }
     if (symbol.expression) {
       Result<int64_t> value =
@@ -171,6 +174,7 @@ class Model::Builder {
     return Evaluate(expression, [&](std::string_view name) -> Result<int64_t> {
       if (name == "layer") return layer;
       if (name == "expert") return expert;
+      if (const auto value = m_.OfLayer(name, layer)) return *value;
       return Symbol(name, 0);
     });
   }
@@ -216,20 +220,58 @@ class Model::Builder {
     return {};
   }
 
+  Status LayerDims() {
+    for (const auto& [name, dim] : spec().layer_dims) {
+      const nlohmann::json* list = FindKey(config_, dim.key);
+      const auto fail = [&, &n = name](int64_t layer) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("'{}' says nothing of '{}' for layer {}", dim.key, n, layer),
+                    "config.json");
+      };
+      std::vector<int64_t>& values = m_.layer_dims_[name];
+      for (int64_t layer = 0; layer < m_.layers_; ++layer) {
+        const bool there =
+            list != nullptr && list->is_array() && layer < static_cast<int64_t>(list->size());
+        const nlohmann::json* entry =
+            there ? FindKey((*list)[static_cast<size_t>(layer)], dim.entry) : nullptr;
+        if (entry == nullptr && !dim.expression) return fail(layer);
+        WB_TRY(const int64_t value,
+               entry == nullptr ? Value(*dim.expression) : LayerDim(dim, *entry));
+        if (value < 0) return fail(layer);
+        values.push_back(value);
+      }
+    }
+    return {};
+  }
+
+  Result<int64_t> LayerDim(const weighbridge::LayerDim& dim, const nlohmann::json& entry) {
+    if (dim.function.empty()) return ToInteger(entry, dim.key);
+    WB_TRY(const int64_t of, Value(dim.of.empty() ? "0" : dim.of));
+    return FindLayerFunction(dim.function)(entry, of);
+  }
+
   Status Kinds() {
     for (const auto& [group, rule] : spec().layer_kinds) {
       WB_TRY(m_.layer_kinds_[group], LayerKinds(rule, m_.layers_, config_,
                                                 [&](std::string_view n) { return Symbol(n, 0); }));
+      for (const auto& [stack, own] : rule.stacks) {
+        auto& kinds = stack_kinds_[std::pair(group, stack)];
+        WB_TRY(kinds, LayerKinds(own, m_.counts_[stack], config_,
+                                 [&](std::string_view n) { return Symbol(n, 0); }));
+      }
     }
     return {};
   }
 
   bool HasKind(const StackRule& stack, int64_t layer, const std::string& kind) const {
-    for (const auto& [group, kinds] : m_.layer_kinds_) {
+    for (const auto& [group, all] : m_.layer_kinds_) {
+      const auto own = stack_kinds_.find({group, stack.name});
+      const std::vector<std::string>& kinds = own == stack_kinds_.end() ? all : own->second;
       const auto fixed = stack.kinds.find(group);
       if (fixed != stack.kinds.end()) {
         if (fixed->second == kind) return true;
-      } else if (!stack.is_tower() && layer < static_cast<int64_t>(kinds.size()) &&
+      } else if ((own != stack_kinds_.end() || !stack.is_tower()) &&
+                 layer < static_cast<int64_t>(kinds.size()) &&
                  kinds[static_cast<size_t>(layer)] == kind) {
         return true;
       }
@@ -504,7 +546,9 @@ class Model::Builder {
 
   Status Ignores() {
     for (const IgnoreRule& rule : spec().ignores) {
-      if (rule.stacks.empty()) m_.ignored_[m_.Spell(rule.hf)] = &rule;
+      if (rule.stacks.empty()) {
+        (rule.hf.ends_with(".") ? m_.ignored_prefixes_ : m_.ignored_)[m_.Spell(rule.hf)] = &rule;
+      }
       for (const StackRule* stack : StacksOf(rule.stacks)) {
         for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           WB_TRY(std::string name, StackName(stack, rule.hf, layer));
@@ -626,6 +670,8 @@ class Model::Builder {
   Model& m_;
   const nlohmann::json& config_;
   const ExpandOptions& options_;
+  // Of stacks with a rule of their own: [group, stack] -> kinds.
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> stack_kinds_;
 };
 
 Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config,
@@ -641,9 +687,16 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
     return model;
   }
   const nlohmann::json flat =
-      LayTextConfigOver(config, spec.text_model.config, spec.text_model.outer);
+      LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
+                        spec.text_model.config, spec.text_model.outer);
   WB_RETURN_IF_ERROR(Builder(model, flat, options).Run());
   return model;
+}
+
+std::optional<int64_t> Model::OfLayer(std::string_view name, int64_t layer) const {
+  const auto it = layer_dims_.find(std::string(name));
+  if (it == layer_dims_.end() || layer >= static_cast<int64_t>(it->second.size())) return {};
+  return it->second[static_cast<size_t>(layer)];
 }
 
 std::string Model::Spell(const std::string& hf_name) const {
@@ -663,6 +716,7 @@ std::string Model::HfPrefix(const StackRule& stack) const {
 Result<int64_t> Model::Lookup(std::string_view name, int64_t layer, int64_t expert) const {
   if (name == "layer") return layer;
   if (name == "expert") return expert;
+  if (const auto value = OfLayer(name, layer)) return *value;
   const auto it = dims_.find(std::string(name));
   if (it != dims_.end()) return it->second;
   return Fail(ErrorKind::kInvalid, "config-key-missing",
@@ -679,9 +733,13 @@ std::string Model::MegatronName(const Parameter& p, Dialect dialect, int64_t lay
   const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
   const std::string text =
       (p.stack != nullptr ? p.stack->megatron : "") + (local ? p.rule->local : p.rule->megatron);
+  return Fill(text, layer, expert);
+}
+
+std::string Model::Fill(const std::string& name, int64_t layer, int64_t expert) const {
   // Names were checked when the family was read; dims that they use were resolved for the HF names.
-  return Substitute(text, [&](std::string_view n) { return Lookup(n, layer, expert); })
-      .value_or(text);
+  return Substitute(name, [&](std::string_view n) { return Lookup(n, layer, expert); })
+      .value_or(name);
 }
 
 std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {

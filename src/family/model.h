@@ -106,6 +106,8 @@ class Model {
   std::string MegatronName(const Parameter& p, Dialect dialect) const;
   std::string MegatronName(const Parameter& p, Dialect dialect, int64_t layer,
                            int64_t expert) const;
+  // `name` with its braces filled; as it is where one has no value.
+  std::string Fill(const std::string& name, int64_t layer, int64_t expert) const;
   // "{layer}" and "{expert}" as *: one name for all layers.
   std::string MegatronPattern(const Parameter& p, Dialect dialect) const;
 
@@ -124,11 +126,13 @@ class Model {
 
  private:
   class Builder;
+  std::optional<int64_t> OfLayer(std::string_view name, int64_t layer) const;
   Result<int64_t> Lookup(std::string_view name, int64_t layer, int64_t expert) const;
   std::string Spell(const std::string& hf_name) const;
 
   const FamilySpec* spec_ = nullptr;
-  std::map<std::string, int64_t> dims_;  // flags included, as 0 and 1
+  std::map<std::string, int64_t> dims_;                     // flags included, as 0 and 1
+  std::map<std::string, std::vector<int64_t>> layer_dims_;  // one value per layer
   std::map<std::string, std::vector<std::string>> layer_kinds_;
   std::vector<Parameter> parameters_;
   std::vector<TensorCopy> copies_;

@@ -19,12 +19,21 @@ struct Symbol {
   std::optional<std::string> expression;
 };
 
+// A dim that each layer has for itself: `entry` of the layer's object in the config list `key`,
+// else the default.
+struct LayerDim {
+  std::string key, entry;
+  std::string function, of;  // of config.h's layer functions, with an expression as its argument
+  std::optional<std::string> expression;
+};
+
 // A rule for layer kinds with its arguments as written.
 struct LayerRule {
   std::string rule;
   std::map<std::string, std::string> arguments;  // expressions, kinds, config keys
   std::map<std::string, std::string> map;        // config entry -> kind
   std::vector<LayerRule> fallback;               // 0 or 1: used when the config key is absent
+  std::map<std::string, LayerRule> stacks;       // stack -> the rule for its own layers
 };
 
 // One Megatron config field.
@@ -68,6 +77,9 @@ struct TextModelRule {
   // all keys stand outside.
   std::vector<std::string> config;
   std::vector<std::string> outer;  // keys for which the whole model's config counts first
+  // Where the model that holds the text model is a part itself (a thinker), its tables; their keys
+  // count as if they stood outside.
+  std::vector<std::string> within;
 };
 
 // One way in which HF stores a parameter.
@@ -139,6 +151,7 @@ struct FamilySpec {
   bool abstract = false;
   std::vector<std::string> hf_architectures, hf_model_types;
   std::map<std::string, Symbol> dims, flags;
+  std::map<std::string, LayerDim> layer_dims;
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;
   BridgeRule bridge;

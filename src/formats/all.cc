@@ -65,6 +65,17 @@ Error DescribeUnknown(const fs::path& path) {
 
 }  // namespace
 
+namespace {
+
+// The transformer of a pipeline of diffusers, whose parts are folders; another path as it is.
+fs::path TransformerOf(const fs::path& path) {
+  const bool pipeline = Exists(path / "model_index.json") && !Exists(path / "config.json") &&
+                        Exists(path / "transformer" / "config.json");
+  return pipeline ? path / "transformer" : path;
+}
+
+}  // namespace
+
 bool LooksLikeMegatron(const fs::path& path) {
   if (Exists(path / "latest_checkpointed_iteration.txt")) return true;
   return HoldsEntry(path, [](const std::string& name) {
@@ -103,8 +114,9 @@ Result<fs::path> ResolveModelPath(std::string_view model) {
   const fs::path path(model);
   std::error_code error;
   // Also a path that cannot be looked at: opening it gives the better message.
-  if (fs::status(path, error).type() != fs::file_type::not_found) return path;
-  return FindInHubCache(model);
+  if (fs::status(path, error).type() != fs::file_type::not_found) return TransformerOf(path);
+  WB_TRY(const fs::path cached, FindInHubCache(model));
+  return TransformerOf(cached);
 }
 
 }  // namespace weighbridge

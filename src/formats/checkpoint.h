@@ -78,7 +78,8 @@ bool LooksLikeMegatron(const std::filesystem::path& path);
 
 // Turns what a user typed into a path: an existing path as it is, else `org/name[@REV]` in the
 // local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main by default).
-// kNotFound shows the command that would download it.
+// Of a pipeline of diffusers (a folder with model_index.json) its transformer. kNotFound shows the
+// command that would download it.
 Result<std::filesystem::path> ResolveModelPath(std::string_view model);
 
 }  // namespace weighbridge

@@ -78,9 +78,22 @@ Layout Layout::Permute(std::initializer_list<int> order) const {
   out.shape_ = pick(shape_);
   for (const Box& box : boxes_) {
     out.boxes_.push_back({box.source, box.source_offset, pick(box.low), pick(box.extent),
-                          pick(box.stride), pick(box.step)});
+                          pick(box.stride), pick(box.step), box.copy});
   }
   return out;
+}
+
+Layout Layout::Copy() const {
+  Layout out = *this;
+  for (Box& box : out.boxes_) box.copy = true;
+  return out;
+}
+
+Layout Layout::Repeat(int axis, int64_t times) const {
+  assert(shape_[static_cast<size_t>(axis)] == 1);
+  std::vector<Layout> parts(static_cast<size_t>(times), Copy());
+  parts[0] = *this;
+  return Concat(axis, std::move(parts));
 }
 
 Layout Layout::Slice(int axis, int64_t begin, int64_t end) const {
@@ -153,6 +166,7 @@ std::vector<StridedPiece> Layout::Pieces() const {
     StridedPiece piece;
     piece.source = box.source;
     piece.source_offset = box.source_offset;
+    piece.copy = box.copy;
     bool empty = false;
     for (size_t a = 0; a < shape_.size(); ++a) {
       piece.target_offset += box.low[a] * strides[a];

@@ -34,6 +34,7 @@ struct StridedPiece {
   int source = 0;
   int64_t source_offset = 0, target_offset = 0;
   std::vector<StridedAxis> axes;  // extents > 1 only, descending target_stride
+  bool copy = false;              // these elements of the source stand elsewhere too
 
   int64_t numel() const;
 };
@@ -53,6 +54,11 @@ class Layout {
   Layout Slice(int axis, int64_t begin, int64_t end) const;
   // Every `step`-th index of `axis`, from `begin`. extent(axis) must be a multiple of `step`.
   Layout Every(int axis, int64_t step, int64_t begin) const;
+  // The same elements once more: a place that must equal theirs. What is written back comes from
+  // the place that is no copy.
+  Layout Copy() const;
+  // `axis`, whose extent is 1, `times` times; all but the first are copies.
+  Layout Repeat(int axis, int64_t times) const;
   // Alternates the indexes of equal parts along `axis`: part 0, part 1, ..., part 0, ...
   static Layout Interleave(int axis, std::vector<Layout> parts);
 
@@ -67,6 +73,7 @@ class Layout {
     int source = 0;
     int64_t source_offset = 0;
     std::vector<int64_t> low, extent, stride, step;  // per axis; element i stands at low + i * step
+    bool copy = false;
   };
   Shape shape_;
   std::vector<Box> boxes_;
@@ -81,10 +88,17 @@ enum class Side { kSource, kTarget };
 Status ProveTiling(const std::vector<StridedPiece>& pieces, Side side, int64_t numel);
 
 // Proves that `layout` is a bijection: each target element written exactly once, each element of
-// each source used exactly once (sources[i] elements, starting at source_begin[i]).
+// each source used exactly once, copies not counted (sources[i] elements, starting at
+// source_begin[i]).
 struct SourceExtent {
   int64_t begin = 0, numel = 0;
+  // Where the elements are columns of a matrix: stretches of `run` elements, `stride` apart. 0:
+  // they follow each other.
+  int64_t run = 0, stride = 0;
 };
+// `piece` with source offsets that count the elements of `extent` only. Error kInternal when it
+// reaches outside of them.
+Result<StridedPiece> WithinExtent(StridedPiece piece, const SourceExtent& extent);
 Status ProveBijection(const Layout& layout, const std::vector<SourceExtent>& sources);
 
 }  // namespace weighbridge

@@ -15,12 +15,14 @@ struct WalkPiece {
   int other;
   int64_t walked_offset, other_offset;
   std::vector<WalkAxis> axes;  // descending walked stride
+  bool copy = false;
 };
 
 WalkPiece FromPiece(const StridedPiece& piece, Side walked, int64_t element_bytes) {
   WalkPiece out;
   const bool by_target = walked == Side::kTarget;
   out.other = by_target ? piece.source : 0;
+  out.copy = piece.copy;
   out.walked_offset = (by_target ? piece.target_offset : piece.source_offset) * element_bytes;
   out.other_offset = (by_target ? piece.source_offset : piece.target_offset) * element_bytes;
   for (const StridedAxis& a : piece.axes) {
@@ -47,6 +49,7 @@ WalkPiece FromPiece(const StridedPiece& piece, Side walked, int64_t element_byte
 Run InnermostRun(WalkPiece& piece, int64_t element_bytes) {
   Run run;
   run.other = piece.other;
+  run.copy = piece.copy;
   run.length = element_bytes;
   auto& axes = piece.axes;
   if (!axes.empty() && axes.back().walked == run.length &&
@@ -101,7 +104,7 @@ Result<Plan> FromRuns(std::vector<Run> runs, int64_t total_bytes) {
 
 void RunCollector::Add(const Run& run) {
   if (run.length == 0 || run.count == 0) return;
-  if (runs_.empty() || runs_.back().other != run.other) {
+  if (runs_.empty() || runs_.back().other != run.other || runs_.back().copy != run.copy) {
     runs_.push_back(run);
     return;
   }
@@ -156,9 +159,9 @@ Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent exte
   std::vector<Run> runs;
   int64_t total = 0;
   for (const StridedPiece& piece : layout.Pieces()) {
-    if (piece.source != source) continue;
-    WalkPiece walk = FromPiece(piece, Side::kSource, element_bytes);
-    walk.walked_offset -= extent.begin * element_bytes;
+    if (piece.source != source || piece.copy) continue;
+    WB_TRY(const StridedPiece within, WithinExtent(piece, extent));
+    WalkPiece walk = FromPiece(within, Side::kSource, element_bytes);
     const Run inner = InnermostRun(walk, element_bytes);
     int64_t count = 1;
     for (const WalkAxis& axis : walk.axes) count *= axis.extent;

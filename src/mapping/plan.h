@@ -22,6 +22,7 @@ struct Run {
   int64_t length = 0;
   int64_t count = 1;
   int64_t other_stride = 0;
+  bool copy = false;  // by target: these bytes of `other` stand in another run too, which is none
 
   int64_t bytes() const { return length * count; }
   int64_t end() const { return offset + length * count; }
@@ -65,9 +66,9 @@ class RunCollector {
 // Error kInternal when the layout does not tile its target in this order.
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
 
-// Walks the elements `extent` of source `source`: run.offset counts from extent.begin, run.other is
-// 0 (the target). Error kUnsupported "interleaved" when the source's elements alternate between
-// pieces or would take more than kMaxSourceRuns runs: walk the target then.
+// Walks the elements `extent` of source `source`: run.offset counts those alone, run.other is
+// 0 (the target); copies are left out. Error kUnsupported "interleaved" when the source's elements
+// alternate between pieces or would take more than kMaxSourceRuns runs: walk the target then.
 inline constexpr int64_t kMaxSourceRuns = 1 << 20;
 Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent extent,
                              int64_t element_bytes);

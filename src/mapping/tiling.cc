@@ -168,15 +168,35 @@ Status ProveTiling(const std::vector<StridedPiece>& pieces, Side side, int64_t n
   return {};
 }
 
+Result<StridedPiece> WithinExtent(StridedPiece piece, const SourceExtent& extent) {
+  piece.source_offset -= extent.begin;
+  if (extent.stride == 0) return piece;
+  const auto& [begin, numel, run, stride] = extent;
+  const auto outside = [] { return NotATiling("a piece reaches outside of its columns"); };
+  if (piece.source_offset < 0) return outside();
+  const int64_t column = piece.source_offset % stride;
+  int64_t last = column;
+  piece.source_offset = piece.source_offset / stride * run + column;
+  for (StridedAxis& axis : piece.axes) {
+    if (axis.source_stride % stride == 0) {
+      axis.source_stride = axis.source_stride / stride * run;
+    } else {
+      last += (axis.extent - 1) * axis.source_stride;
+    }
+  }
+  if (last >= run) return outside();
+  return piece;
+}
+
 Status ProveBijection(const Layout& layout, const std::vector<SourceExtent>& sources) {
   const std::vector<StridedPiece> pieces = layout.Pieces();
   WB_RETURN_IF_ERROR(ProveTiling(pieces, Side::kTarget, layout.numel()));
   for (size_t s = 0; s < sources.size(); ++s) {
     std::vector<StridedPiece> own;
     for (const StridedPiece& piece : pieces) {
-      if (piece.source != static_cast<int>(s)) continue;
-      own.push_back(piece);
-      own.back().source_offset -= sources[s].begin;
+      if (piece.source != static_cast<int>(s) || piece.copy) continue;
+      WB_TRY(StridedPiece within, WithinExtent(piece, sources[s]));
+      own.push_back(std::move(within));
     }
     WB_RETURN_IF_ERROR(ProveTiling(own, Side::kSource, sources[s].numel));
   }

@@ -26,6 +26,26 @@ TEST(ConfigKeys, DottedKeysGoThroughObjects) {
   }
 }
 
+TEST(ConfigKeys, NumbersGoThroughLists) {
+  const json config = json::parse(R"({"a": [1, {"b": 2}, null]})");
+  EXPECT_EQ(*FindKey(config, "a.0"), 1);
+  EXPECT_EQ(*FindKey(config, "a.1.b"), 2);
+  for (const char* key : {"a.2", "a.3", "a.-1", "a.x", "a.1x", "a.99999999999999999999"}) {
+    EXPECT_EQ(FindKey(config, key), nullptr) << key;
+  }
+}
+
+TEST(ConfigFunctions, FfnMultipleIsDeciLMs) {
+  // Llama-3.3-Nemotron-Super-49B: hidden 8192.
+  EXPECT_EQ(*FindLayerFunction("ffn_multiple")(5.25, 8192), 28672);
+  EXPECT_EQ(*FindLayerFunction("ffn_multiple")(2.625, 8192), 14336);
+  EXPECT_EQ(*FindLayerFunction("ffn_multiple")(1.0, 8192), 5632);
+  for (const json& bad : {json("x"), json(nullptr), json(0), json(-1.0), json(1e300)}) {
+    EXPECT_FALSE(FindLayerFunction("ffn_multiple")(bad, 8192)) << bad;
+  }
+  EXPECT_EQ(FindLayerFunction("other"), nullptr);
+}
+
 TEST(ConfigKeys, FirstThatIsPresentAndNotNullWins) {
   const json config = json::parse(R"({"a": null, "b": false, "c": 1})");
   EXPECT_EQ(*FirstKey(config, {"x", "a", "b", "c"}), false);
@@ -49,6 +69,9 @@ TEST(ConfigFunctions, GoodValues) {
   EXPECT_FALSE(letters({"mamba", "mlp"}, letter));
   EXPECT_FALSE(letters({"mamba", 3}, letter));
   EXPECT_FALSE(letters("mamba", letter));
+  EXPECT_EQ(*Call("first_entry", json::parse("[3, 4]")), 3);
+  EXPECT_EQ(*Call("first_entry", 3), 3);
+  EXPECT_FALSE(Call("first_entry", json::array()));
   EXPECT_EQ(*Call("position_embedding", true), "yarn");
   EXPECT_EQ(*Call("position_embedding", false), "rope");
   EXPECT_EQ(*Call("rsqrt", 256), 0.0625);
@@ -63,6 +86,7 @@ TEST(ConfigFunctions, EachHasItsWayBack) {
   const std::vector<std::pair<const char*, std::vector<json>>> values = {
       {"activation", {"silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu"}},
       {"all_ones_is_one", {json::parse("[0, 1, 1]")}},
+      {"first_entry", {10000.0}},
       {"not", {true, false}},
       {"position_embedding", {true, false}},
       {"rsqrt", {256, 144, 1, 2.5, 3}},

@@ -117,6 +117,45 @@ TEST(LayerRules, FromListRefusesOtherLists) {
               HasSubstr("the config has no 'types'"));
 }
 
+TEST(LayerRules, FromListSkipsTheEntriesOfOtherLayers) {
+  const LayerRule rule =
+      Rule("from_list", {{"key", "l"}, {"skip", "three"}}, {{"a", "A"}, {"b", "B"}});
+  EXPECT_EQ(*KindsOf(rule, 2, R"({"l": ["a", "a", "a", "b", "a"]})"), (Kinds{"B", "A"}));
+  EXPECT_THAT(Fault(KindsOf(rule, 3, R"({"l": ["a", "a", "a", "b", "a"]})")),
+              HasSubstr("is not a list of 3 layers"));
+}
+
+TEST(LayerRules, FromListLooksIntoTheObjectOfEachLayer) {
+  const LayerRule rule = Rule("from_list", {{"key", "l"}, {"entry", "attention.no_op"}},
+                              {{"true", "none"}, {"false", "some"}, {"null", "default"}});
+  EXPECT_EQ(
+      *KindsOf(rule, 4, R"({"l": [{"attention": {"no_op": true}}, {"attention": {"no_op": false}},
+                                        {"attention": {"no_op": null}}, {}]})"),
+      (Kinds{"none", "some", "default", "default"}));
+  EXPECT_THAT(Fault(KindsOf(rule, 1, R"({"l": [{"attention": {"no_op": 2}}]})")),
+              HasSubstr("unknown layer kind '2'"));
+}
+
+TEST(LayerRules, ListedReadsLayerNumbers) {
+  const LayerRule rule = Rule("listed", {{"key", "l"}, {"hit", "moe"}, {"miss", "dense"}});
+  const Kinds expected = {"dense", "moe", "moe", "dense"};
+  EXPECT_EQ(*KindsOf(rule, 4, R"({"l": [1, 2, 7]})"), expected);
+  EXPECT_EQ(*KindsOf(rule, 4, R"({"l": "1,2,7"})"), expected);
+  EXPECT_EQ(*KindsOf(rule, 2, R"({"l": []})"), (Kinds{"dense", "dense"}));
+  for (const char* bad :
+       {R"({"l": "1,,2"})", R"({"l": ["1"]})", R"({"l": 3})", R"({"l": [1.5]})"}) {
+    EXPECT_THAT(Fault(KindsOf(rule, 4, bad)), HasSubstr("does not list layer numbers")) << bad;
+  }
+}
+
+TEST(LayerRules, PatternStringRepeatsItselfWhereItMay) {
+  const std::map<std::string, std::string> map = {{"*", "a"}, {"E", "e"}};
+  const LayerRule rule = Rule("pattern_string", {{"key", "p"}, {"repeat", "true"}}, map);
+  EXPECT_EQ(*KindsOf(rule, 5, R"({"p": "*E"})"), (Kinds{"a", "e", "a", "e", "a"}));
+  EXPECT_THAT(Fault(KindsOf(Rule("pattern_string", {{"key", "p"}}, map), 4, R"({"p": "*E"})")),
+              HasSubstr("names 2 layers"));
+}
+
 TEST(LayerRules, FallbackServesAnAbsentKeyOnly) {
   LayerRule rule = kList;
   rule.fallback = {Rule("const", {{"kind", "full"}})};

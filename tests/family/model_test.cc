@@ -314,6 +314,77 @@ TEST(Model, SampleHasItsParameters) {
             "decoder.layers.*.mlp.experts.linear_fc2.weight*");
 }
 
+TEST(Model, AStackMayHaveKindsOfItsOwn) {
+  const std::string mtp = R"(
+[layer_kinds.mlp.stacks.mtp]
+rule = "from_list"
+key = "mtp_kinds"
+map = { d = "dense", m = "moe" }
+fallback = { rule = "const", kind = "dense" }
+
+[[stack]]
+name = "mtp"
+megatron = "mtp.layers.{layer}."
+hf = "mtp.{layer}."
+count = "2"
+params_of = "decoder"
+missing = "mtp-missing"
+)";
+  const std::string family = With(kSampleFamily, "[[hf_ignore]]", mtp + "\n[[hf_ignore]]");
+  const auto experts = [&](const std::string& config) {
+    const auto model = Sample(family, config);
+    EXPECT_TRUE(model) << model.error().what;
+    std::set<std::string> layers;
+    for (const Parameter& p : model->parameters()) {
+      if (p.is_expert() && p.place == Place::kMtp) layers.insert(p.hf[0].substr(0, 6));
+    }
+    return layers;
+  };
+  EXPECT_EQ(experts(kSampleConfig), std::set<std::string>{});
+  EXPECT_EQ(experts(With(kSampleConfig, "{", R"({"mtp_kinds": ["d", "m"], )")),
+            std::set<std::string>{"mtp.1."});
+}
+
+TEST(Model, DimsOfALayerAreItsOwn) {
+  const std::string dims = R"([layer_dims]
+own_half = { key = "blocks", entry = "ffn.size", default = "half" }
+
+[flags])";
+  std::string family = With(kSampleFamily, "[flags]", dims);
+  family =
+      With(family, R"(shape = ["2 * half", "hidden"])", R"(shape = ["2 * own_half", "hidden"])");
+  family =
+      With(family, R"(components = ["half", "half"])", R"(components = ["own_half", "own_half"])");
+  const auto rows = [&](const std::string& blocks) {
+    const auto model = Sample(family, With(kSampleConfig, "{", "{" + blocks));
+    EXPECT_TRUE(model) << model.error().what;
+    std::vector<int64_t> sizes;
+    for (const Parameter& p : model->parameters()) {
+      if (p.rule->local == "mlp.local_fc1.weight") sizes.push_back(p.shape[0]);
+    }
+    return sizes;
+  };
+  EXPECT_EQ(rows(""), (std::vector<int64_t>{8, 8}));
+  EXPECT_EQ(rows(R"("blocks": [{"ffn": {"size": 3}}, {}, {"ffn": {"size": 5}}, {}], )"),
+            (std::vector<int64_t>{6, 10}));
+  for (const char* bad :
+       {R"("blocks": [{"ffn": {"size": "3"}}], )", R"("blocks": [{"ffn": {"size": -3}}], )"}) {
+    EXPECT_FALSE(Sample(family, With(kSampleConfig, "{", std::string("{") + bad))) << bad;
+  }
+}
+
+TEST(Model, AnIgnoredNameThatEndsWithADotIsABeginning) {
+  const std::string tower = R"([[hf_ignore]]
+hf = "talker."
+why = "no part of the Megatron model"
+
+[[hf_ignore]])";
+  const auto model = Sample(With(kSampleFamily, "[[hf_ignore]]", tower), kSampleConfig);
+  ASSERT_TRUE(model) << model.error().what;
+  EXPECT_NE(model->Ignored("talker.layers.0.weight"), nullptr);
+  EXPECT_EQ(model->Ignored("talker_layers"), nullptr);
+}
+
 TEST(Model, StorageIsChosenByTheNamesThatAreThere) {
   const auto spec = SpecOf(kSampleFamily);
   ASSERT_TRUE(spec);

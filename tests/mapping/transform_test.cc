@@ -69,14 +69,18 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
     const TransformSource& source = planned->sources[s];
     RC_ASSERT(source.shape == expected.shapes[s]);
     RC_ASSERT(source.begin == FirstUsed(expected.elements, static_cast<int>(s)));
-    extents.push_back({source.begin, source.numel});
+    extents.push_back(source.extent());
   }
   RC_ASSERT(ProveBijection(planned->layout, extents).has_value());
-  // The same by counting: no element of a source is used twice, none is left out.
+  // The same by counting: no element of a source is used twice but as a copy, none is left out.
+  std::vector<StridedPiece> originals = planned->layout.Pieces();
+  std::erase_if(originals, [](const StridedPiece& piece) { return piece.copy; });
   std::map<std::pair<int, int64_t>, int> uses;
   for (const Origin& e : ElementsOf(planned->layout.Pieces(), numel)) {
     RC_ASSERT(e.other >= kZeroSource);
-    if (e.other != kZeroSource) ++uses[{e.other, e.offset}];
+  }
+  for (const Origin& e : ElementsOf(originals, numel)) {
+    if (e.other > kZeroSource) ++uses[{e.other, e.offset}];
   }
   size_t used = 0;
   for (const SourceExtent& extent : extents) used += static_cast<size_t>(extent.numel);
@@ -89,14 +93,16 @@ void CheckAgainst(const Case& c, const Expected& expected, int64_t size) {
   RC_ASSERT(by_target->bytes() == numel * size);
 
   for (size_t s = 0; s < extents.size(); ++s) {
-    if (extents[s].begin != 0) continue;  // walks from the first element of a source
     const auto by_source = CompileBySource(planned->layout, static_cast<int>(s), extents[s], size);
     RC_ASSERT(by_source.has_value());
     const Origins back = BytesOf(*by_source);
-    RC_ASSERT(static_cast<int64_t>(back.size()) == extents[s].numel * size);
+    const auto& [begin, count, run, stride] = extents[s];
+    RC_ASSERT(static_cast<int64_t>(back.size()) == count * size);
     for (size_t i = 0; i < back.size(); ++i) {
-      RC_ASSERT(bytes[static_cast<size_t>(back[i].offset)] ==
-                (Origin{static_cast<int>(s), static_cast<int64_t>(i)}));
+      const int64_t element = static_cast<int64_t>(i) / size;
+      const int64_t place = stride == 0 ? element : element / run * stride + element % run;
+      const int64_t byte = (begin + place) * size + static_cast<int64_t>(i) % size;
+      RC_ASSERT(bytes[static_cast<size_t>(back[i].offset)] == (Origin{static_cast<int>(s), byte}));
     }
   }
 }
@@ -175,6 +181,69 @@ RC_GTEST_PROP(Transforms, QkvGatedPutsTheGatesAfterTheQueriesOfTheirGroup, ()) {
   const int64_t kv = h.groups * h.dim, q = 2 * h.heads() * h.dim;
   CheckAgainst({"qkv_gated", h.With(q + 2 * kv), DimsOf(h), {}},
                {GatedRows(h), {h.With(q), h.With(kv), h.With(kv)}}, AnySize());
+}
+
+// Per group the query rows of its heads, then the one gate row of each of these heads as often as a
+// head has channels, then k and v.
+RC_GTEST_PROP(Transforms, QkvHeadGateRepeatsTheGateOfAHeadForEachOfItsChannels, ()) {
+  Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
+  Origins out;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    const int64_t first = g * h.per_group, end = first + h.per_group;
+    for (int64_t row = first * h.dim; row < end * h.dim; ++row) AppendRow(h, 0, row, out);
+    for (int64_t head = first; head < end; ++head) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, 3, head, out);
+    }
+    for (int source : {1, 2}) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, source, g * h.dim + d, out);
+    }
+  }
+  CheckAgainst({"qkv_head_gate", h.With(2 * (q + kv)), DimsOf(h), {}},
+               {out, {h.With(q), h.With(kv), h.With(kv), h.With(h.heads())}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, QkvKeysAsValuesPutsTheKeyOfEachGroupTwice, ()) {
+  const Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim, q = h.heads() * h.dim;
+  CheckAgainst({"qkv_keys_as_values", h.With(q + 2 * kv), DimsOf(h), {}},
+               {GroupedRows(h, 0, 0, 1, 1), {h.With(q), h.With(kv)}}, AnySize());
+}
+
+RC_GTEST_PROP(Transforms, ColumnsArePartOfEachRow, ()) {
+  const int64_t rows = Upto(6), columns = Upto(6);
+  const int64_t before = *rc::gen::inRange<int64_t>(0, 5), after = *rc::gen::inRange<int64_t>(0, 5);
+  const int64_t all = before + columns + after;
+  Origins out;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out.push_back({0, r * all + before + c});
+  }
+  CheckAgainst({"columns", {rows, columns}, {{"begin", before}, {"of", all}}, {}},
+               {out, {{rows, all}}}, AnySize());
+}
+
+TEST(Transforms, ColumnsRefusesWhatDoesNotFit) {
+  EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", 1}, {"of", 2}}, {}}));
+  EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", -1}, {"of", 9}}, {}}));
+  EXPECT_FALSE(PlanOf({"columns", {4}, {{"begin", 0}, {"of", 4}}, {}}));
+}
+
+RC_GTEST_PROP(Transforms, KvPutsKeyAndValueOfEachGroupTogether, ()) {
+  const Heads h = AnyHeads();
+  const int64_t kv = h.groups * h.dim;
+  Origins out;
+  for (int64_t g = 0; g < h.groups; ++g) {
+    for (int source : {0, 1}) {
+      for (int64_t d = 0; d < h.dim; ++d) AppendRow(h, source, g * h.dim + d, out);
+    }
+  }
+  CheckAgainst({"kv", h.With(2 * kv), DimsOf(h), {}}, {out, {h.With(kv), h.With(kv)}}, AnySize());
+}
+
+TEST(Transforms, KvRefusesRowsThatItsGroupsDoNotFill) {
+  EXPECT_FALSE(PlanOf({"kv", {12, 3}, {{"groups", 2}, {"head_dim", 4}}, {}}));
+  EXPECT_FALSE(PlanOf({"kv", {16, 3}, {{"groups", 0}, {"head_dim", 4}}, {}}));
+  EXPECT_TRUE(PlanOf({"kv", {16, 3}, {{"groups", 2}, {"head_dim", 4}}, {}}));
 }
 
 RC_GTEST_PROP(Transforms, GatedMlpPutsTheGateBeforeTheUpProjection, ()) {

@@ -9,8 +9,9 @@ import transformers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What transformers does not know has a reason there.
 UNKNOWN = json.loads((ROOT / "tests/testdata/without_transformers.json").read_text())
+OF_DIFFUSERS = ["flux", "wan"]  # test_diffusers.py
 FAMILIES = sorted(path.stem for path in (ROOT / "families").glob("*.toml")
-                  if not path.stem.startswith("base_") and path.stem not in UNKNOWN)
+                  if not path.stem.startswith("base_") and path.stem not in [*UNKNOWN, *OF_DIFFUSERS])
 # A model of fewer layers is another one where its embeddings hold something for each layer.
 WHOLE_ONLY = ["gemma4", "gemma4_vl"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -130,11 +130,41 @@ SEEING = {
             "depth": 5, "hidden_size": 40, "num_heads": 4, "intermediate_size": 68, "patch_size": 6},
         {"tie_word_embeddings": True}),
 }
+AUDIO = {"num_mel_bins": 20, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 68, "d_model": 40}
+QWEN3_AUDIO = {**AUDIO, "downsample_hidden_size": 24, "output_dim": 56}
+CLIP = {"hidden_size": 40, "intermediate_size": 68, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 6}
+SEEING.update({
+    "qwen2_audio": ("Qwen2AudioForConditionalGeneration", {"model_type": "qwen2", "hidden_size": 48}, None, {
+        "audio_config": {**AUDIO, "max_source_positions": 50}, "audio_token_index": 380}),
+    "qwen2_5_omni": ("Qwen2_5OmniForConditionalGeneration", {"hidden_size": 48}, {**QWEN2_5_VISION, "out_hidden_size": 48}, {
+        "audio_config": {**AUDIO, "max_source_positions": 50, "output_dim": 48}}),
+    "qwen3_omni_moe": ("Qwen3OmniMoeForConditionalGeneration", {
+        "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}, DEEPSTACK, {
+            "audio_config": QWEN3_AUDIO}),
+    "qwen3_asr": ("Qwen3ASRForConditionalGeneration", {"model_type": "qwen3", "head_dim": 12}, None, {
+        "audio_config": QWEN3_AUDIO, "tie_word_embeddings": True}),
+    "minimax_m3": ("MiniMaxM3SparseForConditionalGeneration", {
+        "head_dim": 12, "rotary_dim": 6, "dense_intermediate_size": 88, "shared_intermediate_size": 72, **EXPERTS,
+        "num_local_experts": 4, "index_n_heads": 2, "index_head_dim": 10,
+        "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"]}, {**CLIP, "image_size": 24}, {}),
+    "kimi_k25_vl": ("Kimi_K25ForConditionalGeneration", {**GLM, **MLA, "model_type": "deepseek_v3"}, {
+        **CLIP, "pos_emb_height": 5, "pos_emb_width": 7}, {"projection_hidden_size": 40}),
+    "step37": ("Step3p7ForConditionalGeneration", {
+        "head_dim": 12, "num_attention_groups": 2, "moe_num_experts": 4, "moe_top_k": 2, "moe_intermediate_size": 40,
+        "share_expert_dim": 72, "sliding_window": 16, "moe_layers_enum": "1,2",
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "attention_other_setting": {"attention_type": "sliding_attention", "num_attention_heads": 8,
+                                    "num_attention_groups": 2, "head_dim": 12}}, {
+            "width": 24, "layers": 2, "heads": 4, "image_size": 24, "patch_size": 6}, {}),
+})
+THINKERS = ["qwen2_5_omni", "qwen3_omni_moe"]
 NAMES = [*CONFIGS, *SEEING]
 MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe",
             "exaone_moe", "nemotron_h", "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3", "qwen3_vl_moe", "qwen3_5_vl_moe",
-            "glm4v_moe", "ernie4_5_vl_moe"]
+            "glm4v_moe", "ernie4_5_vl_moe", "qwen3_omni_moe", "minimax_m3", "kimi_k25_vl", "step37"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+OF_DIFFUSERS = ["flux", "wan"]  # test_diffusers.py
 # [--tp, --pp]; three layers and a pair of key/value heads fit each of them.
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 3)]
 
@@ -147,10 +177,11 @@ def build(name, dtype):
     architecture, text, vision, outside = SEEING[name]
     cls = getattr(transformers, architecture)
     tied = outside.get("tie_word_embeddings", False)
-    config = cls.config_class.from_dict(copy.deepcopy({
-        "image_token_id": 380, "video_token_id": 381, "tie_word_embeddings": tied, "vision_config": vision,
-        "text_config": {**SIZES, **text, "tie_word_embeddings": tied}, **outside}))
-    return cls(config).to(dtype)
+    values = {"image_token_id": 380, "video_token_id": 381, "tie_word_embeddings": tied, "vision_config": vision,
+              "text_config": {**SIZES, **text, "tie_word_embeddings": tied}, **outside}
+    if name in THINKERS:
+        values = {"thinker_config": values, "enable_audio_output": False}
+    return cls(cls.config_class.from_dict(copy.deepcopy(values))).to(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +228,7 @@ def test_every_family_that_transformers_knows_is_here():
     """The others have a reason in without_transformers.json; their toys make the round trip (tests/checks/toy_test.cc)."""
     without = json.loads((ROOT / "tests/testdata/without_transformers.json").read_text())
     families = {path.stem for path in (ROOT / "families").glob("*.toml") if not path.stem.startswith("base_")}
-    assert {name.removesuffix("_tied") for name in NAMES} == families - set(without)
+    assert {name.removesuffix("_tied") for name in NAMES} == families - set(without) - set(OF_DIFFUSERS)
 
 
 @pytest.mark.parametrize(("tp", "pp"), GRIDS)

@@ -128,6 +128,10 @@ uint64_t SafetensorsPlan::TotalFileBytes() const {
                          [](uint64_t sum, const File& file) { return sum + file.nbytes; });
 }
 
+std::string WeightFileStem(const nlohmann::json& config) {
+  return config.is_object() && config.contains("_class_name") ? "diffusion_pytorch_model" : "model";
+}
+
 Result<SafetensorsPlan> PlanSafetensors(std::vector<TensorInfo> tensors,
                                         const SafetensorsWriteOptions& options) {
   WB_RETURN_IF_ERROR(CheckTensors(tensors));

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +26,10 @@ struct SafetensorsWriteOptions {
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
   std::string stem = "model";  // model.safetensors, model-00001-of-00002.safetensors
 };
+
+// What the names of weight files begin with: "diffusion_pytorch_model" where config.json names a
+// class of diffusers, else "model", as transformers has it.
+std::string WeightFileStem(const nlohmann::json& config);
 
 struct SafetensorsPlan {
   struct File {

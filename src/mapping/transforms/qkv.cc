@@ -61,6 +61,24 @@ Result<TransformPlan> PlanQkv(const TransformRequest& request) {
                        std::move(layout)};
 }
 
+// k [G*D, K], v [G*D, K]: per group its key head, then its value head (cross attention).
+Result<TransformPlan> PlanKv(const TransformRequest& request) {
+  WB_TRY(const int64_t groups, request.dim("groups"));
+  WB_TRY(const int64_t d, request.dim("head_dim"));
+  const Shape& shape = request.megatron_shape;
+  const bool fits = !shape.empty() && groups > 0 && d > 0 && groups <= shape[0] &&
+                    shape[0] % groups == 0 && shape[0] / groups == 2 * d;
+  if (!fits) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("linear_kv {} does not fit {} groups, head_dim {}", ToString(shape),
+                            groups, d));
+  }
+  const Shape tail(shape.begin() + 1, shape.end());
+  const Shape kv = With({groups, d}, tail), whole = With({groups * d}, tail);
+  Layout layout = Layout::Concat(1, {Layout::Source(0, kv), Layout::Source(1, kv)});
+  return TransformPlan{{Whole(whole), Whole(whole)}, std::move(layout)};
+}
+
 // q [H*D, K] alone; keys and values are zero: a layer that uses those of another (Gemma 4).
 Result<TransformPlan> PlanQkvQuery(const TransformRequest& request) {
   WB_TRY(const Heads h, ReadHeads(request, 1));
@@ -68,6 +86,17 @@ Result<TransformPlan> PlanQkvQuery(const TransformRequest& request) {
   Layout layout = Layout::Concat(1, {Layout::Source(0, With({h.groups, h.per_group() * d}, h.tail)),
                                      Layout::Zeros(With({h.groups, 2 * d}, h.tail))});
   return TransformPlan{{Whole(With({h.heads * d}, h.tail))}, std::move(layout)};
+}
+
+// q [H*D, K], k [G*D, K]; the values are the keys (Gemma 4's layers that see everything).
+Result<TransformPlan> PlanQkvKeysAsValues(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 1));
+  const int64_t d = h.head_dim;
+  const Layout keys = Layout::Source(1, With({h.groups, d}, h.tail));
+  Layout layout = Layout::Concat(
+      1, {Layout::Source(0, With({h.groups, h.per_group() * d}, h.tail)), keys, keys.Copy()});
+  return TransformPlan{{Whole(With({h.heads * d}, h.tail)), Whole(With({h.groups * d}, h.tail))},
+                       std::move(layout)};
 }
 
 // q [H*D, K], k [G*D, K], v [G*V, K]: the value heads have a size of their own (MiMo-V2).
@@ -120,6 +149,20 @@ Result<TransformPlan> PlanQkvGated(const TransformRequest& request) {
       1, {q.Slice(2, 0, d), q.Slice(2, d, 2 * d), Layout::Source(1, kv), Layout::Source(2, kv)});
   return TransformPlan{{Whole(With({h.heads * 2 * d}, h.tail)), Whole(With({h.groups * d}, h.tail)),
                         Whole(With({h.groups * d}, h.tail))},
+                       std::move(layout)};
+}
+
+// q [H*D, K], k, v [G*D, K], and g [H, K], a gate of one row per head, which Megatron repeats for
+// each channel of the head: per group the query rows, the gate rows, k, v.
+Result<TransformPlan> PlanQkvHeadGate(const TransformRequest& request) {
+  WB_TRY(const Heads h, ReadHeads(request, 2));
+  const int64_t d = h.head_dim;
+  const Shape kv = With({h.groups, 1, d}, h.tail);
+  const Layout gate = Layout::Source(3, With({h.groups, h.per_group(), 1}, h.tail)).Repeat(2, d);
+  Layout layout = Layout::Concat(1, {Layout::Source(0, With({h.groups, h.per_group(), d}, h.tail)),
+                                     gate, Layout::Source(1, kv), Layout::Source(2, kv)});
+  return TransformPlan{{Whole(With({h.heads * d}, h.tail)), Whole(With({h.groups * d}, h.tail)),
+                        Whole(With({h.groups * d}, h.tail)), Whole(With({h.heads}, h.tail))},
                        std::move(layout)};
 }
 

@@ -23,6 +23,21 @@ Result<TransformPlan> PlanRows(const TransformRequest& request) {
   return TransformPlan{{{hf, first, n}}, Layout::SourcePart(0, first, request.megatron_shape)};
 }
 
+// Columns [begin, begin + n) of an HF matrix of `of` columns, n being Megatron's.
+Result<TransformPlan> PlanColumns(const TransformRequest& request) {
+  WB_TRY(const int64_t begin, request.dim("begin"));
+  WB_TRY(const int64_t of, request.dim("of"));
+  const Shape& shape = request.megatron_shape;
+  if (shape.size() != 2 || begin < 0 || of < shape[1] || begin > of - shape[1]) {
+    return Fail(ErrorKind::kInvalid, "shape",
+                fmt::format("columns: {} does not fit into {} columns from column {} on",
+                            ToString(shape), of, begin));
+  }
+  const Shape hf = {shape[0], of};
+  const TransformSource source{hf, begin, Numel(shape), shape[1], of};
+  return TransformPlan{{source}, Layout::Source(0, hf).Slice(1, begin, begin + shape[1])};
+}
+
 // [O, 2K]: HF has the halves of the columns in the other order.
 Result<TransformPlan> PlanSwapHalves(const TransformRequest& request) {
   const Shape& shape = request.megatron_shape;
