@@ -14,6 +14,7 @@ testdata/known/names (tools/make_known_names.py), from make_hf.py in the folder 
 """
 import copy
 import json
+import math
 import os
 import struct
 import sys
@@ -571,17 +572,22 @@ def tiny(architecture, raw):
             return json.load(f), header(second)
 
 
-def full_size(architecture, raw):
-    """The same of a model that has no storage: counts and a hash."""
+def saved_shapes(architecture, raw):
+    """{name: shape} of what the model saves; it has no storage."""
     with torch.device("meta"):
         model = getattr(transformers, architecture)(load_config(architecture, raw))
     state = dict(model.state_dict())
     if model.config.tie_word_embeddings:
         for name in model._tied_weights_keys:
             del state[name]
-    state = revert_weight_conversion(model, state)
-    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
-    return {"tensors": len(lines), "parameters": sum(tensor.numel() for tensor in state.values()),
+    return {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
+
+
+def full_size(architecture, raw):
+    """The same of a full-size model: counts and a hash."""
+    shapes = saved_shapes(architecture, raw)
+    lines = sorted(f"{name} {shape}" for name, shape in shapes.items())
+    return {"tensors": len(lines), "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "xxh3_128": xxhash.xxh3_128_hexdigest("\n".join(lines).encode())}
 
 
