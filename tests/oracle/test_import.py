@@ -18,8 +18,8 @@ FAMILIES = ["llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "olmoe"
             "deepseek_v3_nomtp"]
 # Random models of the families that have none in tests/testdata.
 TOYS = ["gemma", "gemma3", "mistral", "nemotron", "deepseek_v2"]
-# Families that the Bridge does not know: run_config.yaml alone builds the model, and there is no export to compare with. Not here are
-# those whose modules no function of the Bridge gives (glm4, olmo2, olmo3, deepseek_v32).
+# Families that the Bridge does not know: run_config.yaml alone builds the model, and there is no export to compare with. Not
+# here are those whose modules no function of the Bridge gives (glm4, olmo2, olmo3, deepseek_v32).
 OWN = ["arcee", "cwm", "dots1", "ernie4_5", "glm", "helium", "internlm3", "jais2", "llama4_text", "ministral", "mixtral",
        "persimmon", "phi3", "qwen2_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # A dense layer among those with experts. The Bridge itself makes all layers alike, so it can load this and no more.
