@@ -27,7 +27,8 @@ test-oracle: ## tests against transformers and, where possible, Megatron Bridge 
 bench: ## time and memory beside their limits, measured on this machine
 	@tools/bootstrap.sh
 	@tools/build.sh release weighbridge memcpy_baseline
-	@python3 bench/roundtrip_bench.py; roundtrip=$$?; python3 bench/conversion_bench.py && exit $$roundtrip
+	@python3 bench/roundtrip_bench.py; roundtrip=$$?; python3 bench/l0_bench.py; l0=$$?; \
+	  python3 bench/conversion_bench.py && exit $$((roundtrip | l0))
 
 check: ## layers, names, format of the code, scripts
 	@tools/bootstrap.sh --dev

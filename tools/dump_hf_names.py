@@ -14,6 +14,7 @@ testdata/known/names (tools/make_known_names.py), from make_hf.py in the folder 
 """
 import copy
 import json
+import math
 import os
 import struct
 import sys
@@ -110,6 +111,15 @@ STEP = dict(head_dim=12, num_attention_groups=2, moe_num_experts=4, moe_top_k=2,
             attention_other_setting=dict(attention_type="sliding_attention", num_attention_heads=8,
                                          num_attention_groups=2, head_dim=12))
 STEP_VISION = dict(width=24, layers=2, heads=4, image_size=24, patch_size=6)
+OURS_MOE = dict(moe_intermediate_size=40, n_routed_experts=4, n_shared_experts=2, num_experts_per_tok=2, head_dim=12,
+                n_group=2, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=True)
+SSF = ["sliding_attention", "sliding_attention", "full_attention"]
+DSA = dict(index_topk=16, index_head_dim=16, index_n_heads=2, norm_topk_prob=True, num_nextn_predict_layers=0)
+NO_ROPE = dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2)
+GLM_DENSE = dict(head_dim=12, attention_bias=True, partial_rotary_factor=0.5, pad_token_id=0)
+
+YOUTU = dict(q_lora_rank=36, kv_lora_rank=28, qk_rope_head_dim=8, qk_nope_head_dim=14, v_head_dim=18,
+             num_key_value_heads=6, initializer_range=0.02)
 
 # architecture, tiny variants, full-size public models
 FAMILIES = {
@@ -168,11 +178,19 @@ FAMILIES = {
                               num_attention_heads=32, num_key_value_heads=4, head_dim=128, moe_intermediate_size=768,
                               num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, decoder_sparse_step=1,
                               mlp_only_layers=[], rope_theta=1000000.0, max_position_embeddings=40960),
+        "Qwen3-235B-A22B": dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=94,
+                                num_attention_heads=64, num_key_value_heads=4, head_dim=128,
+                                moe_intermediate_size=1536, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True,
+                                decoder_sparse_step=1, mlp_only_layers=[], rope_theta=1000000.0,
+                                max_position_embeddings=40960),
     }),
     "mixtral": ("MixtralForCausalLM", {"plain": dict(**MOE, num_local_experts=4, sliding_window=None)}, {
         "Mixtral-8x7B": dict(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
                              num_attention_heads=32, num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2,
                              rope_theta=1000000.0, max_position_embeddings=32768, sliding_window=None),
+        "Mixtral-8x22B": dict(vocab_size=32768, hidden_size=6144, intermediate_size=16384, num_hidden_layers=56,
+                              num_attention_heads=48, num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2,
+                              rope_theta=1000000.0, max_position_embeddings=65536, sliding_window=None),
     }),
     "olmoe": ("OlmoeForCausalLM", {
         "mha": dict(**MOE, num_experts=4, num_key_value_heads=6),
@@ -237,6 +255,14 @@ FAMILIES = {
                             n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, n_group=8, topk_group=4,
                             first_k_dense_replace=3, routed_scaling_factor=2.5, **V3, max_position_embeddings=163840,
                             rope_scaling={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}),
+        # Its config.json names DeepSeek-V3's architecture.
+        "Kimi-K2": dict(vocab_size=163840, hidden_size=7168, intermediate_size=18432, num_hidden_layers=61,
+                        num_attention_heads=64, num_key_value_heads=64, q_lora_rank=1536, kv_lora_rank=512,
+                        qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, moe_intermediate_size=2048,
+                        n_routed_experts=384, n_shared_experts=1, num_experts_per_tok=8, n_group=1, topk_group=1,
+                        first_k_dense_replace=1, routed_scaling_factor=2.827, **V3, rope_theta=50000.0,
+                        max_position_embeddings=131072,
+                        rope_scaling={**YARN, "factor": 32, "beta_fast": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}),
     }),
     "gpt_oss": ("GptOssForCausalLM", {
         "bias": dict(**MOE, head_dim=12, num_local_experts=4, sliding_window=16, rope_scaling=GPT_OSS_YARN,
@@ -249,6 +275,11 @@ FAMILIES = {
                             num_experts_per_tok=4, sliding_window=128, rope_theta=150000,
                             max_position_embeddings=131072,
                             rope_scaling=GPT_OSS_YARN),
+        "gpt-oss-120b": dict(vocab_size=201088, hidden_size=2880, intermediate_size=2880, num_hidden_layers=36,
+                             num_attention_heads=64, num_key_value_heads=8, head_dim=64, num_local_experts=128,
+                             num_experts_per_tok=4, sliding_window=128, rope_theta=150000,
+                             max_position_embeddings=131072,
+                             rope_scaling=GPT_OSS_YARN),
     }),
     "glm4_moe": ("Glm4MoeForCausalLM", {
         "bias_and_norm": dict(**GLM, use_qk_norm=True, attention_bias=True),
@@ -508,6 +539,205 @@ FAMILIES = {
     "step37": ("Step3p7ForConditionalGeneration", {
         "published": dict(text_config=STEP, vision_config=STEP_VISION),
     }, {}),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", {
+        "every_layer": dict(**QWEN3_NEXT_MOE),
+        "mlp_only": dict(**{**QWEN3_NEXT_MOE, "norm_topk_prob": False}, mlp_only_layers=[1], decoder_sparse_step=1),
+        "no_bias": dict(**QWEN3_NEXT_MOE, qkv_bias=False, tie_word_embeddings=True),
+    }, {
+        "Qwen1.5-MoE-A2.7B": dict(vocab_size=151936, hidden_size=2048, intermediate_size=5632, num_hidden_layers=24,
+                                  num_attention_heads=16, num_key_value_heads=16, moe_intermediate_size=1408,
+                                  shared_expert_intermediate_size=5632, num_experts=60, num_experts_per_tok=4,
+                                  norm_topk_prob=False, decoder_sparse_step=1, rope_theta=1000000.0,
+                                  max_position_embeddings=8192, use_sliding_window=False),
+        "Qwen2-57B-A14B": dict(vocab_size=151936, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+                               num_attention_heads=28, num_key_value_heads=4, moe_intermediate_size=2560,
+                               shared_expert_intermediate_size=20480, num_experts=64, num_experts_per_tok=8,
+                               norm_topk_prob=False, decoder_sparse_step=1, rope_theta=1000000.0,
+                               max_position_embeddings=131072, use_sliding_window=False),
+    }),
+    "llama4_text": ("Llama4ForCausalLM", {
+        "every_layer": dict(head_dim=12, intermediate_size=40, intermediate_size_mlp=88, num_local_experts=4,
+                            num_experts_per_tok=1, interleave_moe_layer_step=1, **NO_ROPE),
+        "interleaved": dict(head_dim=12, intermediate_size=40, intermediate_size_mlp=88, num_local_experts=4,
+                            num_experts_per_tok=1, interleave_moe_layer_step=2, use_qk_norm=False, **NO_ROPE),
+    }, {
+        "Llama-4-Scout-17B-16E (text)": dict(
+            vocab_size=202048, hidden_size=5120, intermediate_size=8192, intermediate_size_mlp=16384, num_hidden_layers=48,
+            num_attention_heads=40, num_key_value_heads=8, head_dim=128, num_local_experts=16, num_experts_per_tok=1,
+            interleave_moe_layer_step=1, use_qk_norm=True, rope_theta=500000.0, max_position_embeddings=10485760,
+            attention_chunk_size=8192, rms_norm_eps=1e-5),
+        "Llama-4-Maverick-17B-128E (text)": dict(
+            vocab_size=202048, hidden_size=5120, intermediate_size=8192, intermediate_size_mlp=16384, num_hidden_layers=48,
+            num_attention_heads=40, num_key_value_heads=8, head_dim=128, num_local_experts=128, num_experts_per_tok=1,
+            interleave_moe_layer_step=2, use_qk_norm=False, rope_theta=500000.0, max_position_embeddings=1048576,
+            attention_chunk_size=8192, rms_norm_eps=1e-5),
+    }),
+    "glm": ("GlmForCausalLM", {"plain": dict(**GLM_DENSE), "no_bias": dict(**{**GLM_DENSE, "attention_bias": False})}, {
+        "glm-4-9b": dict(vocab_size=151552, hidden_size=4096, intermediate_size=13696, num_hidden_layers=40,
+                         num_attention_heads=32, num_key_value_heads=2, head_dim=128, attention_bias=True,
+                         max_position_embeddings=131072, partial_rotary_factor=0.5, rms_norm_eps=1.5625e-07),
+    }),
+    "glm4": ("Glm4ForCausalLM", {"plain": dict(**GLM_DENSE)}, {
+        "GLM-4-32B-0414": dict(vocab_size=151552, hidden_size=6144, intermediate_size=23040, num_hidden_layers=61,
+                               num_attention_heads=48, num_key_value_heads=2, head_dim=128, attention_bias=False,
+                               max_position_embeddings=32768, partial_rotary_factor=0.5, rms_norm_eps=1e-05),
+    }),
+    "phi3": ("Phi3ForCausalLM", {
+        "gqa": dict(pad_token_id=0, sliding_window=16),
+        "mha": dict(pad_token_id=0, num_key_value_heads=6, tie_word_embeddings=True, sliding_window=None),
+    }, {
+        "Phi-3-medium-4k": dict(vocab_size=32064, hidden_size=5120, intermediate_size=17920, num_hidden_layers=40,
+                                num_attention_heads=40, num_key_value_heads=10, sliding_window=2047,
+                                max_position_embeddings=4096, rms_norm_eps=1e-05, pad_token_id=32000),
+    }),
+    "starcoder2": ("Starcoder2ForCausalLM", {
+        "tied": dict(tie_word_embeddings=True, sliding_window=16, norm_epsilon=1e-5, bos_token_id=1, eos_token_id=2),
+        "no_bias": dict(use_bias=False, sliding_window=None, bos_token_id=1, eos_token_id=2),
+    }, {
+        "starcoder2-15b": dict(vocab_size=49152, hidden_size=6144, intermediate_size=24576, num_hidden_layers=40,
+                               num_attention_heads=48, num_key_value_heads=4, sliding_window=4096, use_bias=True,
+                               tie_word_embeddings=False, rope_theta=100000, max_position_embeddings=16384,
+                               bos_token_id=0, eos_token_id=0),
+    }),
+    "dots1": ("Dots1ForCausalLM", {
+        "window": dict(**OURS_MOE, first_k_dense_replace=1, layer_types=SSF, sliding_window=16),
+        "plain": dict(**OURS_MOE, first_k_dense_replace=0, attention_bias=True, max_window_layers=3, sliding_window=None),
+    }, {
+        "dots.llm1": dict(vocab_size=152064, hidden_size=4096, intermediate_size=10944, num_hidden_layers=62,
+                          num_attention_heads=32, num_key_value_heads=32, moe_intermediate_size=1408, n_routed_experts=128,
+                          n_shared_experts=2, num_experts_per_tok=6, n_group=1, topk_group=1, first_k_dense_replace=1,
+                          routed_scaling_factor=2.5, norm_topk_prob=True, rope_theta=10000000, sliding_window=None,
+                          max_window_layers=62, max_position_embeddings=32768, rms_norm_eps=1e-5),
+    }),
+    "solar_open": ("SolarOpenForCausalLM", {"plain": dict(**OURS_MOE)}, {
+        "Solar-Open-100B": dict(vocab_size=196608, hidden_size=4096, num_hidden_layers=48, num_attention_heads=64,
+                                num_key_value_heads=8, head_dim=128, moe_intermediate_size=1280, n_routed_experts=128,
+                                n_shared_experts=1, num_experts_per_tok=8, norm_topk_prob=True, n_group=1, topk_group=1,
+                                routed_scaling_factor=1.0, rope_theta=1000000, max_position_embeddings=131072),
+    }),
+    "deepseek_v32": ("DeepseekV32ForCausalLM", {"q_lora": dict(**MLA, **DSA)}, {
+        "DeepSeek-V3.2": dict(vocab_size=129280, hidden_size=7168, intermediate_size=18432, num_hidden_layers=61,
+                              num_attention_heads=128, num_key_value_heads=128, q_lora_rank=1536, kv_lora_rank=512,
+                              qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, moe_intermediate_size=2048,
+                              n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, n_group=8, topk_group=4,
+                              first_k_dense_replace=3, routed_scaling_factor=2.5, norm_topk_prob=True, index_topk=2048,
+                              index_head_dim=128, index_n_heads=64, num_nextn_predict_layers=0,
+                              max_position_embeddings=163840, rope_scaling={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}),
+    }),
+    "youtu": ("YoutuForCausalLM", {
+        "tied": dict(**YOUTU, tie_word_embeddings=True),
+        "no_q_lora": dict(**{**YOUTU, "q_lora_rank": None}),
+    }, {
+        "Youtu-LLM-2B": dict(vocab_size=128256, hidden_size=2048, intermediate_size=6144, num_hidden_layers=32,
+                             num_attention_heads=16, num_key_value_heads=16, q_lora_rank=1536, kv_lora_rank=512,
+                             qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, tie_word_embeddings=True,
+                             initializer_range=0.02,
+                             rope_theta=1600000, max_position_embeddings=131072),
+    }),
+    "seed_oss": ("SeedOssForCausalLM", {
+        "plain": dict(head_dim=12),
+        "all_biases": dict(head_dim=12, attention_out_bias=True, mlp_bias=True, attention_dropout=0.0,
+                           residual_dropout=0.0),
+    }, {
+        "Seed-OSS-36B": dict(vocab_size=155136, hidden_size=5120, intermediate_size=27648, num_hidden_layers=64,
+                             num_attention_heads=80, num_key_value_heads=8, head_dim=128, attention_bias=True,
+                             attention_out_bias=False, mlp_bias=False, rope_theta=10000000.0,
+                             max_position_embeddings=524288),
+    }),
+    "smollm3": ("SmolLM3ForCausalLM", {
+        "tied": dict(**NO_ROPE, tie_word_embeddings=True, pad_token_id=0, rope_theta=2000000.0),
+        "untied": dict(**NO_ROPE, pad_token_id=0, rope_theta=2000000.0),
+    }, {
+        "SmolLM3-3B": dict(vocab_size=128256, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36,
+                           num_attention_heads=16, num_key_value_heads=4, tie_word_embeddings=True,
+                           no_rope_layers=[1, 1, 1, 0] * 9, no_rope_layer_interval=4, rope_theta=5000000.0,
+                           max_position_embeddings=65536),
+    }),
+    "stablelm": ("StableLmForCausalLM", {
+        "plain": dict(num_key_value_heads=6),
+        "bias": dict(use_qkv_bias=True, partial_rotary_factor=0.5, tie_word_embeddings=True),
+    }, {
+        "stablelm-2-1_6b": dict(vocab_size=100352, hidden_size=2048, intermediate_size=5632, num_hidden_layers=24,
+                                num_attention_heads=32, num_key_value_heads=32, use_qkv_bias=True,
+                                partial_rotary_factor=0.25, layer_norm_eps=1e-5, max_position_embeddings=4096),
+    }),
+    "persimmon": ("PersimmonForCausalLM", {
+        "norm": dict(num_key_value_heads=6),
+        "plain": dict(num_key_value_heads=6, qk_layernorm=False, tie_word_embeddings=True),
+    }, {
+        "persimmon-8b": dict(vocab_size=262144, hidden_size=4096, intermediate_size=16384, num_hidden_layers=36,
+                             num_attention_heads=64, max_position_embeddings=16384, rope_theta=25000.0,
+                             partial_rotary_factor=0.5, qk_layernorm=True),
+    }),
+    "jais2": ("Jais2ForCausalLM", {
+        "plain": dict(head_dim=12, eos_token_id=2),
+        "no_bias": dict(head_dim=12, eos_token_id=2, attention_bias=False, mlp_bias=False),
+    }, {
+        "Jais-2-8B": dict(vocab_size=150272, hidden_size=3328, intermediate_size=26624, num_hidden_layers=32,
+                          num_attention_heads=26, num_key_value_heads=26, head_dim=128, rope_theta=500000.0,
+                          max_position_embeddings=8192),
+    }),
+    "arcee": ("ArceeForCausalLM", {
+        "plain": dict(head_dim=12, bos_token_id=1, eos_token_id=2),
+        "bias": dict(head_dim=12, bos_token_id=1, eos_token_id=2, attention_bias=True, mlp_bias=True,
+                     tie_word_embeddings=True),
+    }, {
+        "AFM-4.5B": dict(vocab_size=128256, hidden_size=2560, intermediate_size=18432, num_hidden_layers=36,
+                         num_attention_heads=20, num_key_value_heads=4, head_dim=128, rms_norm_eps=1e-05,
+                         max_position_embeddings=65536,
+                         rope_scaling=dict(rope_type="yarn", factor=20.0, beta_fast=128.0, beta_slow=1.0, mscale=1.0,
+                                           original_max_position_embeddings=4096)),
+    }),
+    "helium": ("HeliumForCausalLM", {
+        "plain": dict(head_dim=8, pad_token_id=0),
+        "bias": dict(head_dim=8, pad_token_id=0, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    }, {
+        "helium-1-2b": dict(vocab_size=64000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=28,
+                            num_attention_heads=16, num_key_value_heads=8, head_dim=128, rope_theta=20000.0,
+                            rms_norm_eps=1e-08, max_position_embeddings=4096, tie_word_embeddings=False),
+    }),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {
+        "tied": dict(head_dim=12, tie_word_embeddings=True),
+        "bias": dict(head_dim=12, use_bias=True),
+    }, {
+        "ERNIE-4.5-0.3B": dict(vocab_size=103424, hidden_size=1024, intermediate_size=3072, num_hidden_layers=18,
+                               num_attention_heads=16, num_key_value_heads=2, head_dim=128, tie_word_embeddings=True,
+                               rope_theta=500000.0, rms_norm_eps=1e-5, max_position_embeddings=131072),
+    }),
+    "ministral": ("MinistralForCausalLM", {"window": dict(head_dim=12, sliding_window=16, layer_types=SSF)}, {
+        "Ministral-8B-2410": dict(vocab_size=131072, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
+                                  num_attention_heads=32, num_key_value_heads=8, head_dim=128, sliding_window=32768,
+                                  layer_types=(["full_attention"] + ["sliding_attention"] * 3) * 9,
+                                  rope_theta=100000000.0, rms_norm_eps=1e-5, max_position_embeddings=131072),
+    }),
+    "cwm": ("CwmForCausalLM", {
+        "window": dict(head_dim=12, bos_token_id=1, eos_token_id=2, sliding_window=16, layer_types=SSF,
+                       rope_theta=1000000.0, rope_scaling=LLAMA3),
+    }, {
+        "cwm": dict(vocab_size=128256, hidden_size=6144, intermediate_size=21504, num_hidden_layers=64,
+                    num_attention_heads=48, num_key_value_heads=8, head_dim=128, sliding_window=8192,
+                    layer_types=(["full_attention"] + ["sliding_attention"] * 3) * 16, rope_theta=1000000.0,
+                    rope_scaling={**LLAMA3, "factor": 16.0}, rms_norm_eps=1e-5, max_position_embeddings=131072),
+    }),
+    "olmo2": ("Olmo2ForCausalLM", {
+        "mha": dict(num_key_value_heads=6, eos_token_id=2),
+        "gqa": dict(tie_word_embeddings=True, eos_token_id=2),
+    }, {
+        "OLMo-2-1124-7B": dict(vocab_size=100352, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+                               num_attention_heads=32, num_key_value_heads=32, rope_theta=500000, rms_norm_eps=1e-06,
+                               max_position_embeddings=4096, eos_token_id=100257),
+        "OLMo-2-0325-32B": dict(vocab_size=100352, hidden_size=5120, intermediate_size=27648, num_hidden_layers=64,
+                                num_attention_heads=40, num_key_value_heads=8, rope_theta=500000, rms_norm_eps=1e-06,
+                                max_position_embeddings=4096, eos_token_id=100257),
+    }),
+    "olmo3": ("Olmo3ForCausalLM", {
+        "window": dict(num_key_value_heads=6, eos_token_id=2, sliding_window=16, layer_types=SSF, rope_theta=500000.0),
+    }, {
+        "Olmo-3-32B": dict(vocab_size=100278, hidden_size=5120, intermediate_size=27648, num_hidden_layers=64,
+                           num_attention_heads=40, num_key_value_heads=8, sliding_window=4096,
+                           layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 16, rope_theta=500000.0,
+                           rms_norm_eps=1e-06, max_position_embeddings=8192, eos_token_id=100257),
+    }),
 }
 
 
@@ -555,17 +785,22 @@ def tiny(architecture, raw):
             return json.load(f), header(second)
 
 
-def full_size(architecture, raw):
-    """The same of a model that has no storage: counts and a hash."""
+def saved_shapes(architecture, raw):
+    """{name: shape} of what the model saves; it has no storage."""
     with torch.device("meta"):
         model = getattr(transformers, architecture)(load_config(architecture, raw))
     state = dict(model.state_dict())
     if getattr(model.config, "tie_word_embeddings", False):
         for name in model._tied_weights_keys:
             del state[name]
-    state = revert_weight_conversion(model, state)
-    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
-    return {"tensors": len(lines), "parameters": sum(tensor.numel() for tensor in state.values()),
+    return {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
+
+
+def full_size(architecture, raw):
+    """The same of a full-size model: counts and a hash."""
+    shapes = saved_shapes(architecture, raw)
+    lines = sorted(f"{name} {shape}" for name, shape in shapes.items())
+    return {"tensors": len(lines), "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "xxh3_128": xxhash.xxh3_128_hexdigest("\n".join(lines).encode())}
 
 

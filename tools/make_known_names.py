@@ -3,19 +3,25 @@
 
   make_known_names.py OUT [--oracles DIR] [FAMILY ...]
 
-Builds a tiny model of each family from its Hugging Face config through Megatron Bridge (Mixtral, which the Bridge of this version
-does not know, with Megatron-Core's GPTModel alone), without weights, at TP 1 and at TP 2, and notes what differs. Runs
-in the oracle environment. `shape` is at TP 1; `cut` is the axis whose extent changes at TP 2 (expert-tensor-parallel
+Builds a tiny model of each family from its Hugging Face config through Megatron Bridge (those that the Bridge of this version
+does not know, with Megatron-Core's GPTModel alone: Mixtral from fields written here, the others from what `weighbridge families
+expand` says that the Megatron config must hold), without weights, at TP 1 and at TP 2, and notes what differs. Runs in the oracle
+environment. `shape` is at TP 1; `cut` is the axis whose extent changes at TP 2 (expert-tensor-parallel
 2 as well, where the model can); `tensor_model_parallel` and `partition_dim` are the attributes that the
 parameter carries at TP 2; `allreduce` is the attribute at EP 2 (false: only the experts' own data-parallel group reduces
 it; at EP 1 it is true of every parameter).
 """
 import argparse
+import copy
 import functools
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from make_known_answers import innermost, join_group, leave_group, persistent_tensors, versions, write_json  # noqa: E402
@@ -49,6 +55,89 @@ def mixtral():
                             moe_token_dispatcher_type="alltoall")
 
 
+# Families beyond the Bridge: the variant of testdata/family_configs that is built.
+OWN = {"arcee": "plain", "cwm": "window", "deepseek_v32": "q_lora", "dots1": "window", "ernie4_5": "tied", "glm": "plain",
+       "glm4": "plain", "helium": "plain", "jais2": "plain", "llama4_text": "interleaved", "ministral": "window",
+       "olmo2": "mha", "olmo3": "window", "persimmon": "norm", "phi3": "gqa", "qwen2_moe": "mlp_only", "seed_oss": "plain",
+       "smollm3": "tied", "solar_open": "plain", "stablelm": "bias", "starcoder2": "tied", "youtu": "tied",
+       "internlm3": None}
+TESTDATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "testdata", "family_configs")
+
+
+def own_fields(family):
+    """What the Megatron config of a family beyond the Bridge must hold; notes the config for the tests that compare."""
+    known = os.path.join(TESTDATA, f"known_{family}.json")
+    program = os.environ["WEIGHBRIDGE_PROGRAM"]
+    if int(os.environ["RANK"]) == 0 and not os.path.exists(known):
+        if OWN[family]:
+            shutil.copy(os.path.join(TESTDATA, f"{family}_{OWN[family]}.v4.json"), known)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                subprocess.run([program, "toy", folder + "/toy", "--family", family], check=True, capture_output=True)
+                shutil.copy(folder + "/toy/config.json", known)
+    for _ in range(100):
+        if os.path.exists(known) and os.path.getsize(known):
+            break
+        time.sleep(0.1)
+    expanded = subprocess.run([program, "families", "expand", family, "--config", known, "--json"], check=True,
+                              capture_output=True, text=True).stdout
+    return {name: None if value == "none" else value for name, value in json.loads(expanded)["config"].items()}
+
+
+def post_norm_spec(config, norms_before, wide_qk_norm):
+    """GPTModel's layer with the norms after attention and MLP that the Bridge has for EXAONE 4 and Gemma."""
+    from megatron.bridge.models.exaone.exaone4.exaone4_provider import exaone4_layer_spec
+    from megatron.bridge.models.gpt_provider import default_layer_spec
+    from megatron.bridge.models.olmoe.olmoe_provider import OLMoESelfAttention
+    layer, after = default_layer_spec(config), exaone4_layer_spec(config).submodules
+    attention, mlp = layer.submodules.self_attention, layer.submodules.mlp
+    attention.submodules.linear_proj = after.self_attention.submodules.linear_proj
+    if not norms_before:
+        attention.submodules.linear_qkv = after.self_attention.submodules.linear_qkv
+    layer.submodules.mlp = after.mlp if not norms_before else spec_of_mlp(mlp, after.mlp)
+    if wide_qk_norm:
+        attention.module = OLMoESelfAttention
+    return layer
+
+
+def spec_of_mlp(mlp, after):
+    mlp = copy.deepcopy(mlp)
+    mlp_submodules = mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
+    mlp_submodules.linear_fc2 = after.submodules.linear_fc2
+    return mlp
+
+
+def own_spec(family, fields):
+    """The function that gives the modules of a layer, as [bridge.layer_spec] of the family names it, or the comment in it does."""
+    from megatron.bridge.models.gpt_provider import default_layer_spec
+    from megatron.core.models.gpt import experimental_attention_variant_module_specs as variants
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    if family in ("olmo2", "olmo3"):
+        return functools.partial(post_norm_spec, norms_before=False, wide_qk_norm=True)
+    if family == "glm4":
+        return functools.partial(post_norm_spec, norms_before=True, wide_qk_norm=False)
+    if fields.get("experimental_attention_variant"):
+        return variants.get_transformer_block_with_experimental_attention_variant_spec
+    if fields.get("qk_l2_norm") is not None or fields.get("multi_latent_attention") or isinstance(
+            fields.get("moe_layer_freq"), list):
+        return functools.partial(get_gpt_decoder_block_spec, use_transformer_engine=True)
+    return default_layer_spec
+
+
+def own(family):
+    import torch.nn.functional as F
+    from megatron.bridge.models.gpt_provider import GPTModelProvider
+    from megatron.bridge.models.mla_provider import MLAModelProvider
+    from megatron.core.activations import fast_gelu, squared_relu
+    fields = own_fields(family)
+    fields["activation_func"] = {"silu": F.silu, "gelu": F.gelu, "fast_gelu": fast_gelu,
+                                 "squared_relu": squared_relu}[fields["activation_func"]]
+    if fields.get("num_moe_experts"):
+        fields.update(moe_grouped_gemm=True, moe_token_dispatcher_type="alltoall")
+    provider = MLAModelProvider if fields.get("multi_latent_attention") else GPTModelProvider
+    return provider(**fields, make_vocab_size_divisible_by=2, transformer_layer_spec=own_spec(family, fields))
+
+
 # family -> (table of make_hf, entry) or a function that gives a config or a provider
 FAMILIES = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"), "qwen2": ("BASIC", "qwen2"),
             "qwen3": ("BASIC", "qwen3"), "qwen3_moe": ("BASIC", "qwen3_moe"), "mixtral": mixtral,
@@ -57,7 +146,8 @@ FAMILIES = {"llama": ("BASIC", "llama_untied"), "mistral": ("BASIC", "mistral"),
             "deepseek_v2": ("AWKWARD", "deepseek_v2"), "deepseek_v2_lite": deepseek_v2_lite,
             "deepseek_v3": ("BASIC", "deepseek_v3"),
             "gpt_oss": ("BASIC", "gpt_oss_ns")}
-MOE = ("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "gpt_oss")
+FAMILIES.update({family: functools.partial(own, family) for family in OWN})
+MOE = ("qwen2_moe", "llama4_text", "dots1", "solar_open", "deepseek_v32", "qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "gpt_oss")
 
 
 def variants(family):
@@ -85,6 +175,8 @@ def use_local_spec(provider):
     """Replaces the provider's Transformer Engine spec by Megatron's own, as a user of the same spec function would."""
     from megatron.bridge.models.gpt_provider import default_layer_spec, local_layer_spec
     spec = provider.transformer_layer_spec
+    if getattr(spec, "func", None) is post_norm_spec:
+        raise NotImplementedError("the norms after are Transformer Engine modules; there is no local spec")
     if isinstance(spec, functools.partial):
         provider.transformer_layer_spec = functools.partial(spec.func, **{**spec.keywords, "use_transformer_engine": False})
     elif spec is default_layer_spec:
@@ -114,7 +206,8 @@ def build(bridge_cpu, store, family, spec, grouped, tp, ep=1):
             del os.environ[name]
         provider = provider_of(family)
         provider.tensor_model_parallel_size, provider.expert_tensor_parallel_size = tp, etp
-        provider.expert_model_parallel_size, provider.sequence_parallel = ep, False
+        # Sparse attention asks for sequence parallelism, which moves no parameter.
+        provider.expert_model_parallel_size, provider.sequence_parallel = ep, family == "deepseek_v32" and tp > 1
         for name in bridge_cpu.FUSIONS:
             if hasattr(provider, name):
                 setattr(provider, name, False)
@@ -171,7 +264,7 @@ def worker(rank, families, out, oracles, store):
             except Exception as e:
                 refused[label] = f"{type(e).__name__}: {str(e)[:400]} ({innermost(e)})"
         if rank == 0:
-            through = "megatron-core GPTModel, no bridge" if family == "mixtral" else "bridge"
+            through = "megatron-core GPTModel, no bridge" if family == "mixtral" or family in OWN else "bridge"
             write_json(os.path.join(out, family + ".json"),
                        {"family": family, **versions(), "built_through": through, "refused": refused}, "tensors", rows)
             print(family, len(rows), json.dumps(refused), flush=True)
@@ -185,7 +278,6 @@ def main():
     parser.add_argument("families", nargs="*")
     args = parser.parse_args()
     oracles = os.path.abspath(args.oracles)
-    import tempfile
     import torch
     with tempfile.TemporaryDirectory() as store:
         torch.multiprocessing.spawn(worker, (args.families or list(FAMILIES), args.out, oracles, store), 2)

@@ -24,36 +24,68 @@ struct FamiliesArguments {
   std::string name, config, dialect = "te";
   std::vector<std::string> files;
   ParallelGrid grid;
-  bool as_json = false, without_mtp = false;
+  bool as_json = false, as_markdown = false, without_mtp = false;
 };
 
 json ShapeJson(const Shape& shape) { return json(shape); }
 
 // -- list --
 
+struct ListRow {
+  std::string family, kind, mapping, levels, architectures;
+};
+
+// A table of text, as wide as its longest entries.
+std::string ListText(const std::vector<ListRow>& rows) {
+  size_t family = 0, kind = 0, mapping = 0, levels = 0;
+  for (const ListRow& row : rows) {
+    family = std::max(family, row.family.size());
+    kind = std::max(kind, row.kind.size());
+    mapping = std::max(mapping, row.mapping.size());
+    levels = std::max(levels, row.levels.size());
+  }
+  std::string text;
+  for (const ListRow& row : rows) {
+    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:<{}}  {}\n", row.family, family, row.kind, kind,
+                        row.mapping, mapping, row.levels, levels, row.architectures);
+  }
+  return text;
+}
+
+// The page docs/family-table.md.
+std::string ListMarkdown(const std::vector<ListRow>& rows) {
+  std::string text =
+      "# Model families\n\n"
+      "Made by `weighbridge families list --markdown`. Mapping: \"bridge\" is a family of Megatron "
+      "Bridge, \"own\" one\nthat it does not have, mapped by this project from what `transformers` "
+      "writes and Megatron-Core builds.\n\n";
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ListRow& row = rows[i];
+    text += fmt::format("| {} | {} | {} | {} | {} |\n", row.family, row.kind, row.mapping,
+                        row.levels, row.architectures);
+    if (i == 0) text += "| --- | --- | --- | --- | --- |\n";
+  }
+  return text;
+}
+
 Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
-  json rows = json::array();
+  json out = json::array();
+  std::vector<ListRow> rows = {{"family", "kind", "mapping", "levels", "architectures"}};
   WB_TRY(const auto* all, library.All());
-  size_t names = 14, kinds = 16;
   for (const auto& [name, spec] : *all) {
-    names = std::max(names, name.size());
-    kinds = std::max(kinds, spec.kind.size());
+    out.push_back({{"family", name},
+                   {"kind", spec.kind},
+                   {"mapping", spec.mapping},
+                   {"levels", {"L0", "L1"}},
+                   {"architectures", spec.hf_architectures},
+                   {"model_types", spec.hf_model_types},
+                   {"origin", spec.origin}});
+    rows.push_back({name, spec.kind, spec.mapping, "L0 L1",
+                    fmt::format("{}", fmt::join(spec.hf_architectures, ", "))});
   }
-  const auto line = [&](const auto& name, const auto& kind, const auto& levels, const auto& rest) {
-    return fmt::format("{:<{}} {:<{}} {:<8} {}\n", name, names, kind, kinds, levels, rest);
-  };
-  std::string text = line("family", "kind", "levels", "architectures");
-  for (const auto& [name, spec] : *all) {
-    rows.push_back({{"family", name},
-                    {"kind", spec.kind},
-                    {"levels", {"L0", "L1"}},
-                    {"architectures", spec.hf_architectures},
-                    {"model_types", spec.hf_model_types},
-                    {"origin", spec.origin}});
-    text += line(name, spec.kind, "L0 L1", fmt::to_string(fmt::join(spec.hf_architectures, ", ")));
-  }
-  return a.as_json ? rows.dump(2) + "\n" : text;
+  if (a.as_json) return out.dump(2) + "\n";
+  return a.as_markdown ? ListMarkdown(rows) : ListText(rows);
 }
 
 // -- show --
@@ -82,17 +114,15 @@ Result<std::string> Show(const FamiliesArguments& a) {
   if (a.as_json) {
     json params = json::array();
     for (const ParamRule& rule : spec->params) params.push_back(ParamJson(rule));
-    const json out = {{"family", spec->name},
-                      {"kind", spec->kind},
-                      {"origin", spec->origin},
-                      {"extends", spec->extends},
-                      {"architectures", spec->hf_architectures},
+    const json out = {{"family", spec->name},     {"kind", spec->kind},
+                      {"mapping", spec->mapping}, {"origin", spec->origin},
+                      {"extends", spec->extends}, {"architectures", spec->hf_architectures},
                       {"params", params}};
     return out.dump(2) + "\n";
   }
   std::string text = fmt::format(
-      "{} ({}), {} <-> {}\n  from {}{}\n", spec->name, spec->kind,
-      fmt::join(spec->hf_architectures, ", "), spec->megatron_model, spec->origin,
+      "{} ({}), {} <-> {}\n  mapping: {}, from {}{}\n", spec->name, spec->kind,
+      fmt::join(spec->hf_architectures, ", "), spec->megatron_model, spec->mapping, spec->origin,
       spec->extends.empty() ? "" : fmt::format(", extends {}", fmt::join(spec->extends, ", ")));
   for (const ParamRule& rule : spec->params) {
     std::string condition;
@@ -224,7 +254,12 @@ void AddFamilies(CLI::App& app, Context& context) {
     AddFamilyOption(c, a->files, /*names=*/false);
     c.add_flag("--json", a->as_json, "print JSON; default: text")->group("Output");
   };
-  AddAction(*families, context, a, "list", "the families", List, common);
+  AddAction(*families, context, a, "list", "the families", List, [&](CLI::App& c) {
+    common(c);
+    c.add_flag("--markdown", a->as_markdown, "print a page of docs; default: text")
+        ->group("Output")
+        ->excludes("--json");
+  });
   AddAction(*families, context, a, "show", "the rules of one family", Show, [&](CLI::App& c) {
     c.add_option("NAME", a->name, "a family's name")->required();
     common(c);

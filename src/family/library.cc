@@ -75,8 +75,14 @@ Status FamilyLibrary::ReadAdded(const std::map<std::string, std::string>& texts,
     if (read) continue;
     if (texts.contains(stem)) return Fail(read.error());
     // The child is as it was: what it extends is what does not fit.
+    constexpr size_t kNamed = 3;
     std::vector<std::string> origins;
     for (const auto& [added, added_text] : texts) origins.push_back(texts_.at(added).origin);
+    if (origins.size() > kNamed) {
+      const size_t more = origins.size() - kNamed;
+      origins.resize(kNamed);
+      origins.push_back(fmt::format("and {} more", more));
+    }
     Error error = read.error();
     error.what =
         fmt::format("{}, which extends a file of that name, can no longer be read: {} ({})",

@@ -509,6 +509,10 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   spec.name = top.String("family");
   spec.kind = top.String("kind");
   spec.variant_of = top.String("variant_of");
+  spec.mapping = top.Has("mapping") ? top.String("mapping") : "bridge";
+  if (spec.mapping != "bridge" && spec.mapping != "own") {
+    top.SetError(top.Node("mapping"), "'mapping' is \"bridge\" or \"own\"");
+  }
   spec.abstract = top.Bool("abstract", false);
   spec.hf_architectures = top.Strings("hf_architectures");
   spec.hf_model_types = top.Strings("hf_model_types");

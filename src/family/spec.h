@@ -144,6 +144,8 @@ struct BridgeRule {
 
 struct FamilySpec {
   std::string name, kind, megatron_model, origin;  // origin: the file
+  // Whose mapping it is: "bridge", Megatron Bridge has it too, or "own".
+  std::string mapping = "bridge";
   std::vector<std::string> extends;
   // A family with the same Megatron model: where a Megatron checkpoint fits both and does not say
   // which it is, it is of that one.

@@ -21,6 +21,7 @@ DELTA_NET = {"head_dim": 16, "linear_conv_kernel_dim": 4, "linear_key_head_dim":
              "layer_types": ["linear_attention", "linear_attention", "full_attention"]}
 SHARED_GATE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
                "shared_expert_intermediate_size": 40}
+SSF = ["sliding_attention", "sliding_attention", "full_attention"]
 EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 40}
 CONFIGS = {
     "llama": ("LlamaConfig", {"hidden_size": 48, "head_dim": 12}),
@@ -76,6 +77,31 @@ CONFIGS = {
         "head_dim": 12, "global_head_dim": 16, "hidden_size_per_layer_input": 10, "vocab_size_per_layer_input": 386,
         "num_kv_shared_layers": 1, "sliding_window": 16, "tie_word_embeddings": True,
         "layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+    # Families beyond Megatron Bridge.
+    "qwen2_moe": ("Qwen2MoeConfig", {"hidden_size": 48, **SHARED_GATE, "mlp_only_layers": [1]}),
+    "llama4_text": ("Llama4TextConfig", {
+        "head_dim": 12, "intermediate_size": 40, "intermediate_size_mlp": 88, "num_local_experts": 4,
+        "interleave_moe_layer_step": 2, "no_rope_layers": [1, 0, 1]}),
+    "glm": ("GlmConfig", {"head_dim": 12}),
+    "glm4": ("Glm4Config", {"head_dim": 12}),
+    "phi3": ("Phi3Config", {"hidden_size": 48}),
+    "starcoder2": ("Starcoder2Config", {"hidden_size": 48, "tie_word_embeddings": True}),
+    "dots1": ("Dots1Config", {**GLM, "head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
+    "solar_open": ("SolarOpenConfig", {**GLM, "head_dim": 12}),
+    "deepseek_v32": ("DeepseekV32Config", {**GLM, **MLA, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2}),
+    "youtu": ("YoutuConfig", {**MLA, "tie_word_embeddings": True}),
+    "seed_oss": ("SeedOssConfig", {"head_dim": 12}),
+    "smollm3": ("SmolLM3Config", {"hidden_size": 48, "no_rope_layers": [1, 0, 1], "tie_word_embeddings": True}),
+    "stablelm": ("StableLmConfig", {"hidden_size": 48, "use_qkv_bias": True}),
+    "persimmon": ("PersimmonConfig", {"hidden_size": 48, "num_key_value_heads": None}),
+    "jais2": ("Jais2Config", {"head_dim": 12}),
+    "arcee": ("ArceeConfig", {"head_dim": 12, "attention_bias": True, "mlp_bias": True}),
+    "helium": ("HeliumConfig", {"hidden_size": 48, "head_dim": 8}),
+    "ernie4_5": ("Ernie4_5Config", {"head_dim": 12, "use_bias": True}),
+    "ministral": ("MinistralConfig", {"head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
+    "cwm": ("CwmConfig", {"head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
+    "olmo2": ("Olmo2Config", {"hidden_size": 48, "num_key_value_heads": 6}),
+    "olmo3": ("Olmo3Config", {"hidden_size": 48, "sliding_window": 16, "layer_types": SSF}),
 }
 CONFIGS.update({
     "mistral": ("MistralConfig", {"head_dim": 12, "sliding_window": 16}),
@@ -162,7 +188,8 @@ THINKERS = ["qwen2_5_omni", "qwen3_omni_moe"]
 NAMES = [*CONFIGS, *SEEING]
 MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "glm4_moe_lite", "ernie4_5_moe",
             "exaone_moe", "nemotron_h", "qwen3_next", "qwen3_5_moe", "minimax_m2", "hy_v3", "qwen3_vl_moe", "qwen3_5_vl_moe",
-            "glm4v_moe", "ernie4_5_vl_moe", "qwen3_omni_moe", "minimax_m3", "kimi_k25_vl", "step37"]
+            "glm4v_moe", "ernie4_5_vl_moe", "qwen3_omni_moe", "minimax_m3", "kimi_k25_vl", "step37", "qwen2_moe", "llama4_text",
+            "dots1", "solar_open", "deepseek_v32"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OF_DIFFUSERS = ["flux", "wan"]  # test_diffusers.py
 # [--tp, --pp]; three layers and a pair of key/value heads fit each of them.
@@ -268,7 +295,7 @@ def test_a_missing_tensor_is_a_fault(save_model, roundtrip, tmp_path, name):
     broken.mkdir()
     (broken / "config.json").write_bytes((folder / "config.json").read_bytes())
     tensors = load_file(folder / "model.safetensors")
-    lost = max(name for name in tensors if name.endswith("o_proj.weight"))
+    lost = max(name for name in tensors if name.endswith((".o_proj.weight", ".dense.weight")))
     del tensors[lost]
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     result, report = roundtrip(broken, "--tp", 1)

@@ -3,7 +3,8 @@
 A block that begins with ```console test is run; the blocks of one page share one empty folder and run in order. A
 line `$ COMMAND` is run by bash, with the built program in PATH; `$?` holds the previous command's status. The lines
 under it are what it has to print, stdout and stderr together; `...` stands for anything, within a line or for lines.
-Without such lines the output is free. A command has to end with status 0, unless `$ echo $?` follows it.
+Without such lines the output is free. A command has to end with status 0, unless `$ echo $?` follows it. A block that
+begins with ```toml test FILE is what FILE then holds. $TESTDATA is tests/testdata.
 """
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = sorted(p for p in {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")})
-BLOCK = re.compile(r"^```console test\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?:console test|toml test (?P<file>[\w.-]+))\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Step(NamedTuple):
@@ -26,9 +27,12 @@ class Step(NamedTuple):
 def steps_of(text):
     """The commands of a page's tested blocks, in order."""
     steps = []
-    for block in BLOCK.findall(text):
+    for block in BLOCK.finditer(text):
+        if block["file"]:
+            steps.append(Step(f"cat > {block['file']} <<'END_OF_FILE'\n{block['text']}END_OF_FILE", ""))
+            continue
         # A command may go on after a backslash at the end of its line.
-        for line in re.sub(r"\\\n\s*", "", block).splitlines(keepends=True):
+        for line in re.sub(r"\\\n\s*", "", block["text"]).splitlines(keepends=True):
             if line.startswith("$ "):
                 steps.append(Step(line[2:].strip(), ""))
             elif steps:
@@ -44,7 +48,8 @@ def matches(expected, actual):
 
 
 def run_steps(steps, folder, program):
-    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "NO_COLOR": "1", "TERM": "dumb",
+                   "TESTDATA": str(ROOT / "tests/testdata")}
     status = 0
     for step, following in zip(steps, [*steps[1:], None], strict=True):
         result = subprocess.run(["bash", "-c", f"(exit {status}); {step.command}"], cwd=folder, env=environment,
@@ -67,6 +72,12 @@ def test_commands_of_the_page_do_what_it_says(page, program, tmp_path):
 
 def test_readme_has_tested_commands():
     assert ROOT / "README.md" in pages_with_commands()
+
+
+def test_files_of_a_page_are_written_in_its_order(program, tmp_path):
+    page = page_with("$ ls") + "```toml test a.toml\nx = '$HOME'\n```\n" + page_with("$ cat a.toml", "x = '$HOME'")
+    run_steps(steps_of(page), tmp_path, program)
+    assert (tmp_path / "a.toml").read_text() == "x = '$HOME'\n"
 
 
 def page_with(*lines):

@@ -1,0 +1,33 @@
+"""Full-size public models: `transformers` builds each on the meta device, and the names and shapes that it would save are those that
+`families expand` asks for. The configs stand in tests/testdata/hf_names (tools/dump_hf_names.py), written as the hub has them."""
+import json
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+from dump_hf_names import saved_shapes  # noqa: E402
+
+FILES = sorted((ROOT / "tests/testdata/hf_names").glob("*.json"))
+MODELS = {f"{path.stem}: {name}": model["config"]
+          for path in FILES for name, model in json.loads(path.read_text())["models"].items()}
+
+
+def test_models_of_every_kind_are_here():
+    names = {key.split(": ")[1] for key in MODELS}
+    assert {"Llama-3.1-405B", "Qwen3-235B-A22B", "DeepSeek-V3", "gpt-oss-120b", "Kimi-K2", "GLM-4.5", "gemma-3-27b (text)",
+            "Nemotron-H-56B", "Qwen3-Next-80B-A3B", "Mixtral-8x22B", "Llama-4-Scout-17B-16E (text)"} <= names
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_and_shapes_are_those_that_transformers_saves(weighbridge, tmp_path, model):
+    config = MODELS[model]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = weighbridge("families", "expand", "--config", tmp_path / "config.json", "--json")
+    assert result.returncode == 0, result.stderr
+    expanded = json.loads(result.stdout)
+    assert expanded["family"] == model.split(":")[0]
+    ours = {hf["name"]: hf["shape"] for param in expanded["params"] for hf in param["hf"]}
+    assert ours == saved_shapes(config["architectures"][0], config)
