@@ -24,6 +24,7 @@
 #include "checks/parameter_plan.h"
 #include "checks/rank_copies.h"
 #include "checks/repadded.h"
+#include "checks/scales.h"
 #include "checks/shard_row.h"
 #include "checks/verify_ranks.h"
 #include "tensor/compare.h"
@@ -95,6 +96,11 @@ class Verifier {
       subjects_.push_back(std::make_unique<Subject>());
       subjects_.back()->bound = &b;
     }
+    if (!options_.headers_only) {
+      WB_TRY(scales_, JudgeScales(hf_, Threads()));
+      for (Cause& cause : scales_.causes) AddCause(std::move(cause), report_);
+      for (Note& note : scales_.notes) report_.notes.push_back(std::move(note));
+    }
     if (options_.ranks != nullptr) {
       WB_RETURN_IF_ERROR(JudgeAllRanks());
     } else {
@@ -128,6 +134,9 @@ class Verifier {
     }
     for (Cause& cause : binding_.causes) AddCause(std::move(cause), report_);
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+    for (const CheckpointNote& note : hf_.notes()) {
+      report_.notes.push_back({note.id, note.message});
+    }
   }
 
   // One row per parameter: what either side lacks; then what only one side has.
@@ -411,9 +420,7 @@ class Verifier {
     row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, dtype};
     row.transform = p.storage->transform;
     const DType hf_dtype = row.hf[0].dtype.value();
-    row.op = p.op == Op::kNone && dtype != hf_dtype
-                 ? fmt::format("cast {} -> {}", ShortName(hf_dtype), ShortName(dtype))
-                 : std::string(ToString(p.op));
+    row.op = OpText(FirstQuantized(p), p.op, hf_dtype, dtype);
     row.bytes = static_cast<uint64_t>(Numel(p.shape) * BitsOf(dtype) / 8);
     if (options_.headers_only) row.metrics = NotCompared();
     if (!options_.headers_only) report_.bytes += row.bytes;
@@ -423,7 +430,20 @@ class Verifier {
       if (auto cause = JudgeCast(p, hf_dtype, Cast(), row)) AddCause(*std::move(cause), report_);
     }
     if (subject.padding_not_zero > 0) NotePadding(subject.padding_not_zero, row);
+    for (const std::string& name : p.hf) {
+      const auto fault = scales_.faults.find(name);
+      if (fault == scales_.faults.end()) continue;
+      row.status = RowStatus::kMismatch;
+      row.why = fmt::format("{}: {}", name, fault->second);
+    }
     return row;
+  }
+
+  const QuantizedTensor* FirstQuantized(const Parameter& p) const {
+    for (const std::string& name : p.hf) {
+      if (const QuantizedTensor* q = hf_.Quantized(*hf_.Find(name))) return q;
+    }
+    return nullptr;
   }
 
   void NotePadding(int64_t elements, ResultRow& row) {
@@ -653,6 +673,7 @@ class Verifier {
   const BlockBudget budget_;
   const int64_t block_elements_;
   MegatronBinding binding_;
+  ScaleJudgement scales_;
   std::vector<std::unique_ptr<Subject>> subjects_;
   Report report_;
 };

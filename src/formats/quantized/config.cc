@@ -1,0 +1,89 @@
+#include "formats/quantized/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "base/strings.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr const char* kTable = "quantization_config";
+constexpr std::array<std::string_view, 5> kMethods = {"fp8", "fbgemm_fp8", "mxfp4",
+                                                      "compressed-tensors", "modelopt"};
+
+const nlohmann::json* FindIn(const nlohmann::json& config, const char* key) {
+  const auto text = config.find("text_config");
+  const bool nested = text != config.end() && text->is_object();
+  for (const nlohmann::json* table : {&config, nested ? &*text : nullptr}) {
+    if (table == nullptr) continue;
+    const auto found = table->find(key);
+    if (found != table->end() && !found->is_null()) return &*found;
+  }
+  return nullptr;
+}
+
+Result<std::optional<std::array<int64_t, 2>>> BlockOf(const nlohmann::json& table) {
+  const auto found = table.find("weight_block_size");
+  if (found == table.end() || found->is_null()) return std::nullopt;
+  const auto is_extent = [](const nlohmann::json& v) {
+    return v.is_number_integer() && v > 0 && v < (1 << 30);
+  };
+  if (!found->is_array() || found->size() != 2 ||
+      !std::all_of(found->begin(), found->end(), is_extent)) {
+    return Fail(ErrorKind::kInvalid, "config-value",
+                "weight_block_size is not a list of two positive integers",
+                "config.json: quantization_config");
+  }
+  return std::array<int64_t, 2>{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
+}
+
+DType DTypeOf(const nlohmann::json& config) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const nlohmann::json* value = FindIn(config, key);
+    if (value == nullptr || !value->is_string()) continue;
+    const auto dtype = ParseShortName(value->get<std::string>());
+    if (dtype == DType::kF16 || dtype == DType::kF32 || dtype == DType::kBF16) return *dtype;
+  }
+  return DType::kBF16;
+}
+
+}  // namespace
+
+Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config) {
+  QuantizationConfig out;
+  if (!config.is_object()) return out;
+  out.dtype = DTypeOf(config);
+  const nlohmann::json* table = FindIn(config, kTable);
+  if (table == nullptr) return out;
+  if (!table->is_object()) {
+    return Fail(ErrorKind::kInvalid, "config-value", "quantization_config is not a table",
+                "config.json: quantization_config");
+  }
+  out.method = "unnamed";
+  const auto method = table->find("quant_method");
+  if (method != table->end() && method->is_string() && !method->get<std::string>().empty()) {
+    out.method = method->get<std::string>();
+  }
+  if (std::find(kMethods.begin(), kMethods.end(), out.method) == kMethods.end()) {
+    return Fail(ErrorKind::kUnsupported, "quantized",
+                fmt::format("the weights are quantized ({}), which this version does not read",
+                            ToPrintable(out.method)),
+                "config.json: quantization_config",
+                fmt::format("it reads {}; dequantize to bf16 first", fmt::join(kMethods, ", ")));
+  }
+  WB_TRY(out.block, BlockOf(*table));
+  return out;
+}
+
+bool RemoveQuantizationConfig(nlohmann::ordered_json& config) {
+  bool removed = config.is_object() && config.erase(kTable) > 0;
+  if (config.is_object() && config.contains("text_config") && config["text_config"].is_object()) {
+    removed = config["text_config"].erase(kTable) > 0 || removed;
+  }
+  return removed;
+}
+
+}  // namespace weighbridge
