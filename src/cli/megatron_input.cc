@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <utility>
 
 #include "base/strings.h"
@@ -106,6 +107,16 @@ bool TakeGuess(const MegatronArguments& a, const MegatronConfig& megatron, Megat
   return false;
 }
 
+// The names that the weights of `original` have where they are stored plain.
+HasTensor HasPlain(const Checkpoint& original) {
+  std::set<std::string> names;
+  for (const TensorInfo& t : original.tensors()) {
+    const QuantizedTensor* q = original.Quantized(t);
+    names.insert(q != nullptr ? q->plain_name : t.name);
+  }
+  return [names = std::move(names)](const std::string& name) { return names.contains(name); };
+}
+
 }  // namespace
 
 CommandInputs MegatronArguments::Inputs() const {
@@ -160,6 +171,7 @@ Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
   ExpandOptions expand;
   if (const Checkpoint* original = input.Original()) {
     expand.has = [original](const std::string& name) { return original->Find(name) != nullptr; };
+    if (input.plain_weights) expand.has = HasPlain(*original);
   }
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
