@@ -3,7 +3,9 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "checks/result.h"
@@ -21,6 +23,14 @@ struct ScaleJudgement {
 
 // Reads every scale of `hf`.
 Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads);
+
+// The ways in which bridges have read quantized weights wrongly.
+struct MisreadingCause {
+  Misreading misreading;
+  std::string_view cause;  // docs/causes.md
+  std::string_view message;
+};
+std::span<const MisreadingCause> MisreadingCauses();
 
 // What happens to the values of an HF tensor on the way, for ResultRow::op: "none",
 // "dequantize fp8", "cast bf16 -> fp32".

@@ -32,6 +32,10 @@ Meanings MakeMeanings(CodeFormat format) {
       case CodeFormat::kF4E2M1:
         DecodeToFloat(DType::kF4, &code, 0, 1, &out[i]);
         break;
+      case CodeFormat::kF4E2M1OneZero:
+        DecodeToFloat(DType::kF4, &code, 0, 1, &out[i]);
+        out[i] += 0.0f;  // -0 + 0 is 0
+        break;
       case CodeFormat::kInt4Offset:
         out[i] = static_cast<float>(i % 16);
         break;
@@ -42,10 +46,10 @@ Meanings MakeMeanings(CodeFormat format) {
 
 // Of every code of a byte; of codes of 4 bits those of the low nibble.
 const Meanings& MeaningsOf(CodeFormat format) {
-  static const std::array<Meanings, 5> kTables = {
+  static const std::array<Meanings, 6> kTables = {
       MakeMeanings(CodeFormat::kF8E4M3), MakeMeanings(CodeFormat::kF8E5M2),
-      MakeMeanings(CodeFormat::kI8), MakeMeanings(CodeFormat::kF4E2M1),
-      MakeMeanings(CodeFormat::kInt4Offset)};
+      MakeMeanings(CodeFormat::kI8),     MakeMeanings(CodeFormat::kF4E2M1),
+      MakeMeanings(CodeFormat::kF4E2M1OneZero), MakeMeanings(CodeFormat::kInt4Offset)};
   return kTables[static_cast<size_t>(format)];
 }
 
@@ -59,6 +63,7 @@ std::pair<float, float> MagnitudesOf(CodeFormat format) {
     case CodeFormat::kI8:
       return {1, 128};
     case CodeFormat::kF4E2M1:
+    case CodeFormat::kF4E2M1OneZero:
       return {0.5f, 6};
     case CodeFormat::kInt4Offset:
       return {1, 15};
@@ -187,9 +192,13 @@ void Decode(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s
   }
 }
 
-float Misread(Misreading misreading, float scale) {
-  if (misreading == Misreading::kScaleIgnored) return 1;
-  return misreading == Misreading::kScaleInverted ? 1 / scale : scale;
+void DecodeInverted(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
+                    std::byte* out) {
+  const int64_t size = BitsOf(q.dtype) / 8;
+  for (int64_t i = 0; i < s.count; ++i) {
+    Store(q.dtype, (meanings[CodeAt(q, q.codes, s.begin + i)] - s.offset) / s.scale,
+          out + i * size);
+  }
 }
 
 // The value of each code under one scale.
@@ -270,8 +279,9 @@ void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, 
   const int64_t size = BitsOf(q.dtype) / 8;
   VisitStretches(q, first, count, [&](const Stretch& stretch) {
     Stretch s = stretch;
-    s.scale = Misread(misreading, s.scale);
+    if (misreading == Misreading::kScaleIgnored) s.scale = 1;
     std::byte* to = out + s.done * size;
+    if (misreading == Misreading::kScaleInverted) return DecodeInverted(q, meanings, s, to);
     if (BitsOf(q.format) == 8) return Decode<Bytes>(q, meanings, s, to);
     if (misreading == Misreading::kNibbleOrder) return Decode<HighFirst>(q, meanings, s, to);
     Decode<LowFirst>(q, meanings, s, to);

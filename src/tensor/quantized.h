@@ -26,11 +26,12 @@ enum class CodeFormat : uint8_t {
   kF8E5M2,
   kI8,
   kF4E2M1,
+  kF4E2M1OneZero,  // ModelOpt reads code 8, minus zero, as zero
   kInt4Offset,  // code - zero point; 8 without one
 };
 
 inline int BitsOf(CodeFormat format) {
-  return format == CodeFormat::kF4E2M1 || format == CodeFormat::kInt4Offset ? 4 : 8;
+  return format >= CodeFormat::kF4E2M1 ? 4 : 8;
 }
 
 // What a scale's bytes mean where the dtype leaves it open.

@@ -163,9 +163,13 @@ class Matcher {
                 std::string hint) {
     used_.insert(codes.name);
     Entry entry{codes, nullptr, nullptr};
-    // Families name the values.
-    for (std::string_view ending : {".weight_packed"}) {
-      if (codes.name.ends_with(ending)) entry.info.name = Renamed(codes.name, ending, ".weight");
+    for (std::string_view ending : {".weight_packed", ".weight"}) {
+      if (!codes.name.ends_with(ending)) continue;
+      // Families name the values; what belongs to them has no fault of its own.
+      entry.info.name = Renamed(codes.name, ending, ".weight");
+      for (std::string_view other : kScaleEndings) {
+        used_.insert(Renamed(codes.name, ending, other));
+      }
     }
     entry.fault = std::make_unique<TensorFault>(
         TensorFault{std::move(cause), std::move(message), std::move(hint)});
