@@ -35,16 +35,21 @@ Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   json rows = json::array();
   std::string text =
-      fmt::format("{:<14} {:<16} {:<8} {}\n", "family", "kind", "levels", "architectures");
+      fmt::format("{:<14} {:<16} {:<8} {:<13} {}\n", "family", "kind", "levels", "quantization",
+                  "architectures");
   WB_TRY(const auto* all, library.All());
   for (const auto& [name, spec] : *all) {
     rows.push_back({{"family", name},
                     {"kind", spec.kind},
                     {"levels", {"L0", "L1"}},
+                    {"quantization", spec.quantization},
                     {"architectures", spec.hf_architectures},
                     {"model_types", spec.hf_model_types},
                     {"origin", spec.origin}});
-    text += fmt::format("{:<14} {:<16} {:<8} {}\n", name, spec.kind, "L0 L1",
+    text += fmt::format("{:<14} {:<16} {:<8} {:<13} {}\n", name, spec.kind, "L0 L1",
+                        spec.quantization.empty()
+                            ? "-"
+                            : fmt::format("{}", fmt::join(spec.quantization, " ")),
                         fmt::join(spec.hf_architectures, ", "));
   }
   return a.as_json ? rows.dump(2) + "\n" : text;
@@ -80,6 +85,7 @@ Result<std::string> Show(const FamiliesArguments& a) {
                       {"kind", spec->kind},
                       {"origin", spec->origin},
                       {"extends", spec->extends},
+                      {"quantization", spec->quantization},
                       {"architectures", spec->hf_architectures},
                       {"params", params}};
     return out.dump(2) + "\n";
@@ -88,6 +94,9 @@ Result<std::string> Show(const FamiliesArguments& a) {
       "{} ({}), {} <-> {}\n  from {}{}\n", spec->name, spec->kind,
       fmt::join(spec->hf_architectures, ", "), spec->megatron_model, spec->origin,
       spec->extends.empty() ? "" : fmt::format(", extends {}", fmt::join(spec->extends, ", ")));
+  if (!spec->quantization.empty()) {
+    text += fmt::format("  released as {} beside bf16\n", fmt::join(spec->quantization, ", "));
+  }
   for (const ParamRule& rule : spec->params) {
     std::string condition;
     if (!rule.layers.empty())

@@ -114,6 +114,7 @@ struct FamilySpec {
   std::vector<std::string> extends;
   bool abstract = false;
   std::vector<std::string> hf_architectures, hf_model_types;
+  std::vector<std::string> quantization;  // as what its authors release it beside bf16: "fp8"
   std::map<std::string, Symbol> dims, flags;
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;

@@ -269,6 +269,12 @@ class CodeValues {
 
 }  // namespace
 
+std::span<const std::string_view> QuantizationNames() {
+  static constexpr std::array<std::string_view, 5> kNames = {"fp8", "int4", "int8", "mxfp4",
+                                                             "nvfp4"};
+  return kNames;
+}
+
 void Dequantize(const QuantizedTensor& q, int64_t first, int64_t count, std::byte* out) {
   Dequantize(q, Misreading::kNone, first, count, out);
 }

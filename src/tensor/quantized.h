@@ -19,6 +19,9 @@
 
 namespace weighbridge {
 
+// Names of what checkpoints are stored as, sorted: "fp8", "int4", "int8", "mxfp4", "nvfp4".
+std::span<const std::string_view> QuantizationNames();
+
 // What a code means. Codes of 4 bits stand two in a byte, the low nibble first; an int32 that holds
 // eight of them is four such bytes.
 enum class CodeFormat : uint8_t {

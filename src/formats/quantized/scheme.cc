@@ -104,8 +104,6 @@ constexpr std::array kSchemes = {
                        .scale_dtypes = kFloats},
 };
 
-constexpr std::array<std::string_view, 5> kNames = {"fp8", "int4", "int8", "mxfp4", "nvfp4"};
-
 int64_t Blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
 
 // The extent of a block of an axis that has `extent` elements and `blocks` scales.
@@ -131,7 +129,6 @@ std::optional<ScaleGrid> GridOfBlocks(int64_t rows, int64_t columns, int64_t sca
 }  // namespace
 
 std::span<const QuantizationScheme> QuantizationSchemes() { return kSchemes; }
-std::span<const std::string_view> QuantizationNames() { return kNames; }
 
 std::optional<Shape> ValueShape(const QuantizationScheme& scheme, const Shape& codes) {
   Shape shape = codes;

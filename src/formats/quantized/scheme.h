@@ -13,7 +13,7 @@
 namespace weighbridge {
 
 struct QuantizationScheme {
-  std::string_view name;
+  std::string_view name;  // one of QuantizationNames()
   // The codes' name ends so. In its place the other names have, each, another ending: the values
   // (which families name), the weight where it is stored plain, the scales (one of two spellings),
   // the scale of the scales.
@@ -32,9 +32,6 @@ struct QuantizationScheme {
 
 // The first that fits a tensor counts.
 std::span<const QuantizationScheme> QuantizationSchemes();
-
-// Names for messages and family files, each once: "fp8", "int4", "int8", "mxfp4", "nvfp4".
-std::span<const std::string_view> QuantizationNames();
 
 // The values' shape of codes of shape `codes`; nullopt where it cannot be.
 std::optional<Shape> ValueShape(const QuantizationScheme& scheme, const Shape& codes);
