@@ -223,7 +223,8 @@ class CodeValues {
   int Nearest(uint32_t bits, float value) const {
     int best = -1;
     float least = std::numeric_limits<float>::infinity();
-    for (int code = 0; code < codes(); ++code) {
+    const auto [first, last] = Candidates(value);
+    for (int code = first; code <= last; ++code) {
       const auto c = static_cast<unsigned>(code);
       if (Bits(c) == bits) return code;
       const float distance = std::fabs(Exact(c) - value);
@@ -262,6 +263,18 @@ class CodeValues {
   }
 
  private:
+  // The codes, first to last, among which the nearest is.
+  std::pair<int, int> Candidates(float value) const {
+    const float wanted = value / scale_;
+    const bool is_float = q_.format == CodeFormat::kF8E4M3 || q_.format == CodeFormat::kF8E5M2;
+    if (!is_float || !std::isfinite(wanted)) return {0, codes() - 1};
+    const float most = MagnitudesOf(q_.format).second;
+    const DType dtype = q_.format == CodeFormat::kF8E4M3 ? DType::kF8E4M3 : DType::kF8E5M2;
+    const auto guess = static_cast<int>(
+        *RoundToBits(dtype, static_cast<double>(std::clamp(wanted, -most, most))));
+    return {std::max(0, guess - 1), std::min(codes() - 1, guess + 1)};
+  }
+
   const QuantizedTensor& q_;
   const Meanings& meanings_;
   const float scale_, offset_;

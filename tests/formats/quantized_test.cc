@@ -54,7 +54,8 @@ TEST(QuantizationScheme, BlocksAreThoseOfTheConfigAndTheLastMayBeSmaller) {
   EXPECT_FALSE(ResolveGrid(Named("fp8"), {576, 7168}, {1}, Block{{128, 128}}));
 }
 
-TEST(QuantizationScheme, BlocksWithoutAConfigAreExactQuotientsOrOf128) {
+TEST(QuantizationScheme, BlocksWithoutAConfigAreOf128OrExactQuotients) {
+  EXPECT_EQ(ResolveGrid(Named("fp8"), {192, 256}, {2, 2}, std::nullopt)->block_rows, 128);
   EXPECT_EQ(ResolveGrid(Named("fp8"), {256, 64}, {4, 2}, std::nullopt)->block_rows, 64);
   EXPECT_EQ(ResolveGrid(Named("fp8"), {576, 256}, {5, 2}, std::nullopt)->block_rows, 128);
   EXPECT_FALSE(ResolveGrid(Named("fp8"), {576, 256}, {7, 2}, std::nullopt));
@@ -95,6 +96,18 @@ TEST(QuantizationConfig, IsFoundInTheTextConfigToo) {
   EXPECT_EQ(config->method, "fp8");
   EXPECT_EQ(config->block, (std::array<int64_t, 2>{128, 64}));
   EXPECT_EQ(config->dtype, DType::kF16);
+}
+
+TEST(QuantizationConfig, BlocksOfCompressedTensorsStandInTheirGroups) {
+  const auto with = [](const nlohmann::json& structure) {
+    return ReadQuantizationConfig(
+        {{"quantization_config",
+          {{"quant_method", "compressed-tensors"},
+           {"config_groups", {{"group_0", {{"weights", {{"block_structure", structure}}}}}}}}}});
+  };
+  EXPECT_EQ(with({128, 64})->block, (std::array<int64_t, 2>{128, 64}));
+  EXPECT_EQ(with(nullptr)->block, std::nullopt);
+  EXPECT_FALSE(with({0, 64}));
 }
 
 TEST(QuantizationConfig, NullAndAbsenceMeanPlain) {

@@ -25,8 +25,10 @@ const nlohmann::json* FindIn(const nlohmann::json& config, const char* key) {
   return nullptr;
 }
 
-Result<std::optional<std::array<int64_t, 2>>> BlockOf(const nlohmann::json& table) {
-  const auto found = table.find("weight_block_size");
+using Block = std::optional<std::array<int64_t, 2>>;
+
+Result<Block> BlockIn(const nlohmann::json& table, const char* key) {
+  const auto found = table.find(key);
   if (found == table.end() || found->is_null()) return std::nullopt;
   const auto is_extent = [](const nlohmann::json& v) {
     return v.is_number_integer() && v > 0 && v < (1 << 30);
@@ -34,10 +36,25 @@ Result<std::optional<std::array<int64_t, 2>>> BlockOf(const nlohmann::json& tabl
   if (!found->is_array() || found->size() != 2 ||
       !std::all_of(found->begin(), found->end(), is_extent)) {
     return Fail(ErrorKind::kInvalid, "config-value",
-                "weight_block_size is not a list of two positive integers",
+                fmt::format("{} is not a list of two positive integers", key),
                 "config.json: quantization_config");
   }
   return std::array<int64_t, 2>{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
+}
+
+// compressed-tensors has it per group of modules; only FP8 is stored in blocks.
+Result<Block> BlockOf(const nlohmann::json& table) {
+  const auto groups = table.find("config_groups");
+  if (groups != table.end() && groups->is_object()) {
+    for (const auto& [name, group] : groups->items()) {
+      if (!group.is_object() || !group.contains("weights") || !group["weights"].is_object()) {
+        continue;
+      }
+      WB_TRY(const Block block, BlockIn(group["weights"], "block_structure"));
+      if (block) return block;
+    }
+  }
+  return BlockIn(table, "weight_block_size");
 }
 
 DType DTypeOf(const nlohmann::json& config) {

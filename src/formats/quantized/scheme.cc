@@ -109,8 +109,9 @@ int64_t Blocks(int64_t extent, int64_t block) { return (extent + block - 1) / bl
 // The extent of a block of an axis that has `extent` elements and `blocks` scales.
 std::optional<int64_t> BlockExtent(int64_t extent, int64_t blocks, std::optional<int64_t> asked) {
   if (asked) return Blocks(extent, *asked) == blocks ? asked : std::nullopt;
+  // 192 rows in two blocks are 128 and 64, not twice 96.
+  if (Blocks(extent, kUsualBlock) == blocks) return std::min(extent, kUsualBlock);
   if (blocks >= 1 && extent % blocks == 0) return extent / blocks;
-  if (Blocks(extent, kUsualBlock) == blocks) return kUsualBlock;
   return std::nullopt;
 }
 

@@ -39,7 +39,7 @@ std::optional<Shape> ValueShape(const QuantizationScheme& scheme, const Shape& c
 // How scales of shape `scales` lie over values of shape `values`; nullopt where they do not fit.
 // One scale counts for all; a list of as many as rows for a row each; else there are as many axes
 // as the values have, the last two a grid of blocks: of `block` where the config gives it, of the
-// scheme's group, of the exact quotient of the extents, or of 128 with smaller ones at the edge.
+// scheme's group, of 128 with smaller ones at the edge, or of the exact quotient of the extents.
 std::optional<ScaleGrid> ResolveGrid(const QuantizationScheme& scheme, const Shape& values,
                                      const Shape& scales,
                                      const std::optional<std::array<int64_t, 2>>& block);
