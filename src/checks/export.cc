@@ -124,7 +124,8 @@ class Planner {
     if (!by_name.contains(values)) {
       if (model_.Ignored(values) != nullptr) return {};
       return Fail(ErrorKind::kInvalid, "usage",
-                  "the checkpoint of --like has a quantized tensor that the model does not", values);
+                  "the checkpoint of --like has a quantized tensor that the model does not",
+                  values);
     }
     const bool codes = wanted.name == part.quantized->stored[0];
     ExportTensor tensor{.info = wanted};

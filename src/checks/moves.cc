@@ -126,8 +126,8 @@ bool EqualRun(const Run& run, const Sources& sources, const std::byte* block) {
     VisitClipped(run, at, std::min(at + kValueBytes, run.end()), [&](const Run& part) {
       values.resize(static_cast<size_t>(part.bytes()));
       GatherRun(part, sources, values.data());
-      equal = equal && std::memcmp(values.data(), block + (part.offset - run.offset),
-                                   values.size()) == 0;
+      equal = equal &&
+              std::memcmp(values.data(), block + (part.offset - run.offset), values.size()) == 0;
     });
   }
   return equal;

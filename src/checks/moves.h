@@ -25,7 +25,7 @@ bool EqualRun(const Run& run, const std::byte* source, const std::byte* block);
 // What a plan's runs refer to on the other side: tensors of one dtype, by their first bytes. The
 // values of a quantized one are made where a run asks for them.
 struct Sources {
-  std::vector<const std::byte*> starts;  // nullptr for a quantized tensor
+  std::vector<const std::byte*> starts;           // nullptr for a quantized tensor
   std::vector<const QuantizedTensor*> quantized;  // empty: none is; else per tensor, or nullptr
   Misreading misreading = Misreading::kNone;      // of the quantized ones
   DType dtype = DType::kF32;

@@ -64,10 +64,10 @@ void Judge(const std::vector<Counted>& counted, ScaleJudgement& out) {
         {"scale-negative", fmt::format("{} of {} scales are negative", all.negative, all.total)});
   }
   if (all.ambiguous > 0) {
-    out.notes.push_back({"scale-ambiguous",
-                         fmt::format("under {} of {} scales several codes have one value: only "
-                                     "`export --like` this checkpoint brings the codes back",
-                                     all.ambiguous, all.total)});
+    out.notes.push_back(
+        {"scale-ambiguous", fmt::format("under {} of {} scales several codes have one value: only "
+                                        "`export --like` this checkpoint brings the codes back",
+                                        all.ambiguous, all.total)});
   }
 }
 

@@ -64,10 +64,11 @@ Result<std::string> ConfigText(const MegatronInput& input, DType dtype, Conversi
   if (quantization.plain()) return text;
   WB_TRY(nlohmann::ordered_json config, ParseOrderedJson(text, input.config_file.string()));
   RemoveQuantizationConfig(config);
-  done.notes.push_back(fmt::format("the weights are written plain, and quantization_config ({}) is "
-                                   "left out of config.json; --like a quantized model without "
-                                   "--dtype quantizes them again with its scales",
-                                   quantization.method));
+  done.notes.push_back(
+      fmt::format("the weights are written plain, and quantization_config ({}) is "
+                  "left out of config.json; --like a quantized model without "
+                  "--dtype quantizes them again with its scales",
+                  quantization.method));
   return DumpConfig(config);
 }
 
@@ -84,9 +85,10 @@ void NoteRequantized(const ExportPlan& plan, const SafetensorsWriter& writer,
   if (counts.changed == 0) {
     text += ": every code is that of --like";
   } else {
-    text += fmt::format(": {} value(s) have another code than in --like, {} of them have none under "
-                        "its scales and were rounded ({} beyond the largest)",
-                        counts.changed, counts.rounded, counts.clipped);
+    text += fmt::format(
+        ": {} value(s) are not those of --like, {} of them have no code under its "
+        "scales and were rounded to the nearest ({} beyond the largest)",
+        counts.changed, counts.rounded, counts.clipped);
   }
   done.notes.push_back(std::move(text));
 }

@@ -34,9 +34,8 @@ json ShapeJson(const Shape& shape) { return json(shape); }
 Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   json rows = json::array();
-  std::string text =
-      fmt::format("{:<14} {:<16} {:<8} {:<13} {}\n", "family", "kind", "levels", "quantization",
-                  "architectures");
+  std::string text = fmt::format("{:<14} {:<16} {:<8} {:<13} {}\n", "family", "kind", "levels",
+                                 "quantization", "architectures");
   WB_TRY(const auto* all, library.All());
   for (const auto& [name, spec] : *all) {
     rows.push_back({{"family", name},
@@ -46,11 +45,10 @@ Result<std::string> List(const FamiliesArguments& a) {
                     {"architectures", spec.hf_architectures},
                     {"model_types", spec.hf_model_types},
                     {"origin", spec.origin}});
-    text += fmt::format("{:<14} {:<16} {:<8} {:<13} {}\n", name, spec.kind, "L0 L1",
-                        spec.quantization.empty()
-                            ? "-"
-                            : fmt::format("{}", fmt::join(spec.quantization, " ")),
-                        fmt::join(spec.hf_architectures, ", "));
+    text += fmt::format(
+        "{:<14} {:<16} {:<8} {:<13} {}\n", name, spec.kind, "L0 L1",
+        spec.quantization.empty() ? "-" : fmt::format("{}", fmt::join(spec.quantization, " ")),
+        fmt::join(spec.hf_architectures, ", "));
   }
   return a.as_json ? rows.dump(2) + "\n" : text;
 }

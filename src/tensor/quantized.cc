@@ -46,10 +46,12 @@ Meanings MakeMeanings(CodeFormat format) {
 
 // Of every code of a byte; of codes of 4 bits those of the low nibble.
 const Meanings& MeaningsOf(CodeFormat format) {
-  static const std::array<Meanings, 6> kTables = {
-      MakeMeanings(CodeFormat::kF8E4M3), MakeMeanings(CodeFormat::kF8E5M2),
-      MakeMeanings(CodeFormat::kI8),     MakeMeanings(CodeFormat::kF4E2M1),
-      MakeMeanings(CodeFormat::kF4E2M1OneZero), MakeMeanings(CodeFormat::kInt4Offset)};
+  static const std::array<Meanings, 6> kTables = {MakeMeanings(CodeFormat::kF8E4M3),
+                                                  MakeMeanings(CodeFormat::kF8E5M2),
+                                                  MakeMeanings(CodeFormat::kI8),
+                                                  MakeMeanings(CodeFormat::kF4E2M1),
+                                                  MakeMeanings(CodeFormat::kF4E2M1OneZero),
+                                                  MakeMeanings(CodeFormat::kInt4Offset)};
   return kTables[static_cast<size_t>(format)];
 }
 
@@ -270,8 +272,8 @@ class CodeValues {
     if (!is_float || !std::isfinite(wanted)) return {0, codes() - 1};
     const float most = MagnitudesOf(q_.format).second;
     const DType dtype = q_.format == CodeFormat::kF8E4M3 ? DType::kF8E4M3 : DType::kF8E5M2;
-    const auto guess = static_cast<int>(
-        *RoundToBits(dtype, static_cast<double>(std::clamp(wanted, -most, most))));
+    const auto guess =
+        static_cast<int>(*RoundToBits(dtype, static_cast<double>(std::clamp(wanted, -most, most))));
     return {std::max(0, guess - 1), std::min(codes() - 1, guess + 1)};
   }
 

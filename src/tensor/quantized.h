@@ -30,12 +30,10 @@ enum class CodeFormat : uint8_t {
   kI8,
   kF4E2M1,
   kF4E2M1OneZero,  // ModelOpt reads code 8, minus zero, as zero
-  kInt4Offset,  // code - zero point; 8 without one
+  kInt4Offset,     // code - zero point; 8 without one
 };
 
-inline int BitsOf(CodeFormat format) {
-  return format >= CodeFormat::kF4E2M1 ? 4 : 8;
-}
+inline int BitsOf(CodeFormat format) { return format >= CodeFormat::kF4E2M1 ? 4 : 8; }
 
 // What a scale's bytes mean where the dtype leaves it open.
 enum class ScaleFormat : uint8_t {
@@ -90,7 +88,7 @@ void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, 
 
 // What a tensor's own scales could not hold of the values that were given back to it.
 struct RequantizeCounts {
-  int64_t changed = 0;  // codes that are not those of the source
+  int64_t changed = 0;  // values that are not those of the source
   int64_t rounded = 0;  // of those, values that no code has
   int64_t clipped = 0;  // of those, values beyond the largest code
 

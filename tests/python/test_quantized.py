@@ -191,8 +191,7 @@ def test_a_scale_that_is_no_number_fails_where_values_are_read(run, edited, tmp_
                  ["export", tmp_path / "megatron", tmp_path / "back", "--like", folder]):
         result = run(*step)
         assert result.returncode == 0, result.stderr
-    assert read(tmp_path / "back") == (read(folder)[0], dict(sorted(read(folder)[1].items()))) or \
-        read(tmp_path / "back")[1] == read(folder)[1]
+    assert read(tmp_path / "back")[1] == read(folder)[1]
     status, report = report_of(run, "verify", folder, tmp_path / "megatron")
     assert status == 1 and causes(report) == ["scale-invalid"]
 
@@ -223,7 +222,7 @@ def test_values_that_the_scales_do_not_hold_are_rounded_and_counted(run, edited,
     assert run("import", trained, tmp_path / "megatron").returncode == 0
     result = run("export", tmp_path / "megatron", tmp_path / "back", "--like", DATA / "fp8_block")
     assert result.returncode == 0
-    assert "value(s) have another code than in --like, 0 of them have none" in result.stdout + result.stderr
+    assert "value(s) are not those of --like, 0 of them have no code" in result.stdout + result.stderr
     assert read(tmp_path / "back")[1] == read(trained)[1]
 
     shutil.rmtree(tmp_path / "edited")
@@ -232,11 +231,11 @@ def test_values_that_the_scales_do_not_hold_are_rounded_and_counted(run, edited,
     result = run("export", tmp_path / "megatron2", tmp_path / "back2", "--like", DATA / "fp8_block")
     assert result.returncode == 0
     text = result.stdout + result.stderr
-    assert "have none under its scales and were rounded" in text and " 0 of them have none" not in text
+    assert "have no code under its scales and were rounded" in text and " 0 of them have no code" not in text
 
 
-def test_a_config_that_promises_quantized_weights_over_plain_ones_fails(run, edited):
-    folder = pathlib.Path(shutil.copytree(ROOT / "tests/testdata/hf/llama_tied", edited("fp8_block", lambda t, c: None).parent / "plain"))
+def test_a_config_that_promises_quantized_weights_over_plain_ones_fails(run, tmp_path):
+    folder = pathlib.Path(shutil.copytree(ROOT / "tests/testdata/hf/llama_tied", tmp_path / "plain"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
     result = run("roundtrip", folder, "--json", "-")
@@ -265,7 +264,7 @@ def test_block_sizes_that_are_none_are_refused(run, edited, size):
 
 def test_a_weight_that_is_there_twice_is_refused(run, edited):
     folder = edited("int4", add(ATTENTION + ".weight", "BF16", [64, 64], bytes(8192)))
-    result = run("roundtrip", folder)
+    result = run("roundtrip", folder, "--json", "-")
     assert result.returncode == 1 and "duplicate-name" in result.stdout + result.stderr
 
 

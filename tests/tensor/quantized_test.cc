@@ -121,8 +121,8 @@ TEST(Quantized, AnExponentOf255IsInfinityAsAByteAndNaNAsE8M0) {
 }
 
 TEST(Quantized, EveryCodeComesBackFromItsValueWithoutTheSource) {
-  for (const CodeFormat format : {CodeFormat::kF8E4M3, CodeFormat::kF8E5M2, CodeFormat::kF4E2M1,
-                                  CodeFormat::kInt4Offset}) {
+  for (const CodeFormat format :
+       {CodeFormat::kF8E4M3, CodeFormat::kF8E5M2, CodeFormat::kF4E2M1, CodeFormat::kInt4Offset}) {
     for (const float scale : {1.0f, 3.7e-4f, 1e-10f, 1e10f}) {
       Blocks b({1, 256}, {.block_rows = 1, .block_columns = 256}, {scale});
       b.q.format = format;
@@ -171,7 +171,7 @@ TEST(Quantized, AValueWithoutACodeIsRoundedToTheNearestAndCounted) {
   EXPECT_EQ(counts.changed, 3);
   EXPECT_EQ(counts.rounded, 3);
   EXPECT_EQ(counts.clipped, 1);
-  EXPECT_THAT(codes, testing::ElementsAre(std::byte{0x38}, std::byte{0x7e}, std::byte{0x00}));
+  EXPECT_THAT(codes, testing::ElementsAre(std::byte{0x38}, std::byte{0x7e}, std::byte{0x80}));
 }
 
 TEST(Quantized, ScalesAreCountedByWhatIsWrongWithThem) {

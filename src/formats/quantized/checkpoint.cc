@@ -20,8 +20,8 @@ constexpr std::array<std::string_view, 4> kForeign = {".qweight", ".qzeros", ".g
 constexpr std::array<std::string_view, 6> kBeside = {
     ".input_scale", ".activation_scale", ".input_global_scale", ".k_scale", ".v_scale", ".q_scale"};
 constexpr std::array<std::string_view, 7> kScaleEndings = {
-    "_scale_inv", ".weight_scale", "_scales", ".weight_scale_2", ".weight_global_scale",
-    ".weight_zero_point", ".weight_shape"};
+    "_scale_inv",           ".weight_scale",      "_scales",      ".weight_scale_2",
+    ".weight_global_scale", ".weight_zero_point", ".weight_shape"};
 
 template <size_t N>
 bool EndsWithAny(std::string_view name, const std::array<std::string_view, N>& endings) {
@@ -36,10 +36,9 @@ std::string Renamed(std::string_view name, std::string_view from, std::string_vi
 // Every 8-bit float, and what is named like codes.
 bool MustBeCodes(const TensorInfo& t) {
   if (t.dtype == DType::kF8E4M3 || t.dtype == DType::kF8E5M2) return true;
-  const bool bytes =
-      t.dtype == DType::kU8 || t.dtype == DType::kI8 || t.dtype == DType::kI32;
-  return bytes && EndsWithAny(t.name, std::array<std::string_view, 4>{
-                                          "_blocks", ".weight_packed", ".weight", "_proj"});
+  const bool bytes = t.dtype == DType::kU8 || t.dtype == DType::kI8 || t.dtype == DType::kI32;
+  return bytes && EndsWithAny(t.name, std::array<std::string_view, 4>{"_blocks", ".weight_packed",
+                                                                      ".weight", "_proj"});
 }
 
 struct Entry {
@@ -159,8 +158,7 @@ class Matcher {
              "");
   }
 
-  void AddFault(const TensorInfo& codes, std::string cause, std::string message,
-                std::string hint) {
+  void AddFault(const TensorInfo& codes, std::string cause, std::string message, std::string hint) {
     used_.insert(codes.name);
     Entry entry{codes, nullptr, nullptr};
     for (std::string_view ending : {".weight_packed", ".weight"}) {
@@ -199,15 +197,14 @@ class Matcher {
     if (scheme.format == CodeFormat::kInt4Offset && !TakeStoredShape(codes, *q)) return;
     const auto grid = GridOf(scheme, *q, scale);
     if (!grid) {
-      return AddFault(
-          codes, "shape-mismatch",
-          fmt::format("its scale '{}' has the shape {}, which does not fit {}{}", scale.name,
-                      ToString(scale.shape), ToString(q->shape),
-                      config_.block && scheme.format == CodeFormat::kF8E4M3
-                          ? fmt::format(" in blocks of {} x {}", (*config_.block)[0],
-                                        (*config_.block)[1])
-                          : ""),
-          "compare weight_block_size with the shapes in the files");
+      return AddFault(codes, "shape-mismatch",
+                      fmt::format("its scale '{}' has the shape {}, which does not fit {}{}",
+                                  scale.name, ToString(scale.shape), ToString(q->shape),
+                                  config_.block && scheme.format == CodeFormat::kF8E4M3
+                                      ? fmt::format(" in blocks of {} x {}", (*config_.block)[0],
+                                                    (*config_.block)[1])
+                                      : ""),
+                      "compare weight_block_size with the shapes in the files");
     }
     q->grid = *grid;
     if (!TakeGlobalScale(scheme, codes, *q) || !TakeZeroPoints(scheme, codes, *q)) return;
@@ -349,8 +346,8 @@ Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> store
   if (config.plain() && NothingQuantized(*stored)) return stored;
   Matcher matcher(*stored, config);
   WB_TRY(std::vector<Entry> entries, matcher.Run());
-  const bool faulty =
-      std::any_of(entries.begin(), entries.end(), [](const Entry& e) { return e.fault != nullptr; });
+  const bool faulty = std::any_of(entries.begin(), entries.end(),
+                                  [](const Entry& e) { return e.fault != nullptr; });
   if (matcher.found().empty() && !faulty) {
     if (config.plain()) return stored;
     return Corrupt("quantization-config",

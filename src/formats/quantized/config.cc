@@ -42,16 +42,14 @@ Result<Block> BlockIn(const nlohmann::json& table, const char* key) {
   return std::array<int64_t, 2>{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
 }
 
-// compressed-tensors has it per group of modules; only FP8 is stored in blocks.
+// compressed-tensors has it per group of modules; where there are several, the shapes tell.
 Result<Block> BlockOf(const nlohmann::json& table) {
   const auto groups = table.find("config_groups");
-  if (groups != table.end() && groups->is_object()) {
-    for (const auto& [name, group] : groups->items()) {
-      if (!group.is_object() || !group.contains("weights") || !group["weights"].is_object()) {
-        continue;
-      }
-      WB_TRY(const Block block, BlockIn(group["weights"], "block_structure"));
-      if (block) return block;
+  if (groups != table.end() && groups->is_object() && groups->size() == 1) {
+    const nlohmann::json& group = *groups->begin();
+    const auto weights = group.is_object() ? group.find("weights") : group.end();
+    if (group.is_object() && weights != group.end() && weights->is_object()) {
+      return BlockIn(*weights, "block_structure");
     }
   }
   return BlockIn(table, "weight_block_size");
