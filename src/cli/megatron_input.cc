@@ -184,6 +184,10 @@ Result<SourceFiles> LookAtSources(const MegatronInput& input,
   for (const FileInfo& file : input.checkpoint->identity()) files.push_back(file.path);
   for (const std::string& name : input.checkpoint->metadata().files) files.push_back(folder / name);
   if (!input.config_file.empty()) files.push_back(input.config_file);
+  // Codes and scales of a quantized model are taken from it.
+  if (const Checkpoint* like = input.Original(); like != nullptr && &like->Stored() != like) {
+    for (const FileInfo& file : like->files()) files.push_back(file.path);
+  }
   return LookAtSources(files, families);
 }
 
