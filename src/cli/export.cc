@@ -60,15 +60,11 @@ Result<std::string> ConfigText(const MegatronInput& input, DType dtype, Conversi
   }
   WB_TRY(std::string text, ReadTextFile(input.config_file));
   if (IsQuantized(input) && !input.plain_weights) return text;
-  WB_TRY(const QuantizationConfig quantization, ReadQuantizationConfig(input.config));
-  if (quantization.plain()) return text;
   WB_TRY(nlohmann::ordered_json config, ParseOrderedJson(text, input.config_file.string()));
-  RemoveQuantizationConfig(config);
+  if (!RemoveQuantizationConfig(config)) return text;
   done.notes.push_back(
-      fmt::format("the weights are written plain, and quantization_config ({}) is "
-                  "left out of config.json; --like a quantized model without "
-                  "--dtype quantizes them again with its scales",
-                  quantization.method));
+      "the weights are written plain, and quantization_config is left out of config.json; --like a "
+      "quantized model without --dtype quantizes them again with its scales");
   return DumpConfig(config);
 }
 
