@@ -267,11 +267,7 @@ class RoundTripper {
     } else if (megatron_dtype != t.dtype && BitsOf(megatron_dtype) > BitsOf(t.dtype)) {
       row.status = RowStatus::kMatchWidened;
     }
-    const auto fault = scales_.faults.find(t.name);
-    if (fault != scales_.faults.end()) {
-      row.status = RowStatus::kMismatch;
-      row.why = fault->second;
-    }
+    TakeScaleFaults(scales_, row);
     return row;
   }
 
@@ -373,6 +369,7 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
       return Passed(row.status) && row.status != RowStatus::kMatchRounded &&
              !row.megatron.name.empty();
     });
+    for (ResultRow& row : ranks->rows) TakeScaleFaults(scales, row);
     AddRanks(*std::move(ranks), report);
   }
   report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + copies.bytes;

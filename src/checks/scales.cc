@@ -95,6 +95,16 @@ std::span<const MisreadingCause> MisreadingCauses() {
   return kCauses;
 }
 
+void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {
+  for (const TensorRef& tensor : row.hf) {
+    const auto fault = scales.faults.find(tensor.name);
+    if (fault == scales.faults.end()) continue;
+    row.status = RowStatus::kMismatch;
+    row.why =
+        row.hf.size() == 1 ? fault->second : fmt::format("{}: {}", tensor.name, fault->second);
+  }
+}
+
 std::string OpText(const QuantizedTensor* quantized, Op op, DType from, DType to) {
   std::string text;
   if (quantized != nullptr) text = fmt::format("dequantize {}", quantized->scheme);

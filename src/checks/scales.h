@@ -24,6 +24,9 @@ struct ScaleJudgement {
 // Reads every scale of `hf`.
 Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads);
 
+// Marks a row as a mismatch when a Hugging Face tensor of it has a fault.
+void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row);
+
 // The ways in which bridges have read quantized weights wrongly.
 struct MisreadingCause {
   Misreading misreading;

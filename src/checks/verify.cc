@@ -194,6 +194,7 @@ class Verifier {
     WB_TRY(JudgedRanks judged, JudgeRanks(*cut.model, placement, hf_, source, there,
                                           {false, cut.dialect, Cast(), options_.strict_padding,
                                            Threads(), options_.progress}));
+    for (ResultRow& row : judged.rows) TakeScaleFaults(scales_, row);
     AddRanks(std::move(judged), report_);
     report_.details.emplace_back("grid", ToString(placement.grid()));
     for (const GridNote& note : placement.notes()) {
@@ -432,12 +433,7 @@ class Verifier {
       if (auto cause = JudgeCast(p, hf_dtype, Cast(), row)) AddCause(*std::move(cause), report_);
     }
     if (subject.padding_not_zero > 0) NotePadding(subject.padding_not_zero, row);
-    for (const std::string& name : p.hf) {
-      const auto fault = scales_.faults.find(name);
-      if (fault == scales_.faults.end()) continue;
-      row.status = RowStatus::kMismatch;
-      row.why = fmt::format("{}: {}", name, fault->second);
-    }
+    TakeScaleFaults(scales_, row);
     return row;
   }
 
@@ -533,7 +529,8 @@ class Verifier {
                 {row.megatron.name},
                 std::string(mistake.message),
                 row.megatron.name,
-                "the bridge that wrote the checkpoint has to dequantize while it imports"});
+                "the bridge that wrote the checkpoint has to dequantize while it imports"},
+               report_);
     }
   }
 
