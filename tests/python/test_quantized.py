@@ -6,9 +6,11 @@ import pathlib
 import shutil
 import struct
 
+import jsonschema
 import ml_dtypes
 import numpy
 import pytest
+import xxhash
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/testdata/quantized"
@@ -153,7 +155,7 @@ def test_a_scale_that_is_missing_left_over_or_does_not_fit_is_named(run, edited,
     folder = edited(name, edit)
     if command == "import":
         result = run("import", folder, tmp_path / "megatron")
-        assert result.returncode == 1 and "cale" in result.stderr + cause
+        assert result.returncode == 1 and "quantized weight" in result.stderr, result.stderr
         assert not (tmp_path / "megatron").exists()
         return
     for level in ("L0", "L1"):
@@ -277,7 +279,7 @@ def test_one_changed_value_of_a_megatron_checkpoint_is_found_in_its_codes(run, e
     status, report = report_of(run, "verify", DATA / "fp8_block", tmp_path / "megatron")
     assert status == 1
     [row] = [row for row in report["results"] if row["status"] == "mismatch"]
-    assert row["first"]["hf_tensor"] == WEIGHT and row["first"]["hf_index"] == [17, 5]
+    assert row["first"]["hf"] == {"name": WEIGHT, "index": [17, 5]}
     assert row["mismatched"] == 1
 
 
@@ -319,3 +321,92 @@ def test_two_codes_of_a_byte_taken_in_the_wrong_order_are_named(run, edited, tmp
     assert run("import", edited("mxfp4", swap), tmp_path / "megatron").returncode == 0
     status, report = report_of(run, "verify", DATA / "mxfp4", tmp_path / "megatron")
     assert status == 1 and causes(report) == ["nibble-order"]
+
+
+def manifest_of(run, *arguments):
+    result = run("manifest", *arguments, "-q")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def without_stored(manifest):
+    tensors = [{k: v for k, v in t.items() if k != "stored"} for t in manifest["tensors"]]
+    return {**manifest, "tensors": tensors}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_manifest_has_an_entry_as_stored_and_one_of_the_values(run, tmp_path, name):
+    manifest = manifest_of(run, DATA / name)
+    jsonschema.validate(manifest, json.loads((ROOT / "docs/manifest.schema.json").read_text()))
+    _, tensors = read(DATA / name)
+    listed = {t["name"] for t in manifest["tensors"] if "stored" not in t}
+    for stored in (t["stored"] for t in manifest["tensors"] if "stored" in t):
+        assert stored["scheme"] == name.split("_")[0] and len(stored["tensors"]) >= 2
+        for part in stored["tensors"]:
+            _, shape, content = tensors[part["name"]]
+            assert (part["shape"], part["xxh3"]) == (shape, xxhash.xxh3_128_hexdigest(content))
+            listed.add(part["name"])
+    assert listed == {n for n in tensors if not n.endswith((".input_scale", ".activation_scale", ".input_global_scale"))}
+    assert run("import", DATA / name, tmp_path / "megatron", "--tp", "2").returncode == 0
+    assert manifest_of(run, tmp_path / "megatron", "--like", DATA / name) == without_stored(manifest)
+    export = ["export", tmp_path / "megatron", tmp_path / "plain", "--like", DATA / name, "--dtype", "bf16"]
+    assert run(*export).returncode == 0
+    assert manifest_of(run, tmp_path / "plain") == without_stored(manifest)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_verify_prints_which_entry_of_a_manifest_matched(run, tmp_path, name):
+    (tmp_path / "m.json").write_text(json.dumps(manifest_of(run, DATA / name)))
+    scheme = name.split("_")[0]
+    status, report = report_of(run, "verify", DATA / name, tmp_path / "m.json")
+    assert status == 0 and report["verdict"] == "pass"
+    quantized = {row["why"] for row in report["results"] if row["op"] == f"dequantize {scheme}"}
+    assert quantized == {f"matched the manifest's entry in bf16, and as stored in {scheme}"}
+    assert run("import", DATA / name, tmp_path / "megatron").returncode == 0
+    status, report = report_of(run, "verify", tmp_path / "megatron", tmp_path / "m.json")
+    assert status == 0
+    assert "matched the manifest's entry in bf16, dequantized" in {row["why"] for row in report["results"]}
+
+
+def test_other_codes_of_the_same_values_match_a_manifest_by_value(run, edited, tmp_path):
+    """Under a scale of zero every code is worth zero."""
+    def zero(code):
+        def edit(tensors, config):
+            with_scale(WEIGHT + "_scale_inv", 0, 0.0)(tensors, config)
+            dtype, shape, content = tensors[WEIGHT]
+            tensors[WEIGHT] = (dtype, shape, bytes([code]) + content[1:])
+        return edit
+
+    (tmp_path / "m.json").write_text(json.dumps(manifest_of(run, edited("fp8_block", zero(16)))))
+    folder = edited("fp8_block", zero(17))
+    status, report = report_of(run, "verify", folder, tmp_path / "m.json")
+    assert status == 0
+    [why] = {row["why"] for row in report["results"] if "differ" in row.get("why", "")}
+    assert why == "matched the manifest's entry in bf16, dequantized; its codes or scales differ"
+    (tmp_path / "other.json").write_text(json.dumps(manifest_of(run, DATA / "fp8_block")))
+    status, report = report_of(run, "verify", folder, tmp_path / "other.json")
+    assert status == 1 and causes(report) == ["unexplained"] and report["counts"]["failed"] == 1
+
+
+def test_ranks_of_quantized_weights_hold_the_values(run, tmp_path):
+    """What each rank would hold is equal for the codes and for the plain weights that the libraries make of them."""
+    for name in ("fp8_block", "mxfp4"):
+        assert run("import", DATA / name, tmp_path / name).returncode == 0
+        export = ["export", tmp_path / name, tmp_path / f"{name}_plain", "--like", DATA / name, "--dtype", "bf16"]
+        assert run(*export).returncode == 0
+        grid = ["--ranks", "--tp", "2"]
+        hashes = []
+        for command in (["roundtrip", DATA / name], ["roundtrip", tmp_path / f"{name}_plain"],
+                        ["verify", DATA / name, tmp_path / name]):
+            status, report = report_of(run, *command, *grid)
+            assert status == 0
+            hashes.append([(row["megatron"]["name"], row["rank"], row["xxh3"]) for row in report["results"]])
+        assert hashes[0] == hashes[1] == hashes[2] and len(hashes[0]) > 20
+
+
+def test_a_scale_that_is_no_number_fails_on_every_rank(run, edited):
+    folder = edited("fp8_block", with_scale(WEIGHT + "_scale_inv", 3, float("nan")))
+    status, report = report_of(run, "roundtrip", folder, "--ranks", "--tp", "2")
+    assert status == 1 and causes(report) == ["scale-invalid"]
+    failed = [row for row in report["results"] if row["status"] == "mismatch"]
+    assert {row["rank"]["tp"] for row in failed if row["rank"]} == {0, 1}
