@@ -401,7 +401,7 @@ def test_ranks_of_quantized_weights_hold_the_values(run, tmp_path):
             status, report = report_of(run, *command, *grid)
             assert status == 0
             hashes.append([(row["megatron"]["name"], row["rank"], row["xxh3"]) for row in report["results"]])
-        assert hashes[0] == hashes[1] == hashes[2] and len(hashes[0]) > 20
+        assert hashes[0] == hashes[1] == hashes[2] and len(hashes[0]) >= 18
 
 
 def test_a_scale_that_is_no_number_fails_on_every_rank(run, edited):
