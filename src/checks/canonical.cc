@@ -6,6 +6,7 @@
 #include <deque>
 #include <iterator>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "checks/copies.h"
@@ -90,6 +91,7 @@ Status CanonicalTensors::Collect(const std::vector<const Parameter*>& there) {
   struct Found {
     CanonicalTensor tensor;
     std::vector<Part> parts;
+    std::set<const TensorInfo*> from;  // what the parts are stored in
   };
   std::map<std::string, Found> by_name;
   for (const Parameter* stored : there) {
@@ -112,6 +114,8 @@ Status CanonicalTensors::Collect(const std::vector<const Parameter*>& there) {
       found.tensor.declared = p.rule->dtype;
       if (as_it_is) found.tensor.hf = hf_->Find(p.hf[i]);
       found.parts.push_back({index, i, begin, numel});
+      found.from.insert(hf_ != nullptr && i < stored->hf.size() ? hf_->Find(stored->hf[i])
+                                                                : nullptr);
     }
   }
   for (auto& [name, found] : by_name) {
@@ -121,6 +125,10 @@ Status CanonicalTensors::Collect(const std::vector<const Parameter*>& there) {
     for (const Part& part : found.parts) covered += part.numel;
     if (covered != Numel(found.tensor.shape)) continue;  // a row says which parameter is not there
     found.tensor.name = name;
+    const TensorInfo* from = found.from.size() == 1 ? *found.from.begin() : nullptr;
+    if (from != nullptr && hf_->Quantized(*from) != nullptr && Numel(from->shape) == covered) {
+      found.tensor.quantized = from;
+    }
     if (found.tensor.hf == nullptr) {
       found.tensor.first_part = static_cast<uint32_t>(parts_.size());
       found.tensor.parts = static_cast<uint32_t>(found.parts.size());
@@ -141,9 +149,18 @@ Status CanonicalTensors::Visit(
     }
     return {};
   };
-  if (tensor.hf != nullptr) return in_blocks(hf_->Data(*tensor.hf));
   std::vector<std::byte> block, scratch;
   const int64_t size = BitsOf(tensor.stored) / 8;
+  if (tensor.hf != nullptr && tensor.quantized != nullptr) {
+    for (int64_t at = 0; at < Numel(tensor.shape); at += kBlockBytes / size) {
+      const int64_t n = std::min(kBlockBytes / size, Numel(tensor.shape) - at);
+      block.resize(static_cast<size_t>(n * size));
+      Dequantize(*Quantized(tensor), at, n, block.data());
+      WB_RETURN_IF_ERROR(visit(block));
+    }
+    return {};
+  }
+  if (tensor.hf != nullptr) return in_blocks(hf_->Data(*tensor.hf));
   for (uint32_t i = 0; i < tensor.parts; ++i) {
     const Part& where = parts_[tensor.first_part + i];
     WB_TRY(const ParameterBytes bytes, source_->Open(stored_->parameters()[where.parameter]));

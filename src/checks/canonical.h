@@ -28,6 +28,8 @@ struct CanonicalTensor {
   // Where it is: a tensor of Hugging Face as it is, or parts of parameters in their order.
   const TensorInfo* hf = nullptr;
   uint32_t first_part = 0, parts = 0;
+  // The tensor of Hugging Face that has these values, and no others, when it is stored quantized.
+  const TensorInfo* quantized = nullptr;
 
   uint64_t bytes() const { return static_cast<uint64_t>(Numel(shape) * BitsOf(stored) / 8); }
 };
@@ -56,8 +58,16 @@ class CanonicalTensors {
   const std::vector<Cause>& causes() const { return causes_; }
   const std::vector<Note>& notes() const { return notes_; }
 
-  // Visits the elements in order, as Hugging Face has them, in the stored dtype. Memory is
-  // constant, but for layouts whose elements alternate (checks/hf_part.h).
+  // How tensor.quantized is stored; nullptr without one.
+  const QuantizedTensor* Quantized(const CanonicalTensor& tensor) const {
+    return tensor.quantized != nullptr ? hf_->Quantized(*tensor.quantized) : nullptr;
+  }
+  // The files' tensors as they are, which QuantizedTensor::stored names. Only of Hugging Face.
+  const Checkpoint& Stored() const { return hf_->Stored(); }
+
+  // Visits the elements in order, as Hugging Face has them, in the stored dtype; of a quantized
+  // tensor its values. Memory is constant, but for layouts whose elements alternate
+  // (checks/hf_part.h).
   Status Visit(const CanonicalTensor& tensor,
                const std::function<Status(std::span<const std::byte>)>& visit) const;
 

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
+#include "checks/moves.h"
 #include "tensor/compare.h"
 
 namespace weighbridge {
@@ -22,8 +22,7 @@ std::string WhyNot(const Checkpoint& hf, const Inventory::Copy& copy, bool heade
     return fmt::format("it must equal '{}', which has another shape or dtype", copy.rule->same_as);
   }
   if (headers_only) return "";
-  const auto a = hf.Data(*copy.copy), b = hf.Data(*copy.original);
-  if (std::memcmp(a.data(), b.data(), a.size()) == 0) return "";
+  if (EqualTensors(hf, *copy.copy, *copy.original)) return "";
   return fmt::format("it must equal '{}' bit for bit and does not", copy.rule->same_as);
 }
 

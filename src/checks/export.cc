@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -35,6 +36,22 @@ class Planner {
   }
 
  private:
+  // A tensor of the files of `like`: the codes of values, or what belongs to them.
+  struct Stored {
+    const TensorInfo* values = nullptr;
+    const QuantizedTensor* quantized = nullptr;
+  };
+
+  std::map<std::string, Stored> StoredParts() const {
+    std::map<std::string, Stored> parts;
+    for (const TensorInfo& t : like_->tensors()) {
+      const QuantizedTensor* q = like_->Quantized(t);
+      if (q == nullptr) continue;
+      for (const std::string& name : q->stored) parts[name] = {&t, q};
+    }
+    return parts;
+  }
+
   Status Add(const BoundParameter& b) {
     WB_TRY(const TransformPlan plan, model_.Plan(*b.parameter));
     for (size_t i = 0; i < plan.sources.size(); ++i) {
@@ -44,6 +61,9 @@ class Planner {
       if (like_ != nullptr && wanted == nullptr) {
         return Fail(ErrorKind::kInvalid, "usage", "the checkpoint of --like does not have it",
                     name);
+      }
+      if (const TensorFault* fault = wanted != nullptr ? like_->Fault(*wanted) : nullptr) {
+        return Corrupt(fault->cause, fault->message, name, fault->hint);
       }
       if (wanted != nullptr && wanted->shape != plan.sources[i].shape) {
         return Fail(ErrorKind::kInvalid, "usage",
@@ -68,7 +88,13 @@ class Planner {
     std::map<std::string, ExportTensor> by_name;
     for (ExportTensor& t : tensors_) by_name.emplace(t.info.name, std::move(t));
     std::vector<ExportTensor> out;
-    for (const TensorInfo& wanted : like_->tensors()) {
+    const std::map<std::string, Stored> parts = StoredParts();
+    for (const TensorInfo& wanted : like_->Stored().tensors()) {
+      const auto part = parts.find(wanted.name);
+      if (part != parts.end()) {
+        WB_RETURN_IF_ERROR(AddStored(wanted, part->second, by_name, out));
+        continue;
+      }
       const auto it = by_name.find(wanted.name);
       if (it != by_name.end()) {
         out.push_back(std::move(it->second));
@@ -78,12 +104,39 @@ class Planner {
                                      [&](const TensorCopy& c) { return c.hf == wanted.name; });
       if (copy == model_.copies().end()) {
         if (model_.Ignored(wanted.name) != nullptr) continue;
+        if (like_->Find(wanted.name) == nullptr) {  // scales of activations
+          out.push_back({.info = wanted, .copied = &wanted});
+          continue;
+        }
         return Fail(ErrorKind::kInvalid, "usage",
                     "the checkpoint of --like has a tensor that the model does not", wanted.name);
       }
-      out.push_back({wanted, copy->same_as});
+      out.push_back({.info = wanted, .same_as = copy->same_as});
     }
     return out;
+  }
+
+  // The values may be asked for by any of their parts.
+  Status AddStored(const TensorInfo& wanted, const Stored& part,
+                   const std::map<std::string, ExportTensor>& by_name,
+                   std::vector<ExportTensor>& out) const {
+    const std::string& values = part.values->name;
+    if (!by_name.contains(values)) {
+      if (model_.Ignored(values) != nullptr) return {};
+      return Fail(ErrorKind::kInvalid, "usage",
+                  "the checkpoint of --like has a quantized tensor that the model does not",
+                  values);
+    }
+    const bool codes = wanted.name == part.quantized->stored[0];
+    ExportTensor tensor{.info = wanted};
+    if (codes) {
+      tensor.quantized = part.quantized;
+      tensor.values = values;
+    } else {
+      tensor.copied = &wanted;
+    }
+    out.push_back(std::move(tensor));
+    return {};
   }
 
   const Model& model_;
@@ -103,9 +156,16 @@ class Exporter {
         blocks_(DivideMemory(options.memory_bytes, options.threads, 2, kMaxPieceBytes)),
         writer_(writer) {}
 
-  Status MoveAll() {
+  Result<RequantizeCounts> MoveAll() {
     const std::vector<ExportTensor>& tensors = plan_.tensors;
-    for (size_t i = 0; i < tensors.size(); ++i) targets_[tensors[i].info.name].push_back(i);
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const ExportTensor& t = tensors[i];
+      if (t.copied != nullptr) {
+        if (writer_.Writes(i)) WB_RETURN_IF_ERROR(Copy(i, plan_.like->Stored().Data(*t.copied)));
+      } else {
+        targets_[t.quantized != nullptr ? t.values : t.info.name].push_back(i);
+      }
+    }
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (!tensors[i].same_as.empty()) targets_[tensors[i].same_as].push_back(i);
     }
@@ -121,7 +181,8 @@ class Exporter {
     // Every element of every HF tensor is written exactly once; the writer counts and says so.
     WB_RETURN_IF_ERROR(
         TryParallelFor(parts.size(), blocks_.threads, [&](size_t i) { return Write(parts[i]); }));
-    return writer_.FinishFiles();
+    WB_RETURN_IF_ERROR(writer_.FinishFiles());
+    return counts_;
   }
 
  private:
@@ -157,22 +218,66 @@ class Exporter {
     return {};
   }
 
+  Status Copy(size_t tensor, std::span<const std::byte> bytes) {
+    WB_RETURN_IF_ERROR(writer_.Write(tensor, 0, bytes));
+    if (options_.progress) options_.progress(bytes.size());
+    return {};
+  }
+
+  // The codes of whole rows of values, which begin at `element`.
+  Status WriteCodes(size_t tensor, const QuantizedTensor& q, int64_t element,
+                    std::span<const std::byte> values) {
+    const int64_t count = static_cast<int64_t>(values.size()) * 8 / BitsOf(q.dtype);
+    const auto begin = static_cast<size_t>(CodeByte(q, element));
+    const auto end = static_cast<size_t>(CodeByte(q, element + count));
+    const auto source = q.codes.subspan(begin, end - begin);
+    std::vector<std::byte> codes(source.begin(), source.end());
+    const RequantizeCounts counts = Requantize(q, element, count, values, codes);
+    WB_RETURN_IF_ERROR(writer_.Write(tensor, begin, codes));
+    if (options_.progress) options_.progress(codes.size());
+    const std::lock_guard lock(mutex_);
+    counts_ += counts;
+    return {};
+  }
+
   Status Write(const Part& of) {
     const std::vector<size_t> targets = Targets(of);
     WB_TRY(const ParameterBytes bytes, plan_.source.Open(*of.parameter));
     WB_TRY(const HfPart part, HfPart::Open(model_, *of.parameter, of.source, bytes));
-    const DType wanted = plan_.tensors[targets[0]].info.dtype;
+    const ExportTensor& target = plan_.tensors[targets[0]];
+    const QuantizedTensor* quantized = target.quantized;
+    const DType wanted = quantized != nullptr ? quantized->dtype : target.info.dtype;
     const int64_t size = BitsOf(wanted) / 8;
-    const int64_t step = blocks_.bytes / std::max<int64_t>(BitsOf(part.stored()) / 8, size);
+    int64_t step = blocks_.bytes / std::max<int64_t>(BitsOf(part.stored()) / 8, size);
+    if (quantized != nullptr) {
+      WB_TRY(step, WholeRows(*quantized, part, step));
+    }
     thread_local std::vector<std::byte> out, scratch;
     for (int64_t at = 0; at < part.numel(); at += step) {
       if (options_.proceed) WB_RETURN_IF_ERROR(options_.proceed());
       out.resize(static_cast<size_t>(std::min(step, part.numel() - at) * size));
       WB_RETURN_IF_ERROR(part.Read(at, wanted, out, scratch));
+      if (quantized != nullptr) {
+        WB_RETURN_IF_ERROR(WriteCodes(targets[0], *quantized, part.ElementAt(at), out));
+        continue;
+      }
       for (size_t tensor : targets) WB_RETURN_IF_ERROR(WriteStretches(part, at, tensor, size, out));
       if (options_.progress) options_.progress(out.size());
     }
     return {};
+  }
+
+  // About `step` values of a quantized tensor: codes of several values share a byte, never of two
+  // rows.
+  static Result<int64_t> WholeRows(const QuantizedTensor& q, const HfPart& part, int64_t step) {
+    const int64_t columns = q.columns();
+    const int64_t begin = part.ElementAt(0);
+    const bool one_piece = part.Following(0) >= part.numel();
+    if (!one_piece || begin % columns != 0 || part.numel() % columns != 0) {
+      return Fail(ErrorKind::kUnsupported, "quantized",
+                  "a part of a row of a quantized tensor cannot be written", q.stored[0]);
+    }
+    return std::max<int64_t>(1, step / columns) * columns;
   }
 
   const Model& model_;
@@ -180,6 +285,8 @@ class Exporter {
   const ExportOptions& options_;
   const BlockBudget blocks_;
   SafetensorsWriter& writer_;
+  std::mutex mutex_;
+  RequantizeCounts counts_;  // guarded by mutex_
   std::map<std::string, std::vector<size_t>> targets_;
 };
 
@@ -190,11 +297,11 @@ Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& mega
   WB_TRY(MegatronParameters source,
          MegatronParameters::Create(model, megatron, options.without_mtp));
   WB_TRY(std::vector<ExportTensor> tensors, Planner(model, like, options).Run(source.binding()));
-  return ExportPlan{std::move(source), std::move(tensors)};
+  return ExportPlan{std::move(source), std::move(tensors), like};
 }
 
-Status Export(const Model& model, const ExportPlan& plan, const ExportOptions& options,
-              SafetensorsWriter& writer) {
+Result<RequantizeCounts> Export(const Model& model, const ExportPlan& plan,
+                                const ExportOptions& options, SafetensorsWriter& writer) {
   return Exporter(model, plan, options, writer).MoveAll();
 }
 

@@ -21,12 +21,18 @@ struct ExportTensor {
   TensorInfo info;  // name, dtype, shape
   // A copy of another (tied output layer): the tensor whose bytes it has; "" for most.
   std::string same_as;
+  // Of `like`, where weights are quantized: `info` is the tensor of codes, made under like's scales
+  // from the values that the model calls `values`; or a tensor whose bytes are like's.
+  const QuantizedTensor* quantized = nullptr;
+  std::string values;
+  const TensorInfo* copied = nullptr;
 };
 
 // Points into the model and the Megatron checkpoint that it was made from.
 struct ExportPlan {
   MegatronParameters source;
   std::vector<ExportTensor> tensors;
+  const Checkpoint* like = nullptr;  // whose scales and bytes are taken
 };
 
 struct ExportOptions {
@@ -39,16 +45,17 @@ struct ExportOptions {
 };
 
 // Names, shapes and dtypes of what an export writes: every HF tensor that the model needs. With
-// `like`, an existing HF checkpoint of the same model, its dtypes, its order, and its copies of
-// tied tensors are kept. Errors: kCorrupt with a cause id when the Megatron checkpoint lacks a
-// parameter or has another shape; kInvalid when `like` is of another model.
+// `like`, an existing HF checkpoint of the same model, its dtypes, its order, its copies of tied
+// tensors, and its scales of quantized weights are kept. Errors: kCorrupt with a cause id when the
+// Megatron checkpoint lacks a parameter or has another shape; kInvalid when `like` is of another
+// model.
 Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& megatron,
                               const Checkpoint* like, const ExportOptions& options);
 
 // Writes the tensors of the files that `writer`, planned from plan.tensors in their order, does not
 // leave alone, file after file. They are finished then; the index (writer.Finish()) is the
-// caller's.
-Status Export(const Model& model, const ExportPlan& plan, const ExportOptions& options,
-              SafetensorsWriter& writer);
+// caller's. Returns what the scales of plan.like could not hold.
+Result<RequantizeCounts> Export(const Model& model, const ExportPlan& plan,
+                                const ExportOptions& options, SafetensorsWriter& writer);
 
 }  // namespace weighbridge

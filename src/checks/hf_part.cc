@@ -41,7 +41,9 @@ Status HfPart::Scatter(const Layout& layout, int source, const ParameterBytes& b
                  scattered_.data() - extent_.begin * element);
     });
   }
-  sources_.starts = {scattered_.data()};
+  sources_ = {};
+  sources_.dtype = bytes.sources.dtype;
+  sources_.Add(scattered_.data(), nullptr);
   plan_ = Plan({Run{.other = 0,
                     .offset = 0,
                     .other_offset = 0,
@@ -69,6 +71,7 @@ std::optional<std::span<const std::byte>> HfPart::InPlace() const {
   if (op_ != Op::kNone || plan_.runs().size() != 1) return std::nullopt;
   const Run& run = plan_.runs()[0];
   if (run.count != 1 || run.other == kZeroSource) return std::nullopt;
+  if (sources_.Quantized(run.other) != nullptr) return std::nullopt;
   return std::span(sources_.Data(run.other) + run.other_offset, static_cast<size_t>(run.length));
 }
 

@@ -202,7 +202,8 @@ class Importer {
                                             int64_t size) {
     std::span<const std::byte> bytes;
     plan.Visit(begin, begin + size, [&](const Run& run) {
-      if (run.other != kZeroSource && run.count == 1 && run.length == size) {
+      if (run.other == kZeroSource || sources.Quantized(run.other) != nullptr) return;
+      if (run.count == 1 && run.length == size) {
         bytes = {sources.Data(run.other) + run.other_offset, static_cast<size_t>(size)};
       }
     });

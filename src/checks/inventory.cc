@@ -8,13 +8,10 @@
 #include <map>
 #include <set>
 
+#include "formats/quantized/checkpoint.h"
+
 namespace weighbridge {
 namespace {
-
-// Marks of quantized storage: a scale that is passed over would turn into a silent success.
-constexpr std::array<std::string_view, 9> kQuantizedEndings = {
-    "_scale_inv", ".weight_scale",  ".weight_scale_2", ".input_scale", "_scales",
-    "_blocks",    ".weight_packed", ".qweight",        ".qzeros"};
 
 struct Use {
   size_t tensor;
@@ -43,24 +40,18 @@ class Taker {
   }
 
  private:
+  // Quantized weights are judged by their values (formats/quantized/checkpoint.h), never by codes.
   Status RefuseQuantized() const {
-    for (const TensorInfo& t : hf_.tensors()) {
-      for (std::string_view ending : kQuantizedEndings) {
-        if (!t.name.ends_with(ending)) continue;
-        return FailQuantized("quantized checkpoints are not supported by this version", t.name);
-      }
-    }
-    if (model_.quantization().empty()) return {};
-    return FailQuantized(
-        fmt::format("the config says that the weights are quantized ({}), which is "
-                    "not supported by this version",
-                    model_.quantization()),
-        "config.json: quantization_config");
+    if (model_.quantization().empty() || &hf_.Stored() != &hf_) return {};
+    return FailQuantized(fmt::format("the config says that the weights are quantized ({}), and "
+                                     "they were opened as they are stored",
+                                     model_.quantization()),
+                         "config.json: quantization_config");
   }
 
   static tl::unexpected<Error> FailQuantized(std::string what, std::string at) {
     return Fail(ErrorKind::kUnsupported, "quantized", std::move(what), std::move(at),
-                "dequantize to bf16 first; a scale is never silently passed over");
+                "a scale is never silently passed over");
   }
 
   // Whether Megatron can hold values of this dtype as a weight. All tensors of a parameter have
@@ -70,8 +61,7 @@ class Taker {
     if (std::find(kPlain.begin(), kPlain.end(), info.dtype) == kPlain.end()) {
       if (IsFloat(info.dtype)) {
         return FailQuantized(
-            fmt::format("a weight of {} is quantized, which is not supported by this version",
-                        ShortName(info.dtype)),
+            fmt::format("a weight of {} has no values without a scale", ShortName(info.dtype)),
             info.name);
       }
       return Fail(ErrorKind::kUnsupported, "dtype",
@@ -122,6 +112,12 @@ class Taker {
         continue;
       }
       used_[IndexOf(info)] = true;
+      if (const TensorFault* fault = hf_.Fault(*info)) {
+        Faulty(p, *info, *fault);
+        why = fmt::format("{} cannot be used", p.hf[i]);
+        usable = false;
+        continue;
+      }
       WB_RETURN_IF_ERROR(CheckDType(*info, first));
       if (first == nullptr) first = info;
       if (info->shape != expected) {
@@ -199,6 +195,17 @@ class Taker {
         fmt::format("{}: {}, expected {}", info.name, ToString(info.shape), ToString(expected)));
   }
 
+  void Faulty(const Parameter& p, const TensorInfo& info, const TensorFault& fault) {
+    if (!reported_.insert(info.name).second) return;
+    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.transform = p.storage->transform;
+    row.why = fmt::format("{}: {}", fault.cause, fault.message);
+    out_.rows.push_back(std::move(row));
+    faults_[fault.cause].push_back(fmt::format("{}: {}", info.name, fault.message));
+    if (!fault.hint.empty()) fault_hints_[fault.cause] = fault.hint;
+  }
+
   // Each HF element exactly once: the uses of a tensor, or its columns, must follow each other
   // without gap.
   void Coverage() {
@@ -255,6 +262,7 @@ class Taker {
           stack.is_tower() ? model_.LayersOf(stack) : model_.layers() + model_.mtp_layers();
       if (LayerOf(name, stack) >= layers) return "layer-missing";
     }
+    if (LooksLikeScale(name)) return "scale-ignored";
     return name.ends_with(".bias") ? "bias-missing" : "tensor-extra";
   }
 
@@ -291,6 +299,11 @@ class Taker {
   }
 
   void Summarize() {
+    for (const auto& [id, where] : faults_) {
+      out_.causes.push_back({id, Proof::kStructural, Origin::kCheckpoint, Some(where),
+                             fmt::format("{} quantized weight(s) cannot be read", where.size()),
+                             where.front(), fault_hints_[id]});
+    }
     for (const auto& [id, names] : where_) {
       const bool shape = id == "shape-mismatch";
       out_.causes.push_back(
@@ -314,6 +327,8 @@ class Taker {
            id == "layer-missing"
                ? fmt::format("{} tensor(s) of layers beyond those that the config counts",
                              names.size())
+           : id == "scale-ignored"
+               ? fmt::format("{} scale(s) that belong to no quantized weight", names.size())
                : fmt::format("{} tensor(s) that no rule explains", names.size()),
            names.front(), Hint(id)});
     }
@@ -328,6 +343,8 @@ class Taker {
     if (id == "layer-missing") return "compare num_hidden_layers with the layers in the files";
     if (id == "tie-mismatch")
       return "compare tie_word_embeddings with the output layer in the files";
+    if (id == "scale-ignored")
+      return "the weights beside were dequantized and the scales forgotten, or are of another file";
     if (id == "shape-mismatch")
       return "config.json and weights are of different models, or a size is wrong";
     if (id == "tensor-extra")
@@ -344,7 +361,8 @@ class Taker {
   std::set<std::string> reported_;
   std::vector<std::pair<const Parameter*, std::string>> stranded_;  // and why
   std::vector<std::string> partly_;
-  std::map<std::string, std::vector<std::string>> where_, extra_;
+  std::map<std::string, std::vector<std::string>> where_, extra_, faults_;
+  std::map<std::string, std::string> fault_hints_;
 };
 
 }  // namespace

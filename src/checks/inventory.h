@@ -29,8 +29,8 @@ struct Inventory {
 };
 
 // Every HF tensor that is neither usable, nor ignored, nor a copy has a row. Errors, kUnsupported:
-// "quantized" (scales, fp8 and fp4 weights, a quantization_config), "dtype" (weights that are no
-// floating point numbers), "mixed-dtypes" (of one Megatron tensor).
+// "quantized" (a quantized checkpoint that was opened without ShowValues), "dtype" (weights that
+// are no floating point numbers), "mixed-dtypes" (of one Megatron tensor).
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
 // The model is expanded as `hf` stores it. `hf` outlives what is done with `options`.

@@ -107,6 +107,20 @@ Result<std::vector<std::optional<Xxh3Digest>>> HashOf(
   return hash.Digests();
 }
 
+std::vector<ManifestStored> HashStored(const CanonicalTensors& tensors,
+                                       const CanonicalTensor& tensor) {
+  std::vector<ManifestStored> out;
+  const QuantizedTensor* q = tensors.Quantized(tensor);
+  if (q == nullptr) return out;
+  for (const std::string& name : q->stored) {
+    const TensorInfo* part = tensors.Stored().Find(name);
+    Xxh3Stream hash;
+    hash.Update(tensors.Stored().Data(*part));
+    out.push_back({name, part->dtype, part->shape, hash.Digest()});
+  }
+  return out;
+}
+
 std::vector<size_t> LargestFirst(size_t count, const std::function<uint64_t(size_t)>& bytes) {
   std::vector<size_t> order(count);
   std::iota(order.begin(), order.end(), size_t{0});
@@ -134,6 +148,10 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
     out.shape = tensor.shape;
     for (size_t d = 0; d < dtypes.size(); ++d) {
       if (digests[d]) out.entries.push_back({dtypes[d], *digests[d]});
+    }
+    if (const QuantizedTensor* q = tensors.Quantized(tensor)) {
+      out.scheme = q->scheme;
+      out.stored = HashStored(tensors, tensor);
     }
     return {};
   };

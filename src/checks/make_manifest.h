@@ -41,6 +41,10 @@ Result<std::vector<std::optional<Xxh3Digest>>> HashOf(
     const CanonicalTensors& tensors, const CanonicalTensor& tensor, std::span<const DType> dtypes,
     const std::function<void(uint64_t bytes)>& progress);
 
+// The hashes of what a quantized tensor is made of; empty for any other.
+std::vector<ManifestStored> HashStored(const CanonicalTensors& tensors,
+                                       const CanonicalTensor& tensor);
+
 // 0 ... count - 1, the largest first: one hash runs on one thread, so those that take longest have
 // to begin first.
 std::vector<size_t> LargestFirst(size_t count, const std::function<uint64_t(size_t)>& bytes);

@@ -1,9 +1,12 @@
 #include "checks/moves.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace weighbridge {
 namespace {
+
+constexpr int64_t kValueBytes = 64 << 10;  // of quantized tensors, made at a time
 
 // Copies fixed-size elements with a stride; the compiler turns each size into plain moves.
 template <size_t N>
@@ -95,6 +98,62 @@ bool EqualRun(const Run& run, const std::byte* source, const std::byte* block) {
   }
 }
 
+void Sources::Add(const std::byte* start, const QuantizedTensor* values) {
+  if (values != nullptr || !quantized.empty()) {
+    quantized.resize(starts.size());
+    quantized.push_back(values);
+  }
+  starts.push_back(values != nullptr ? nullptr : start);
+}
+
+void GatherRun(const Run& run, const Sources& sources, std::byte* to) {
+  const QuantizedTensor* q = sources.Quantized(run.other);
+  if (q == nullptr) return GatherRun(run, sources.Data(run.other), to);
+  const int64_t size = BitsOf(q->dtype) / 8;
+  for (int64_t i = 0; i < run.count; ++i) {
+    Dequantize(*q, sources.misreading, (run.other_offset + i * run.other_stride) / size,
+               run.length / size, to + i * run.length);
+  }
+}
+
+bool EqualRun(const Run& run, const Sources& sources, const std::byte* block) {
+  if (sources.Quantized(run.other) == nullptr) {
+    return EqualRun(run, sources.Data(run.other), block);
+  }
+  thread_local std::vector<std::byte> values;
+  bool equal = true;
+  for (int64_t at = run.offset; at < run.end() && equal; at += kValueBytes) {
+    VisitClipped(run, at, std::min(at + kValueBytes, run.end()), [&](const Run& part) {
+      values.resize(static_cast<size_t>(part.bytes()));
+      GatherRun(part, sources, values.data());
+      equal = equal &&
+              std::memcmp(values.data(), block + (part.offset - run.offset), values.size()) == 0;
+    });
+  }
+  return equal;
+}
+
+bool EqualTensors(const Checkpoint& checkpoint, const TensorInfo& a, const TensorInfo& b) {
+  Sources sources;
+  sources.dtype = a.dtype;
+  for (const TensorInfo* t : {&a, &b}) {
+    sources.Add(checkpoint.Data(*t).data(), checkpoint.Quantized(*t));
+  }
+  if (sources.quantized.empty()) {
+    return std::memcmp(sources.Data(0), sources.Data(1), static_cast<size_t>(a.nbytes)) == 0;
+  }
+  std::vector<std::byte> values;
+  const auto nbytes = static_cast<int64_t>(a.nbytes);
+  for (int64_t at = 0; at < nbytes; at += kValueBytes) {
+    Run run{.other_offset = at, .length = std::min(kValueBytes, nbytes - at)};
+    values.resize(static_cast<size_t>(run.length));
+    GatherRun(run, sources, values.data());
+    run.other = 1;
+    if (!EqualRun(run, sources, values.data())) return false;
+  }
+  return true;
+}
+
 void GatherBytes(const Plan& plan, const Sources& sources, int64_t begin,
                  std::span<std::byte> out) {
   const auto end = begin + static_cast<int64_t>(out.size());
@@ -103,7 +162,7 @@ void GatherBytes(const Plan& plan, const Sources& sources, int64_t begin,
     if (run.other == kZeroSource) {
       std::memset(to, 0, static_cast<size_t>(run.bytes()));
     } else {
-      GatherRun(run, sources.Data(run.other), to);
+      GatherRun(run, sources, to);
     }
   });
 }
@@ -114,7 +173,7 @@ bool EqualBytes(const Plan& plan, const Sources& sources, int64_t begin,
   bool equal = true;
   plan.Visit(begin, end, [&](const Run& run) {
     if (!equal || run.other == kZeroSource) return;
-    equal = EqualRun(run, sources.Data(run.other), block.data() + (run.offset - begin));
+    equal = EqualRun(run, sources, block.data() + (run.offset - begin));
   });
   return equal;
 }

@@ -28,7 +28,7 @@ Result<ParameterPlan> ParameterPlan::Create(const Model& model, const Parameter&
           p.hf[i]);
     }
     tensors.push_back(info);
-    out.bytes_.sources.starts.push_back(hf.Data(*info).data());
+    out.bytes_.sources.Add(hf.Data(*info).data(), hf.Quantized(*info));
     extents.push_back(out.transform_.sources[i].extent());
   }
   const DType dtype = out.tensors_[0]->dtype;

@@ -58,7 +58,7 @@ Result<ParameterBytes> MegatronParameters::Open(const Parameter& p) const {
   bytes.shape = p.shape;
   bytes.sources.dtype = bound.tensor->dtype;
   WB_TRY(const auto chunks, ChunkBytes(*megatron_, bound.chunks));
-  for (const auto& chunk : chunks) bytes.sources.starts.push_back(chunk.data());
+  for (const auto& chunk : chunks) bytes.sources.Add(chunk.data(), nullptr);
   WB_TRY(bytes.plan, JoinChunks(p.shape, bound.tensor->dtype, bound.chunks));
   return bytes;
 }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <deque>
 #include <iterator>
 #include <map>
@@ -18,6 +17,7 @@
 #include "checks/copies.h"
 #include "checks/inventory.h"
 #include "checks/parameter_source.h"
+#include "checks/scales.h"
 #include "checks/shard_plan.h"
 #include "checks/verify_ranks.h"
 #include "tensor/float_bits.h"
@@ -76,8 +76,11 @@ class RoundTripper {
     const auto threads = static_cast<size_t>(Threads());
     ParallelFor(threads, Threads(), [this](size_t) { Work(); });
     if (error_) return Fail(*error_);
+    WB_TRY(scales_, JudgeScales(hf_, Threads()));
     return {};
   }
+
+  const ScaleJudgement& scales() const { return scales_; }
 
   // HF bytes that were taken there and back; of tensors that no check read, none.
   uint64_t BytesCompared() const {
@@ -244,9 +247,7 @@ class RoundTripper {
                                  : model_.MegatronName(p, Dialect::kTe),
                     p.shape, megatron_dtype};
     row.transform = p.storage->transform;
-    row.op = p.op == Op::kNone && megatron_dtype != t.dtype
-                 ? fmt::format("cast {} -> {}", ShortName(t.dtype), ShortName(megatron_dtype))
-                 : std::string(ToString(p.op));
+    row.op = OpText(hf_.Quantized(t), p.op, t.dtype, megatron_dtype);
     row.bytes = t.nbytes;
     if (options_.headers_only) row.metrics = NotCompared();
     const auto found = odd_.find(t.name);
@@ -266,6 +267,7 @@ class RoundTripper {
     } else if (megatron_dtype != t.dtype && BitsOf(megatron_dtype) > BitsOf(t.dtype)) {
       row.status = RowStatus::kMatchWidened;
     }
+    TakeScaleFaults(scales_, row);
     return row;
   }
 
@@ -278,6 +280,7 @@ class RoundTripper {
   std::set<std::string> reported_;             // tensors of which the inventory already has a row
   std::vector<const PlacedParameter*> homes_;  // by the parameter's place in the model
   int64_t block_bytes_ = 0;
+  ScaleJudgement scales_;
 
   std::mutex mutex_;
   std::deque<Chunk> chunks_;           // guarded by mutex_
@@ -341,6 +344,9 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
   if (!options.headers_only) WB_RETURN_IF_ERROR(tripper.Run());
   report.results = inventory.rows;
   report.causes = inventory.causes;
+  const ScaleJudgement& scales = tripper.scales();
+  report.causes.insert(report.causes.end(), scales.causes.begin(), scales.causes.end());
+  report.notes.insert(report.notes.end(), scales.notes.begin(), scales.notes.end());
   for (const CheckpointNote& note : hf.notes()) report.notes.push_back({note.id, note.message});
   report.notes.insert(report.notes.end(), inventory.notes.begin(), inventory.notes.end());
   JudgedCopies copies = JudgeCopies(hf, inventory, options.headers_only);
@@ -363,6 +369,7 @@ Result<Report> RoundTrip(const Model& model, const Checkpoint& hf,
       return Passed(row.status) && row.status != RowStatus::kMatchRounded &&
              !row.megatron.name.empty();
     });
+    for (ResultRow& row : ranks->rows) TakeScaleFaults(scales, row);
     AddRanks(*std::move(ranks), report);
   }
   report.bytes = options.headers_only ? 0 : tripper.BytesCompared() + copies.bytes;

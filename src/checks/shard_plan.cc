@@ -103,6 +103,7 @@ Result<ShardPlan::Difference> ShardPlan::Compare(int rank, int64_t begin,
     }
     return std::memcmp(back, found, hf_bytes) == 0;
   };
+  thread_local std::vector<std::byte> expected;
   backward_[static_cast<size_t>(rank)].Visit(from, from + elements * hf_size, [&](const Run& run) {
     const std::byte* found = block.data() + (run.offset - from);
     if (run.other == kZeroSource) {
@@ -114,16 +115,18 @@ Result<ShardPlan::Difference> ShardPlan::Compare(int rank, int64_t begin,
     }
     const auto s = static_cast<size_t>(run.other);
     if (!run.copy) covered[s] += run.bytes() / hf_size;
-    const std::byte* source = data_.starts[s];
-    if (EqualRun(run, source, found)) return;
+    if (EqualRun(run, data_, found)) return;
+    expected.resize(static_cast<size_t>(run.bytes()));
+    GatherRun(run, data_, expected.data());
     for (int64_t at = 0; at < run.bytes(); at += hf_size) {
-      const int64_t chunk = at / run.length;
-      const int64_t hf_byte = run.other_offset + chunk * run.other_stride + at % run.length;
-      if (std::memcmp(source + hf_byte, found + at, static_cast<size_t>(hf_size)) == 0) continue;
-      if (lossy && lawful(source + hf_byte, found + at)) {
+      const std::byte* source = expected.data() + at;
+      if (std::memcmp(source, found + at, static_cast<size_t>(hf_size)) == 0) continue;
+      if (lossy && lawful(source, found + at)) {
         ++rounded[s];
         continue;
       }
+      const int64_t chunk = at / run.length;
+      const int64_t hf_byte = run.other_offset + chunk * run.other_stride + at % run.length;
       difference.Add(s, hf_byte / hf_size, (run.offset + at) / hf_size);
     }
   });
@@ -150,7 +153,7 @@ Result<ShardPlan::Difference> ShardPlan::Verify(int rank, int64_t begin,
     if (padding) {
       std::memset(wanted.data(), 0, wanted.size());
     } else {
-      GatherRun(run, data_.Data(run.other), source.data());
+      GatherRun(run, data_, source.data());
       if (auto applied = Apply(parameter_->op, hf_dtype_, source, megatron_dtype_, wanted);
           !applied) {
         failed = applied;
@@ -181,6 +184,12 @@ Result<ShardPlan::Difference> ShardPlan::Verify(int rank, int64_t begin,
   }
   if (!failed) return Fail(failed.error());
   return difference;
+}
+
+void ShardPlan::HfElement(size_t source, int64_t element, std::byte* out) const {
+  const int64_t size = ElementBytes(hf_dtype_);
+  GatherRun({.other = static_cast<int>(source), .other_offset = element * size, .length = size},
+            data_, out);
 }
 
 std::vector<int64_t> ShardPlan::LocalIndex(int64_t element) const {

@@ -34,10 +34,12 @@ class ShardPlan {
   // Elements of a rank's tensor, and its bytes on either side of the op.
   int64_t local_numel() const { return local_numel_; }
   const std::vector<const TensorInfo*>& sources() const { return sources_; }
-  // The bytes of a source.
-  std::span<const std::byte> Data(size_t source) const {
-    return {data_.Data(static_cast<int>(source)), sources_[source]->nbytes};
+  // How the values of a source are made; nullptr when it is stored as it is.
+  const QuantizedTensor* Quantized(size_t source) const {
+    return data_.Quantized(static_cast<int>(source));
   }
+  // One value of a source, in hf_dtype().
+  void HfElement(size_t source, int64_t element, std::byte* out) const;
   const TransformPlan& transform() const { return transform_; }
   bool changes_values() const {
     return parameter_->op != Op::kNone || hf_dtype_ != megatron_dtype_;

@@ -2,13 +2,21 @@
 
 #include <fmt/format.h>
 
+#include "checks/scales.h"
 #include "tensor/float_bits.h"
 
 namespace weighbridge {
 namespace {
 
-std::string BytesText(DType dtype, std::span<const std::byte> bytes, int64_t element) {
-  return FormatBits(dtype, RawBits(dtype, bytes.data(), static_cast<size_t>(element)));
+std::string ElementText(DType dtype, const std::byte* element) {
+  return FormatBits(dtype, RawBits(dtype, element, 0));
+}
+
+const QuantizedTensor* FirstQuantized(const ShardPlan& plan) {
+  for (size_t i = 0; i < plan.sources().size(); ++i) {
+    if (const QuantizedTensor* q = plan.Quantized(i)) return q;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -26,10 +34,8 @@ ResultRow ShardRow(const ShardPlan& plan, const RankId& rank, const std::string&
   row.megatron = {name, plan.local_shape(), plan.megatron_dtype()};
   row.rank = rank;
   row.transform = plan.parameter().storage->transform;
-  row.op = plan.parameter().op == Op::kNone && plan.changes_values()
-               ? fmt::format("cast {} -> {}", ShortName(plan.hf_dtype()),
-                             ShortName(plan.megatron_dtype()))
-               : std::string(ToString(plan.parameter().op));
+  row.op =
+      OpText(FirstQuantized(plan), plan.parameter().op, plan.hf_dtype(), plan.megatron_dtype());
   return row;
 }
 
@@ -39,15 +45,15 @@ void TakeDifference(const ShardPlan& plan, const ShardPlan::Difference& differen
   if (difference.mismatched == 0) return;
   row.status = RowStatus::kMismatch;
   row.why = fmt::format("{} element(s) differ", difference.mismatched);
-  const TensorInfo& source = *plan.sources()[difference.source];
-  row.first =
-      FirstDifference{source.name,
-                      plan.HfIndex(difference.source, difference.hf_element),
-                      row.megatron.name,
-                      row.rank,
-                      plan.LocalIndex(difference.local_element),
-                      BytesText(source.dtype, plan.Data(difference.source), difference.hf_element),
-                      BytesText(plan.megatron_dtype(), element, 0)};
+  std::byte expected[8] = {};
+  plan.HfElement(difference.source, difference.hf_element, expected);
+  row.first = FirstDifference{plan.sources()[difference.source]->name,
+                              plan.HfIndex(difference.source, difference.hf_element),
+                              row.megatron.name,
+                              row.rank,
+                              plan.LocalIndex(difference.local_element),
+                              ElementText(plan.hf_dtype(), expected),
+                              ElementText(plan.megatron_dtype(), element.data())};
 }
 
 std::optional<Cause> JudgeCast(const Parameter& p, DType hf, const CastRule& rule, ResultRow& row) {

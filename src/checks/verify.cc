@@ -24,6 +24,7 @@
 #include "checks/parameter_plan.h"
 #include "checks/rank_copies.h"
 #include "checks/repadded.h"
+#include "checks/scales.h"
 #include "checks/shard_row.h"
 #include "checks/verify_ranks.h"
 #include "tensor/compare.h"
@@ -43,6 +44,7 @@ struct Measured {
   size_t chunk = 0;                // the same, in the part of a chunk
   int64_t in_chunk = 0;
   std::string expected, actual;
+  Misreading misreading = Misreading::kNone;  // that gives exactly what was found
 };
 
 // A parameter under comparison.
@@ -95,6 +97,11 @@ class Verifier {
       subjects_.push_back(std::make_unique<Subject>());
       subjects_.back()->bound = &b;
     }
+    if (!options_.headers_only) {
+      WB_TRY(scales_, JudgeScales(hf_, Threads()));
+      for (Cause& cause : scales_.causes) AddCause(std::move(cause), report_);
+      for (Note& note : scales_.notes) report_.notes.push_back(std::move(note));
+    }
     if (options_.ranks != nullptr) {
       WB_RETURN_IF_ERROR(JudgeAllRanks());
     } else {
@@ -128,6 +135,9 @@ class Verifier {
     }
     for (Cause& cause : binding_.causes) AddCause(std::move(cause), report_);
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
+    for (const CheckpointNote& note : hf_.notes()) {
+      report_.notes.push_back({note.id, note.message});
+    }
   }
 
   // One row per parameter: what either side lacks; then what only one side has.
@@ -184,6 +194,7 @@ class Verifier {
     WB_TRY(JudgedRanks judged, JudgeRanks(*cut.model, placement, hf_, source, there,
                                           {false, cut.dialect, Cast(), options_.strict_padding,
                                            Threads(), options_.progress}));
+    for (ResultRow& row : judged.rows) TakeScaleFaults(scales_, row);
     AddRanks(std::move(judged), report_);
     report_.details.emplace_back("grid", ToString(placement.grid()));
     for (const GridNote& note : placement.notes()) {
@@ -273,7 +284,8 @@ class Verifier {
       mine.push_back({i, bits(m.metrics.max_diff), bits(m.metrics.mean_diff),
                       bits(m.metrics.cosine), bits(m.metrics.max_relative), m.metrics.max_ulp,
                       m.metrics.mismatched, m.metrics.nan_count, m.metrics.inf_count,
-                      m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual});
+                      m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual,
+                      static_cast<int>(m.misreading)});
     }
     WB_TRY(const auto parts, options_.coordinator->Gather(mine.dump()));
     for (size_t r = 1; r < parts.size(); ++r) {
@@ -289,6 +301,7 @@ class Verifier {
         m.in_chunk = row.at(11);
         m.expected = row.at(12);
         m.actual = row.at(13);
+        m.misreading = static_cast<Misreading>(row.at(14).get<uint8_t>());
         if (element >= 0) m.element = element;
         subjects_.at(row.at(0).get<size_t>())->measured = std::move(m);
       }));
@@ -350,18 +363,17 @@ class Verifier {
     for (int64_t at = piece.begin; at < piece.end; at += block_elements_) {
       const int64_t n = std::min(block_elements_, piece.end - at);
       const auto block = Elements(found, dtype, at - piece.begin, n);
-      WB_RETURN_IF_ERROR(Expected(subject, piece.chunk, at, block, expected, scratch));
+      WB_RETURN_IF_ERROR(Expected(subject, sources, piece.chunk, at, block, expected, scratch));
       if (std::memcmp(expected.data(), block.data(), block.size()) != 0) subject.differs = true;
     }
     return {};
   }
 
   // What elements [begin, ...) of the chunk's part must be; where padding is, what they are.
-  static Status Expected(const Subject& subject, size_t chunk, int64_t begin,
-                         std::span<const std::byte> found, std::vector<std::byte>& expected,
-                         std::vector<std::byte>& scratch) {
+  static Status Expected(const Subject& subject, const Sources& sources, size_t chunk,
+                         int64_t begin, std::span<const std::byte> found,
+                         std::vector<std::byte>& expected, std::vector<std::byte>& scratch) {
     const DType dtype = subject.bound->tensor->dtype;
-    const Sources& sources = subject.plan->sources();
     expected.resize(found.size());
     WB_RETURN_IF_ERROR(GatherElements(subject.boxes[chunk], sources, subject.bound->parameter->op,
                                       dtype, begin, expected, scratch));
@@ -411,9 +423,7 @@ class Verifier {
     row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, dtype};
     row.transform = p.storage->transform;
     const DType hf_dtype = row.hf[0].dtype.value();
-    row.op = p.op == Op::kNone && dtype != hf_dtype
-                 ? fmt::format("cast {} -> {}", ShortName(hf_dtype), ShortName(dtype))
-                 : std::string(ToString(p.op));
+    row.op = OpText(FirstQuantized(p), p.op, hf_dtype, dtype);
     row.bytes = static_cast<uint64_t>(Numel(p.shape) * BitsOf(dtype) / 8);
     if (options_.headers_only) row.metrics = NotCompared();
     if (!options_.headers_only) report_.bytes += row.bytes;
@@ -423,7 +433,15 @@ class Verifier {
       if (auto cause = JudgeCast(p, hf_dtype, Cast(), row)) AddCause(*std::move(cause), report_);
     }
     if (subject.padding_not_zero > 0) NotePadding(subject.padding_not_zero, row);
+    TakeScaleFaults(scales_, row);
     return row;
+  }
+
+  const QuantizedTensor* FirstQuantized(const Parameter& p) const {
+    for (const std::string& name : p.hf) {
+      if (const QuantizedTensor* q = hf_.Quantized(*hf_.Find(name))) return q;
+    }
+    return nullptr;
   }
 
   void NotePadding(int64_t elements, ResultRow& row) {
@@ -449,7 +467,8 @@ class Verifier {
         WB_RETURN_IF_ERROR(Proceed());
         const int64_t n = std::min(block_elements_, numel - at);
         const auto block = Elements(subject.data[c], dtype, at, n);
-        WB_RETURN_IF_ERROR(Expected(subject, c, at, block, expected, scratch));
+        WB_RETURN_IF_ERROR(
+            Expected(subject, subject.plan->sources(), c, at, block, expected, scratch));
         const ElementStats part =
             CompareElements({dtype, {n}, expected}, {dtype, {n}, block}, {}, 1, true);
         if (part.first_mismatch >= 0) {
@@ -467,17 +486,62 @@ class Verifier {
     }
     measured.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),  stats.max_relative(),
                         stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
+    if (FirstQuantized(*b.parameter) != nullptr) {
+      WB_TRY(measured.misreading, FindMisreading(subject));
+    }
     subject.measured = std::move(measured);
     return {};
   }
 
-  void Describe(const Subject& subject, ResultRow& row) const {
+  // A bridge that read the codes wrongly wrote values that are exactly those of that mistake.
+  Result<Misreading> FindMisreading(const Subject& subject) const {
+    for (const MisreadingCause& mistake : MisreadingCauses()) {
+      Sources sources = subject.plan->sources();
+      sources.misreading = mistake.misreading;
+      WB_TRY(const bool equal, EqualWith(subject, sources));
+      if (equal) return mistake.misreading;
+    }
+    return Misreading::kNone;
+  }
+
+  Result<bool> EqualWith(const Subject& subject, const Sources& sources) const {
+    std::vector<std::byte> expected, scratch;
+    for (size_t c = 0; c < subject.bound->chunks.size(); ++c) {
+      const int64_t numel = Numel(subject.bound->chunks[c].sizes);
+      for (int64_t at = 0; at < numel; at += block_elements_) {
+        WB_RETURN_IF_ERROR(Proceed());
+        const auto block = Elements(subject.data[c], subject.bound->tensor->dtype, at,
+                                    std::min(block_elements_, numel - at));
+        WB_RETURN_IF_ERROR(Expected(subject, sources, c, at, block, expected, scratch));
+        if (std::memcmp(expected.data(), block.data(), block.size()) != 0) return false;
+      }
+    }
+    return true;
+  }
+
+  void NameMisreading(Misreading misreading, ResultRow& row) {
+    for (const MisreadingCause& mistake : MisreadingCauses()) {
+      if (mistake.misreading != misreading) continue;
+      row.why += fmt::format(": {}", mistake.message);
+      AddCause({std::string(mistake.cause),
+                Proof::kExact,
+                Origin::kCheckpoint,
+                {row.megatron.name},
+                std::string(mistake.message),
+                row.megatron.name,
+                "the bridge that wrote the checkpoint has to dequantize while it imports"},
+               report_);
+    }
+  }
+
+  void Describe(const Subject& subject, ResultRow& row) {
     row.status = RowStatus::kMismatch;
     if (!subject.measured) return;  // another rank has its figures, and rank 0 reports them
     const Measured& measured = *subject.measured;
     row.metrics = measured.metrics;
     row.why = fmt::format("{} of {} element(s) differ", measured.metrics.mismatched,
                           Numel(subject.bound->parameter->shape));
+    NameMisreading(measured.misreading, row);
     if (!measured.element) return;
     FirstDifference first;
     first.expected = measured.expected;
@@ -655,6 +719,7 @@ class Verifier {
   const BlockBudget budget_;
   const int64_t block_elements_;
   MegatronBinding binding_;
+  ScaleJudgement scales_;
   std::vector<std::unique_ptr<Subject>> subjects_;
   Report report_;
 };

@@ -14,6 +14,7 @@
 
 #include "base/threads.h"
 #include "checks/make_manifest.h"
+#include "checks/scales.h"
 #include "checks/tensor_hash.h"
 
 namespace weighbridge {
@@ -27,6 +28,7 @@ struct Pair {
   const ManifestTensor* wanted = nullptr;
   const ManifestEntry* entry = nullptr;  // of `wanted`: the one to compare with
   std::optional<Xxh3Digest> digest;      // of `found` in entry->dtype; nullopt: it does not fit
+  bool same_codes = false;               // both are quantized, and codes and scales are equal
 };
 
 // The entry in the dtype as stored, else the widest that the stored dtype holds, else the narrowest
@@ -159,6 +161,8 @@ class ManifestVerifier {
       const std::array dtypes = {pair.entry->dtype};
       WB_TRY(const auto digests, HashOf(tensors_, *pair.found, dtypes, options_.progress));
       pair.digest = digests[0];
+      const auto& stored = pair.wanted->stored;
+      pair.same_codes = !stored.empty() && HashStored(tensors_, *pair.found) == stored;
       return {};
     });
   }
@@ -167,9 +171,8 @@ class ManifestVerifier {
     const CanonicalTensor& found = *pair.found;
     ResultRow row = RowOf(found, *pair.wanted);
     if (pair.entry != nullptr) row.hf[0].dtype = pair.entry->dtype;
-    if (pair.entry != nullptr && pair.entry->dtype != found.stored) {
-      row.op = fmt::format("cast {} -> {}", ShortName(found.stored), ShortName(pair.entry->dtype));
-    }
+    row.op = OpText(tensors_.Quantized(found), Op::kNone, found.stored,
+                    pair.entry != nullptr ? pair.entry->dtype : found.stored);
     row.bytes = found.bytes();
     if (options_.headers_only) {
       row.metrics = NotCompared();
@@ -204,18 +207,30 @@ class ManifestVerifier {
   // Says which entry it was, where that is not plain.
   void Matched(const Pair& pair, ResultRow row) {
     const DType stored = pair.found->stored, dtype = pair.entry->dtype;
-    const char* how = "as stored";
+    std::string how = "as stored";
     if (BitsOf(stored) > BitsOf(dtype)) {
       row.status = RowStatus::kMatchWidened;
       how = "narrowed without loss";
     } else if (BitsOf(stored) < BitsOf(dtype)) {
       how = "widened";
     }
+    const std::string quantized = HowQuantized(pair);
+    if (!quantized.empty()) how = quantized;
     ++matched_[how];
-    if (pair.wanted->entries.size() > 1 || stored != dtype) {
+    if (pair.wanted->entries.size() > 1 || stored != dtype || !quantized.empty()) {
       row.why = fmt::format("matched the manifest's entry in {}, {}", ShortName(dtype), how);
     }
     report_.results.push_back(std::move(row));
+  }
+
+  // Which of the two entries of a quantized weight it was; "" where neither side has one.
+  std::string HowQuantized(const Pair& pair) const {
+    const bool found = tensors_.Quantized(*pair.found) != nullptr;
+    const bool wanted = !pair.wanted->stored.empty();
+    if (!found && !wanted) return "";
+    if (pair.same_codes) return fmt::format("and as stored in {}", pair.wanted->scheme);
+    if (options_.headers_only || !found || !wanted) return "dequantized";
+    return "dequantized; its codes or scales differ";
   }
 
   void Differs(const Pair& pair, ResultRow row) {

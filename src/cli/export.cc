@@ -20,6 +20,7 @@
 #include "cli/megatron_input.h"
 #include "cli/size_option.h"
 #include "formats/checkpoint_files.h"
+#include "formats/quantized/config.h"
 #include "report/rows.h"
 
 namespace weighbridge::cli {
@@ -43,19 +44,55 @@ DType MainDType(const SafetensorsPlan& plan) {
   return most == bytes.end() ? DType::kF32 : most->first;
 }
 
-Result<std::string> ConfigText(const MegatronInput& input, DType dtype) {
-  if (!input.config_file.empty()) return ReadTextFile(input.config_file);
-  nlohmann::ordered_json config = input.config;
-  config["torch_dtype"] = dtype == DType::kBF16  ? "bfloat16"
-                          : dtype == DType::kF16 ? "float16"
-                                                 : "float32";
+// With weights that are stored quantized in --like.
+bool IsQuantized(const MegatronInput& input) {
+  return input.Original() != nullptr && &input.Original()->Stored() != input.Original();
+}
+
+// config.json; of weights that are written plain without a quantization_config.
+Result<std::string> ConfigText(const MegatronInput& input, DType dtype, Conversion& done) {
+  if (input.config_file.empty()) {
+    nlohmann::ordered_json config = input.config;
+    config["torch_dtype"] = dtype == DType::kBF16  ? "bfloat16"
+                            : dtype == DType::kF16 ? "float16"
+                                                   : "float32";
+    return DumpConfig(config);
+  }
+  WB_TRY(std::string text, ReadTextFile(input.config_file));
+  if (IsQuantized(input) && !input.plain_weights) return text;
+  WB_TRY(nlohmann::ordered_json config, ParseOrderedJson(text, input.config_file.string()));
+  if (!RemoveQuantizationConfig(config)) return text;
+  done.notes.push_back(
+      "the weights are written plain, and quantization_config is left out of config.json; --like a "
+      "quantized model without --dtype quantizes them again with its scales");
   return DumpConfig(config);
+}
+
+// Of the files that this process wrote.
+void NoteRequantized(const ExportPlan& plan, const SafetensorsWriter& writer,
+                     const RequantizeCounts& counts, Conversion& done) {
+  size_t quantized = 0;
+  for (size_t i = 0; i < plan.tensors.size(); ++i) {
+    quantized += plan.tensors[i].quantized != nullptr && writer.Writes(i) ? 1 : 0;
+  }
+  if (quantized == 0) return;
+  std::string text =
+      fmt::format("{} weight(s) are quantized again with the scales of --like", quantized);
+  if (counts.changed == 0) {
+    text += ": every code is that of --like";
+  } else {
+    text += fmt::format(
+        ": {} value(s) are not those of --like, {} of them have no code under its "
+        "scales and were rounded to the nearest ({} beyond the largest)",
+        counts.changed, counts.rounded, counts.clipped);
+  }
+  done.notes.push_back(std::move(text));
 }
 
 // config.json, and with --like the tokenizer and what else lies beside the weights.
 Status WriteOthers(const MegatronInput& input, DType dtype, const AtomicDirectory& folder,
                    Conversion& done) {
-  WB_TRY(const std::string config, ConfigText(input, dtype));
+  WB_TRY(const std::string config, ConfigText(input, dtype, done));
   WB_RETURN_IF_ERROR(folder.WriteFile("config.json", config));
   if (input.Original() == nullptr) return {};
   const fs::path& source = input.Original()->path();
@@ -95,7 +132,8 @@ Status Write(ExportArguments& a, const Work& work, Coordinator& ranks, RankedOut
     if (ranks.first()) progress.emplace("export", output.own_bytes());
     a.options.progress = [&](uint64_t bytes) { progress ? progress->Add(bytes) : void(); };
     if (ranks.size() > 1) a.options.proceed = [&] { return ranks.Check(); };
-    WB_RETURN_IF_ERROR(Export(work.model, work.what, a.options, writer));
+    WB_TRY(const RequantizeCounts counts, Export(work.model, work.what, a.options, writer));
+    NoteRequantized(work.what, writer, counts, done);
   }
   if (read_back) WB_RETURN_IF_ERROR(writer.ReadBack(a.writing.threads, *read_back));
   WB_RETURN_IF_ERROR(work.sources.CheckUnchanged());
@@ -122,9 +160,10 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
     WB_RETURN_IF_ERROR(RefuseSourceAsTarget(input->Original()->path(), a.target));
   }
   if (!a.dtype.empty()) a.options.dtype = ParseShortName(a.dtype);
+  input->plain_weights = a.options.dtype.has_value() && IsQuantized(*input);
   WB_TRY(const Model model, ExpandModel(*input, a.options.without_mtp));
-  WB_TRY(const ExportPlan what,
-         PlanExport(model, *input->checkpoint, input->Original(), a.options));
+  const Checkpoint* like = input->plain_weights ? nullptr : input->Original();
+  WB_TRY(const ExportPlan what, PlanExport(model, *input->checkpoint, like, a.options));
   std::vector<TensorInfo> infos;
   for (const ExportTensor& t : what.tensors) infos.push_back(t.info);
   WB_TRY(const int64_t shard_bytes, ParseSize(a.max_shard_size, "--max-shard-size"));

@@ -32,22 +32,24 @@ json ShapeJson(const Shape& shape) { return json(shape); }
 // -- list --
 
 struct ListRow {
-  std::string family, kind, mapping, levels, architectures;
+  std::string family, kind, mapping, levels, quantization, architectures;
 };
 
 // A table of text, as wide as its longest entries.
 std::string ListText(const std::vector<ListRow>& rows) {
-  size_t family = 0, kind = 0, mapping = 0, levels = 0;
+  size_t family = 0, kind = 0, mapping = 0, levels = 0, quantization = 0;
   for (const ListRow& row : rows) {
     family = std::max(family, row.family.size());
     kind = std::max(kind, row.kind.size());
     mapping = std::max(mapping, row.mapping.size());
     levels = std::max(levels, row.levels.size());
+    quantization = std::max(quantization, row.quantization.size());
   }
   std::string text;
   for (const ListRow& row : rows) {
-    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:<{}}  {}\n", row.family, family, row.kind, kind,
-                        row.mapping, mapping, row.levels, levels, row.architectures);
+    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:<{}}  {:<{}}  {}\n", row.family, family,
+                        row.kind, kind, row.mapping, mapping, row.levels, levels,
+                        row.quantization, quantization, row.architectures);
   }
   return text;
 }
@@ -58,12 +60,12 @@ std::string ListMarkdown(const std::vector<ListRow>& rows) {
       "# Model families\n\n"
       "Made by `weighbridge families list --markdown`. Mapping: \"bridge\" is a family of Megatron "
       "Bridge, \"own\" one\nthat it does not have, mapped by this project from what `transformers` "
-      "writes and Megatron-Core builds.\n\n";
+      "writes and Megatron-Core builds. Quantization: as what its authors release it beside bf16.\n\n";
   for (size_t i = 0; i < rows.size(); ++i) {
     const ListRow& row = rows[i];
-    text += fmt::format("| {} | {} | {} | {} | {} |\n", row.family, row.kind, row.mapping,
-                        row.levels, row.architectures);
-    if (i == 0) text += "| --- | --- | --- | --- | --- |\n";
+    text += fmt::format("| {} | {} | {} | {} | {} | {} |\n", row.family, row.kind, row.mapping,
+                        row.levels, row.quantization, row.architectures);
+    if (i == 0) text += "| --- | --- | --- | --- | --- | --- |\n";
   }
   return text;
 }
@@ -71,17 +73,20 @@ std::string ListMarkdown(const std::vector<ListRow>& rows) {
 Result<std::string> List(const FamiliesArguments& a) {
   WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
   json out = json::array();
-  std::vector<ListRow> rows = {{"family", "kind", "mapping", "levels", "architectures"}};
+  std::vector<ListRow> rows = {
+      {"family", "kind", "mapping", "levels", "quantization", "architectures"}};
   WB_TRY(const auto* all, library.All());
   for (const auto& [name, spec] : *all) {
     out.push_back({{"family", name},
                    {"kind", spec.kind},
                    {"mapping", spec.mapping},
+                   {"quantization", spec.quantization},
                    {"levels", {"L0", "L1"}},
                    {"architectures", spec.hf_architectures},
                    {"model_types", spec.hf_model_types},
                    {"origin", spec.origin}});
     rows.push_back({name, spec.kind, spec.mapping, "L0 L1",
+                    spec.quantization.empty() ? "-" : fmt::format("{}", fmt::join(spec.quantization, " ")),
                     fmt::format("{}", fmt::join(spec.hf_architectures, ", "))});
   }
   if (a.as_json) return out.dump(2) + "\n";
@@ -114,9 +119,13 @@ Result<std::string> Show(const FamiliesArguments& a) {
   if (a.as_json) {
     json params = json::array();
     for (const ParamRule& rule : spec->params) params.push_back(ParamJson(rule));
-    const json out = {{"family", spec->name},     {"kind", spec->kind},
-                      {"mapping", spec->mapping}, {"origin", spec->origin},
-                      {"extends", spec->extends}, {"architectures", spec->hf_architectures},
+    const json out = {{"family", spec->name},
+                      {"kind", spec->kind},
+                      {"mapping", spec->mapping},
+                      {"origin", spec->origin},
+                      {"extends", spec->extends},
+                      {"quantization", spec->quantization},
+                      {"architectures", spec->hf_architectures},
                       {"params", params}};
     return out.dump(2) + "\n";
   }
@@ -124,6 +133,9 @@ Result<std::string> Show(const FamiliesArguments& a) {
       "{} ({}), {} <-> {}\n  mapping: {}, from {}{}\n", spec->name, spec->kind,
       fmt::join(spec->hf_architectures, ", "), spec->megatron_model, spec->mapping, spec->origin,
       spec->extends.empty() ? "" : fmt::format(", extends {}", fmt::join(spec->extends, ", ")));
+  if (!spec->quantization.empty()) {
+    text += fmt::format("  released as {} beside bf16\n", fmt::join(spec->quantization, ", "));
+  }
   for (const ParamRule& rule : spec->params) {
     std::string condition;
     if (!rule.layers.empty())

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <utility>
 
 #include "base/strings.h"
@@ -107,6 +108,16 @@ bool TakeGuess(const MegatronArguments& a, const MegatronConfig& megatron, Megat
   return false;
 }
 
+// The names that the weights of `original` have where they are stored plain.
+HasTensor HasPlain(const Checkpoint& original) {
+  std::set<std::string> names;
+  for (const TensorInfo& t : original.tensors()) {
+    const QuantizedTensor* q = original.Quantized(t);
+    names.insert(q != nullptr ? q->plain_name : t.name);
+  }
+  return [names = std::move(names)](const std::string& name) { return names.contains(name); };
+}
+
 }  // namespace
 
 CommandInputs MegatronArguments::Inputs() const {
@@ -159,7 +170,10 @@ Result<std::unique_ptr<MegatronInput>> OpenMegatronInput(const MegatronArguments
 
 Result<Model> ExpandModel(MegatronInput& input, bool without_mtp) {
   ExpandOptions expand;
-  if (const Checkpoint* original = input.Original()) ChooseStorageBy(*original, expand);
+  if (const Checkpoint* original = input.Original()) {
+    ChooseStorageBy(*original, expand);
+    if (input.plain_weights) expand.has = HasPlain(*original);
+  }
   expand.without_mtp = without_mtp;
   return ExpandAsStored(*input.family, input.config, std::move(expand), input.checkpoint);
 }
@@ -171,6 +185,10 @@ Result<SourceFiles> LookAtSources(const MegatronInput& input,
   for (const FileInfo& file : input.checkpoint->identity()) files.push_back(file.path);
   for (const std::string& name : input.checkpoint->metadata().files) files.push_back(folder / name);
   if (!input.config_file.empty()) files.push_back(input.config_file);
+  // Codes and scales of a quantized model are taken from it.
+  if (const Checkpoint* like = input.Original(); like != nullptr && &like->Stored() != like) {
+    for (const FileInfo& file : like->files()) files.push_back(file.path);
+  }
   return LookAtSources(files, families);
 }
 

@@ -41,6 +41,8 @@ struct MegatronInput {
   nlohmann::json config;
   std::filesystem::path config_file;  // empty: `config` was derived from Megatron's
   std::vector<std::string> notes;
+  // Weights that `like` stores quantized are meant as plain ones.
+  bool plain_weights = false;
   FamilyLibrary families;  // of `family` without `like`
 
   // The checkpoint of `like`, or nullptr.

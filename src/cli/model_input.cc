@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "checks/megatron_state_dict.h"
 #include "cli/rank_options.h"
+#include "formats/quantized/checkpoint.h"
 #include "formats/torch_dist/reader.h"
 #include "formats/torch_legacy/reader.h"
 
@@ -259,6 +260,8 @@ Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                 "give one with --config FILE");
   }
   WB_TRY(input->config, ReadConfig(config));
+  WB_TRY(const QuantizationConfig quantization, ReadQuantizationConfig(input->config));
+  WB_TRY(input->checkpoint, ShowValues(std::move(input->checkpoint), quantization));
   input->files.push_back(config.string());
   std::copy_if(family_files.begin(), family_files.end(), std::back_inserter(input->files),
                IsFamilyFile);

@@ -13,6 +13,7 @@
 #include "family/layer_rules.h"
 #include "mapping/ops.h"
 #include "mapping/transforms/transform.h"
+#include "tensor/quantized.h"
 
 namespace weighbridge {
 namespace {
@@ -36,6 +37,12 @@ class Linter {
     if (spec_.hf_architectures.empty()) return Bad("'hf_architectures' is empty", 0);
     for (const char* required : {"layers", "vocab"}) {
       if (!spec_.dims.contains(required)) return Bad(fmt::format("[dims] lacks '{}'", required), 0);
+    }
+    const auto schemes = QuantizationNames();
+    for (const std::string& name : spec_.quantization) {
+      if (std::find(schemes.begin(), schemes.end(), name) != schemes.end()) continue;
+      return Bad(fmt::format("'quantization' is of {}, not '{}'", fmt::join(schemes, ", "), name),
+                 0);
     }
     WB_RETURN_IF_ERROR(Symbols());
     WB_RETURN_IF_ERROR(Stacks());

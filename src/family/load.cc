@@ -516,6 +516,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   spec.abstract = top.Bool("abstract", false);
   spec.hf_architectures = top.Strings("hf_architectures");
   spec.hf_model_types = top.Strings("hf_model_types");
+  spec.quantization = top.Strings("quantization");
   if (top.Has("megatron_model")) spec.megatron_model = top.String("megatron_model");
   WB_RETURN_IF_ERROR(ReadRemove(top, spec));
   ReadRename(top, spec);

@@ -152,6 +152,7 @@ struct FamilySpec {
   std::string variant_of;
   bool abstract = false;
   std::vector<std::string> hf_architectures, hf_model_types;
+  std::vector<std::string> quantization;  // as what its authors release it beside bf16: "fp8"
   std::map<std::string, Symbol> dims, flags;
   std::map<std::string, LayerDim> layer_dims;
   std::map<std::string, LayerRule> layer_kinds;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "tensor/quantized.h"
 #include "tensor/tensor.h"
 
 namespace weighbridge {
@@ -41,6 +42,12 @@ struct CheckpointNote {
   std::string message;
 };
 
+// Something about one tensor that makes it useless: a weight without its scale.
+struct TensorFault {
+  std::string cause;  // docs/causes.md
+  std::string message, hint;
+};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -51,7 +58,7 @@ class Checkpoint {
   virtual const std::vector<FileInfo>& files() const = 0;
   // Sorted by name; names are unique.
   virtual const std::vector<TensorInfo>& tensors() const = 0;
-  // The tensor's bytes, valid as long as the Checkpoint lives.
+  // The tensor's bytes, valid as long as the Checkpoint lives. Empty for a quantized tensor.
   virtual std::span<const std::byte> Data(const TensorInfo& tensor) const = 0;
   // Tells the system that these bytes are done with. Only a hint.
   virtual void DropBehind(const TensorInfo& tensor) const = 0;
@@ -59,6 +66,13 @@ class Checkpoint {
   // Weight files in the folder that do not belong to this checkpoint (stale shards, other formats).
   virtual std::vector<std::filesystem::path> extra_files() const { return {}; }
   virtual std::vector<CheckpointNote> notes() const { return {}; }
+
+  // Of a checkpoint that shows the values of quantized weights (formats/quantized/checkpoint.h):
+  // how they are made from what is stored, nullptr for a plain tensor; why a tensor cannot be used,
+  // nullptr for most; the files as they are. TensorInfo::nbytes and shape are those of the values.
+  virtual const QuantizedTensor* Quantized(const TensorInfo&) const { return nullptr; }
+  virtual const TensorFault* Fault(const TensorInfo&) const { return nullptr; }
+  virtual const Checkpoint& Stored() const { return *this; }
 
   // nullptr when there is none.
   const TensorInfo* Find(std::string_view name) const;

@@ -83,6 +83,12 @@ TEST(Lint, RequiredPiecesAreThere) {
   EXPECT_THAT(Fault("count = \"layers\"\n", ""), HasSubstr("needs name and count"));
 }
 
+TEST(Lint, QuantizationIsAKnownScheme) {
+  const std::string line = "hf_architectures = [\"TinyForCausalLM\"]\n";
+  EXPECT_EQ(Fault(line, line + "quantization = [\"fp8\", \"mxfp4\"]\n"), "accepted");
+  EXPECT_THAT(Fault(line, line + "quantization = [\"fp9\"]\n"), HasSubstr("not 'fp9'"));
+}
+
 TEST(Lint, ParametersNameThingsThatExist) {
   EXPECT_EQ(
       Fault("stack = \"decoder\"\nlayers = \"dense\"", "stack = \"encoder\"\nlayers = \"dense\""),

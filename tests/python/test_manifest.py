@@ -300,6 +300,16 @@ HOSTILE = {
     "an unknown dtype": document(GOOD | {"dtype": "bf17"}), "no shape": document({k: v for k, v in GOOD.items() if k != "shape"}),
     "also no list": document(GOOD | {"also": {}}), "also without dtype": document(GOOD | {"also": [{"xxh3": "0" * 32}]}),
     "endless also": document(GOOD | {"also": [{"dtype": "fp32", "xxh3": "0" * 32}] * 1000}),
+    "stored as text": document(GOOD | {"stored": "fp8"}), "stored without tensors": document(GOOD | {"stored": {"scheme": "fp8"}}),
+    "stored without a scheme": document(GOOD | {"stored": {"tensors": [GOOD]}}),
+    "stored tensors that are text": document(GOOD | {"stored": {"scheme": "fp8", "tensors": "x"}}),
+    "a stored tensor that is text": document(GOOD | {"stored": {"scheme": "fp8", "tensors": ["x"]}}),
+    "a stored tensor without a name": document(GOOD | {"stored": {"scheme": "fp8", "tensors": [{**GOOD, "name": ""}]}}),
+    "a stored tensor without a hash": document(GOOD | {"stored": {"scheme": "fp8", "tensors": [{**GOOD, "xxh3": ""}]}}),
+    "a stored tensor of too many elements": document(
+        GOOD | {"stored": {"scheme": "fp8", "tensors": [GOOD | {"shape": [2**40] * 2}]}}),
+    "endless stored tensors": document(GOOD | {"stored": {"scheme": "fp8", "tensors": [GOOD] * 1000}}),
+    "stored without end": document(GOOD | {"stored": {"scheme": "fp8", "tensors": [GOOD]}})[:-5],
     "deep nesting": '{"schema": "weighbridge.manifest/1", "x": ' + "[" * 100000, "followed by more": document(GOOD) + "{}",
     "not UTF-8": document(GOOD).replace('"a"', '"\udcff"'), "a report": '{"schema": "weighbridge.report/1", "results": []}',
 }

@@ -26,11 +26,24 @@ struct ManifestEntry {
   bool operator==(const ManifestEntry&) const = default;
 };
 
+// A tensor of the files that belongs to a quantized weight: its codes, a scale.
+struct ManifestStored {
+  std::string name;
+  DType dtype = DType::kF8E4M3;
+  Shape shape;
+  Xxh3Digest xxh3;  // of its bytes
+  bool operator==(const ManifestStored&) const = default;
+};
+
 struct ManifestTensor {
   std::string name;
   Shape shape;
   // Never empty; the narrowest dtype first. All hold the same values.
   std::vector<ManifestEntry> entries;
+  // Of a weight that is stored quantized: how ("fp8"), and what it is made of, the codes first. The
+  // entries are of the values that it stands for.
+  std::string scheme;
+  std::vector<ManifestStored> stored;
   bool operator==(const ManifestTensor&) const = default;
 };
 

@@ -16,6 +16,7 @@ namespace {
 namespace od = simdjson::ondemand;
 
 constexpr size_t kMaxAxes = 64;
+constexpr size_t kMaxStored = 16;
 
 class Parser {
  public:
@@ -99,6 +100,8 @@ class Parser {
         has_shape = true;
       } else if (key == "also") {
         WB_RETURN_IF_ERROR(TakeAlso(field.value(), tensor));
+      } else if (key == "stored") {
+        WB_RETURN_IF_ERROR(TakeStored(field.value(), tensor));
       } else {
         WB_RETURN_IF_ERROR(first.Take(*this, key, field.value()));
       }
@@ -108,15 +111,17 @@ class Parser {
     WB_TRY(const ManifestEntry entry, ToEntry(first));
     tensor.entries.insert(tensor.entries.begin(), entry);
     for (const ManifestEntry& e : tensor.entries) {
-      const auto numel = CheckedNumel(tensor.shape);
-      if (!numel || !BytesFor(e.dtype, *numel)) {
-        return Bad(fmt::format("gives '{}' the shape {}, which no tensor of {} has",
-                               ToPrintable(tensor.name), ToString(tensor.shape),
-                               ShortName(e.dtype)));
-      }
+      WB_RETURN_IF_ERROR(CheckShape(tensor.name, tensor.shape, e.dtype));
     }
     manifest_.tensors.push_back(std::move(tensor));
     return {};
+  }
+
+  Status CheckShape(const std::string& name, const Shape& shape, DType dtype) const {
+    const auto numel = CheckedNumel(shape);
+    if (numel && BytesFor(dtype, *numel)) return {};
+    return Bad(fmt::format("gives '{}' the shape {}, which no tensor of {} has", ToPrintable(name),
+                           ToString(shape), ShortName(dtype)));
   }
 
   // The two fields of an entry, as they stand in the document.
@@ -165,6 +170,62 @@ class Parser {
       tensor.entries.push_back(entry);
       if (tensor.entries.size() > AllDTypes().size())
         return Bad("has too many entries of a tensor");
+    }
+    return {};
+  }
+
+  // What a quantized weight is made of.
+  Status TakeStored(od::value value, ManifestTensor& tensor) {
+    if (!tensor.stored.empty()) return Bad("has 'stored' of a tensor twice");
+    od::object object;
+    if (value.get_object().get(object)) return Bad("has 'stored' that is no object");
+    for (auto element : object) {
+      od::field field;
+      if (auto code = std::move(element).get(field)) return BadJson(code);
+      std::string_view key;
+      if (auto code = field.unescaped_key().get(key)) return BadJson(code);
+      if (key == "scheme") {
+        WB_TRY(tensor.scheme, Text(field.value(), "scheme"));
+      } else if (key == "tensors") {
+        WB_RETURN_IF_ERROR(TakeStoredTensors(field.value(), tensor.stored));
+      }
+    }
+    if (tensor.scheme.empty() || tensor.stored.empty()) {
+      return Bad("has 'stored' without a scheme or without tensors");
+    }
+    return {};
+  }
+
+  Status TakeStoredTensors(od::value value, std::vector<ManifestStored>& stored) {
+    od::array array;
+    if (value.get_array().get(array)) return Bad("has 'tensors' of 'stored' that are no list");
+    for (auto element : array) {
+      od::object object;
+      if (std::move(element).get_object().get(object)) {
+        return Bad("has 'stored' with a tensor that is no object");
+      }
+      ManifestStored part;
+      EntryText text;
+      for (auto member : object) {
+        od::field field;
+        if (auto code = std::move(member).get(field)) return BadJson(code);
+        std::string_view key;
+        if (auto code = field.unescaped_key().get(key)) return BadJson(code);
+        if (key == "name") {
+          WB_TRY(part.name, Text(field.value(), "name"));
+        } else if (key == "shape") {
+          WB_RETURN_IF_ERROR(TakeShape(field.value(), part.shape));
+        } else {
+          WB_RETURN_IF_ERROR(text.Take(*this, key, field.value()));
+        }
+      }
+      if (part.name.empty()) return Bad("has 'stored' with a tensor without a name");
+      WB_TRY(const ManifestEntry entry, ToEntry(text));
+      WB_RETURN_IF_ERROR(CheckShape(part.name, part.shape, entry.dtype));
+      part.dtype = entry.dtype;
+      part.xxh3 = entry.xxh3;
+      stored.push_back(std::move(part));
+      if (stored.size() > kMaxStored) return Bad("has too many 'stored' tensors of a weight");
     }
     return {};
   }

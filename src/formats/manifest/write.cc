@@ -16,6 +16,19 @@ std::string EntryText(const ManifestEntry& entry) {
   return fmt::format(R"("dtype": "{}", "xxh3": "{}")", ShortName(entry.dtype), entry.xxh3.Hex());
 }
 
+// Of the tensors that a quantized weight is made of.
+std::string StoredText(const ManifestTensor& tensor) {
+  std::string text =
+      fmt::format(R"(, "stored": {{"scheme": {}, "tensors": [)", Quoted(tensor.scheme));
+  for (size_t i = 0; i < tensor.stored.size(); ++i) {
+    const ManifestStored& part = tensor.stored[i];
+    text +=
+        fmt::format(R"({}{{"name": {}, "shape": [{}], {}}})", i == 0 ? "" : ", ", Quoted(part.name),
+                    fmt::join(part.shape, ", "), EntryText({part.dtype, part.xxh3}));
+  }
+  return text + "]}";
+}
+
 std::string TensorText(const ManifestTensor& tensor) {
   std::string text = fmt::format(R"({{"name": {}, "shape": [{}], {})", Quoted(tensor.name),
                                  fmt::join(tensor.shape, ", "), EntryText(tensor.entries.front()));
@@ -23,7 +36,9 @@ std::string TensorText(const ManifestTensor& tensor) {
     text +=
         fmt::format(R"({}{{{}}})", i == 1 ? R"(, "also": [)" : ", ", EntryText(tensor.entries[i]));
   }
-  return text + (tensor.entries.size() > 1 ? "]}" : "}");
+  if (tensor.entries.size() > 1) text += "]";
+  if (!tensor.stored.empty()) text += StoredText(tensor);
+  return text + "}";
 }
 
 }  // namespace

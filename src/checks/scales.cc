@@ -1,0 +1,121 @@
+#include "checks/scales.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "base/threads.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr int64_t kScalesAtATime = 1 << 20;
+
+struct Counted {
+  const TensorInfo* tensor = nullptr;
+  const QuantizedTensor* quantized = nullptr;
+  ScaleCounts counts;
+};
+
+std::vector<Counted> QuantizedTensors(const Checkpoint& hf) {
+  std::vector<Counted> out;
+  if (&hf.Stored() == &hf) return out;
+  for (const TensorInfo& t : hf.tensors()) {
+    if (const QuantizedTensor* q = hf.Quantized(t)) out.push_back({&t, q, {}});
+  }
+  return out;
+}
+
+void Count(Counted& c) {
+  const int64_t scales = ScaleCount(*c.quantized);
+  for (int64_t at = 0; at < scales; at += kScalesAtATime) {
+    c.counts += CountScales(*c.quantized, at, std::min(kScalesAtATime, scales - at));
+  }
+}
+
+void Judge(const std::vector<Counted>& counted, ScaleJudgement& out) {
+  ScaleCounts all;
+  std::vector<std::string> where;
+  for (const Counted& c : counted) {
+    all += c.counts;
+    if (c.counts.not_finite == 0) continue;
+    const std::string why =
+        fmt::format("{} of {} scales are NaN or infinite, the first is number {}",
+                    c.counts.not_finite, c.counts.total, c.counts.first_not_finite);
+    out.faults[c.tensor->name] = "scale-invalid: " + why;
+    if (where.size() < 8) where.push_back(fmt::format("{}: {}", c.tensor->name, why));
+  }
+  if (!where.empty()) {
+    const std::string evidence = where.front();
+    out.causes.push_back(
+        {"scale-invalid", Proof::kExact, Origin::kCheckpoint, std::move(where),
+         fmt::format("{} weight(s) have scales that are no numbers", out.faults.size()), evidence,
+         "the weights of such a block are NaN or infinite; quantize the model again"});
+  }
+  if (all.zero > 0) {
+    out.notes.push_back({"scale-zero", fmt::format("{} of {} scales are zero, and so is every "
+                                                   "weight of their blocks",
+                                                   all.zero, all.total)});
+  }
+  if (all.negative > 0) {
+    out.notes.push_back(
+        {"scale-negative", fmt::format("{} of {} scales are negative", all.negative, all.total)});
+  }
+  if (all.ambiguous > 0) {
+    out.notes.push_back(
+        {"scale-ambiguous", fmt::format("under {} of {} scales several codes have one value: only "
+                                        "`export --like` this checkpoint brings the codes back",
+                                        all.ambiguous, all.total)});
+  }
+}
+
+}  // namespace
+
+Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads) {
+  std::vector<Counted> counted = QuantizedTensors(hf);
+  ScaleJudgement out;
+  WB_RETURN_IF_ERROR(TryParallelFor(counted.size(), threads, [&](size_t i) -> Status {
+    Count(counted[i]);
+    return {};
+  }));
+  Judge(counted, out);
+  return out;
+}
+
+std::span<const MisreadingCause> MisreadingCauses() {
+  static constexpr std::array kCauses = {
+      MisreadingCause{Misreading::kScaleIgnored, "scale-ignored",
+                      "the codes were taken for the values, their scales left out"},
+      MisreadingCause{Misreading::kScaleInverted, "scale-inverted",
+                      "the codes were divided by their scales and not multiplied with them"},
+      MisreadingCause{Misreading::kNibbleOrder, "nibble-order",
+                      "the two codes of each byte were taken in the wrong order"}};
+  return kCauses;
+}
+
+void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {
+  for (const TensorRef& tensor : row.hf) {
+    const auto fault = scales.faults.find(tensor.name);
+    if (fault == scales.faults.end()) continue;
+    row.status = RowStatus::kMismatch;
+    row.why =
+        row.hf.size() == 1 ? fault->second : fmt::format("{}: {}", tensor.name, fault->second);
+  }
+}
+
+std::string OpText(const QuantizedTensor* quantized, Op op, DType from, DType to) {
+  std::string text;
+  if (quantized != nullptr) text = fmt::format("dequantize {}", quantized->scheme);
+  std::string then;
+  if (op != Op::kNone) {
+    then = ToString(op);
+  } else if (from != to) {
+    then = fmt::format("cast {} -> {}", ShortName(from), ShortName(to));
+  }
+  if (text.empty()) return then.empty() ? "none" : then;
+  return then.empty() ? text : text + ", " + then;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,378 @@
+#include "formats/quantized/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "formats/quantized/scheme.h"
+
+namespace weighbridge {
+namespace {
+
+// Written by methods that order their codes otherwise.
+constexpr std::array<std::string_view, 4> kForeign = {".qweight", ".qzeros", ".g_idx",
+                                                      ".weight_g_idx"};
+// Of activations and of the attention's cache: no weight needs them, a copy keeps them.
+constexpr std::array<std::string_view, 6> kBeside = {
+    ".input_scale", ".activation_scale", ".input_global_scale", ".k_scale", ".v_scale", ".q_scale"};
+constexpr std::array<std::string_view, 7> kScaleEndings = {
+    "_scale_inv",           ".weight_scale",      "_scales",      ".weight_scale_2",
+    ".weight_global_scale", ".weight_zero_point", ".weight_shape"};
+
+template <size_t N>
+bool EndsWithAny(std::string_view name, const std::array<std::string_view, N>& endings) {
+  return std::any_of(endings.begin(), endings.end(),
+                     [&](std::string_view ending) { return name.ends_with(ending); });
+}
+
+std::string Renamed(std::string_view name, std::string_view from, std::string_view to) {
+  return std::string(name.substr(0, name.size() - from.size())).append(to);
+}
+
+// Every 8-bit float, and what is named like codes.
+bool MustBeCodes(const TensorInfo& t) {
+  if (t.dtype == DType::kF8E4M3 || t.dtype == DType::kF8E5M2) return true;
+  const bool bytes = t.dtype == DType::kU8 || t.dtype == DType::kI8 || t.dtype == DType::kI32;
+  return bytes && EndsWithAny(t.name, std::array<std::string_view, 4>{"_blocks", ".weight_packed",
+                                                                      ".weight", "_proj"});
+}
+
+struct Entry {
+  TensorInfo info;
+  std::unique_ptr<QuantizedTensor> quantized;  // nullptr: plain
+  std::unique_ptr<TensorFault> fault;
+};
+
+class View final : public Checkpoint {
+ public:
+  View(std::unique_ptr<Checkpoint> stored, std::vector<Entry> entries,
+       std::vector<CheckpointNote> notes)
+      : stored_(std::move(stored)), notes_(std::move(notes)) {
+    tensors_.reserve(entries.size());
+    for (Entry& e : entries) {
+      if (e.quantized) quantized_[e.info.name] = std::move(e.quantized);
+      if (e.fault) faults_[e.info.name] = std::move(e.fault);
+      tensors_.push_back(std::move(e.info));
+    }
+  }
+
+  const std::filesystem::path& path() const override { return stored_->path(); }
+  std::string_view format() const override { return stored_->format(); }
+  const std::vector<FileInfo>& files() const override { return stored_->files(); }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  std::span<const std::byte> Data(const TensorInfo& tensor) const override {
+    return Quantized(tensor) != nullptr ? std::span<const std::byte>() : stored_->Data(tensor);
+  }
+  void DropBehind(const TensorInfo& tensor) const override {
+    const QuantizedTensor* q = Quantized(tensor);
+    if (q == nullptr) return stored_->DropBehind(tensor);
+    for (const std::string& name : q->stored) {
+      if (const TensorInfo* part = stored_->Find(name)) stored_->DropBehind(*part);
+    }
+  }
+  std::vector<std::filesystem::path> extra_files() const override { return stored_->extra_files(); }
+  std::vector<CheckpointNote> notes() const override { return notes_; }
+  const QuantizedTensor* Quantized(const TensorInfo& tensor) const override {
+    const auto it = quantized_.find(tensor.name);
+    return it == quantized_.end() ? nullptr : it->second.get();
+  }
+  const TensorFault* Fault(const TensorInfo& tensor) const override {
+    const auto it = faults_.find(tensor.name);
+    return it == faults_.end() ? nullptr : it->second.get();
+  }
+  const Checkpoint& Stored() const override { return *stored_; }
+
+ private:
+  std::unique_ptr<Checkpoint> stored_;
+  std::vector<CheckpointNote> notes_;
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, std::unique_ptr<QuantizedTensor>, std::less<>> quantized_;
+  std::map<std::string, std::unique_ptr<TensorFault>, std::less<>> faults_;
+};
+
+class Matcher {
+ public:
+  Matcher(const Checkpoint& stored, const QuantizationConfig& config)
+      : stored_(stored), config_(config) {}
+
+  Result<std::vector<Entry>> Run() {
+    WB_RETURN_IF_ERROR(RefuseForeign());
+    for (const TensorInfo& t : stored_.tensors()) Match(t);
+    for (const TensorInfo& t : stored_.tensors()) KeepOthers(t);
+    std::sort(entries_.begin(), entries_.end(),
+              [](const Entry& a, const Entry& b) { return a.info.name < b.info.name; });
+    for (size_t i = 1; i < entries_.size(); ++i) {
+      if (entries_[i].info.name != entries_[i - 1].info.name) continue;
+      return Corrupt("duplicate-name", "a weight is there both quantized and plain",
+                     entries_[i].info.name, "one of the two has to go");
+    }
+    return std::move(entries_);
+  }
+
+  // Weights per scheme.
+  const std::map<std::string_view, int64_t>& found() const { return found_; }
+  int64_t beside() const { return beside_; }
+
+ private:
+  Status RefuseForeign() const {
+    for (const TensorInfo& t : stored_.tensors()) {
+      if (!EndsWithAny(t.name, kForeign)) continue;
+      return Fail(ErrorKind::kUnsupported, "quantized",
+                  "weights of GPTQ, AWQ or in an activation order are not read by this version",
+                  t.name, "dequantize to bf16 first; a scale is never silently passed over");
+    }
+    return {};
+  }
+
+  const TensorInfo* FindScale(const QuantizationScheme& scheme, const TensorInfo& codes) const {
+    for (std::string_view ending : scheme.scales) {
+      if (ending.empty()) continue;
+      const TensorInfo* scale = stored_.Find(Renamed(codes.name, scheme.codes, ending));
+      if (scale != nullptr) return scale;
+    }
+    return nullptr;
+  }
+
+  void Match(const TensorInfo& codes) {
+    const TensorInfo* unfit = nullptr;
+    for (const QuantizationScheme& scheme : QuantizationSchemes()) {
+      if (codes.dtype != scheme.stored || !codes.name.ends_with(scheme.codes)) continue;
+      const TensorInfo* scale = FindScale(scheme, codes);
+      if (scale == nullptr) continue;
+      const auto& dtypes = scheme.scale_dtypes;
+      if (std::find(dtypes.begin(), dtypes.end(), scale->dtype) == dtypes.end()) {
+        unfit = scale;
+        continue;
+      }
+      return Take(scheme, codes, *scale);
+    }
+    if (unfit == nullptr) return;
+    used_.insert(unfit->name);
+    AddFault(codes, "scale-invalid",
+             fmt::format("its scale '{}' is {}, which no scheme for {} has", unfit->name,
+                         ShortName(unfit->dtype), ShortName(codes.dtype)),
+             "");
+  }
+
+  void AddFault(const TensorInfo& codes, std::string cause, std::string message, std::string hint) {
+    used_.insert(codes.name);
+    Entry entry{codes, nullptr, nullptr};
+    for (std::string_view ending : {".weight_packed", ".weight"}) {
+      if (!codes.name.ends_with(ending)) continue;
+      // Families name the values; what belongs to them has no fault of its own.
+      entry.info.name = Renamed(codes.name, ending, ".weight");
+      for (std::string_view other : kScaleEndings) {
+        used_.insert(Renamed(codes.name, ending, other));
+      }
+    }
+    entry.fault = std::make_unique<TensorFault>(
+        TensorFault{std::move(cause), std::move(message), std::move(hint)});
+    entries_.push_back(std::move(entry));
+  }
+
+  void Take(const QuantizationScheme& scheme, const TensorInfo& codes, const TensorInfo& scale) {
+    used_.insert(scale.name);
+    auto q = std::make_unique<QuantizedTensor>();
+    q->scheme = scheme.name;
+    q->format = scheme.format;
+    q->dtype = config_.dtype;
+    q->stored = {codes.name, scale.name};
+    q->plain_name = Renamed(codes.name, scheme.codes, scheme.plain);
+    q->codes = stored_.Data(codes);
+    q->scales = stored_.Data(scale);
+    q->scale_dtype = scale.dtype;
+    if (scale.dtype == DType::kU8) q->scale_format = ScaleFormat::kExponent;
+    const auto shape = ValueShape(scheme, codes.shape);
+    if (!shape) {
+      return AddFault(codes, "shape-mismatch",
+                      fmt::format("{} is no shape of {} codes", ToString(codes.shape), scheme.name),
+                      "");
+    }
+    q->shape = *shape;
+    q->pitch = q->columns();
+    if (scheme.format == CodeFormat::kInt4Offset && !TakeStoredShape(codes, *q)) return;
+    const auto grid = GridOf(scheme, *q, scale);
+    if (!grid) {
+      return AddFault(codes, "shape-mismatch",
+                      fmt::format("its scale '{}' has the shape {}, which does not fit {}{}",
+                                  scale.name, ToString(scale.shape), ToString(q->shape),
+                                  config_.block && scheme.format == CodeFormat::kF8E4M3
+                                      ? fmt::format(" in blocks of {} x {}", (*config_.block)[0],
+                                                    (*config_.block)[1])
+                                      : ""),
+                      "compare weight_block_size with the shapes in the files");
+    }
+    q->grid = *grid;
+    if (!TakeGlobalScale(scheme, codes, *q) || !TakeZeroPoints(scheme, codes, *q)) return;
+    Entry entry{codes, nullptr, nullptr};
+    entry.info.name = Renamed(codes.name, scheme.codes, scheme.values);
+    entry.info.shape = q->shape;
+    entry.info.dtype = q->dtype;
+    const auto nbytes = BytesFor(q->dtype, Numel(q->shape));
+    if (!nbytes) {
+      return AddFault(codes, "shape-mismatch", "it has more values than can be counted", "");
+    }
+    entry.info.nbytes = *nbytes;
+    entry.quantized = std::move(q);
+    used_.insert(codes.name);
+    ++found_[scheme.name];
+    entries_.push_back(std::move(entry));
+  }
+
+  std::optional<ScaleGrid> GridOf(const QuantizationScheme& scheme, const QuantizedTensor& q,
+                                  const TensorInfo& scale) const {
+    const auto grid = ResolveGrid(scheme, q.shape, scale.shape, config_.block);
+    const bool exponents = scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8M0;
+    if (grid || !exponents) return grid;
+    return ResolveGrid(scheme, q.shape, scale.shape, std::nullopt);
+  }
+
+  // weight_shape: rows and columns before they were filled up to whole int32.
+  bool TakeStoredShape(const TensorInfo& codes, QuantizedTensor& q) {
+    const TensorInfo* info = stored_.Find(Renamed(codes.name, "_packed", "_shape"));
+    if (info == nullptr) return true;
+    used_.insert(info->name);
+    q.stored.push_back(info->name);
+    const auto bytes = stored_.Data(*info);
+    const bool wide = info->dtype == DType::kI64;
+    Shape shape;
+    if ((wide || info->dtype == DType::kI32) && info->shape.size() == 1) {
+      const size_t size = wide ? 8 : 4;
+      for (size_t at = 0; at + size <= bytes.size() && shape.size() <= q.shape.size(); at += size) {
+        int64_t wide_value = 0;
+        int32_t value = 0;
+        std::memcpy(wide ? static_cast<void*>(&wide_value) : &value, bytes.data() + at, size);
+        shape.push_back(wide ? wide_value : value);
+      }
+    }
+    const bool fits = shape.size() == q.shape.size() && shape.back() <= q.shape.back() &&
+                      shape.back() > q.shape.back() - 8 &&
+                      std::equal(shape.begin(), shape.end() - 1, q.shape.begin());
+    if (!fits) {
+      AddFault(codes, "shape-mismatch",
+               fmt::format("'{}' says {}, the codes are {}", info->name, ToString(shape),
+                           ToString(q.shape)),
+               "");
+      return false;
+    }
+    q.shape = shape;
+    return true;
+  }
+
+  bool TakeGlobalScale(const QuantizationScheme& scheme, const TensorInfo& codes,
+                       QuantizedTensor& q) {
+    if (scheme.global_scale.empty()) return true;
+    const std::string name = Renamed(codes.name, scheme.codes, scheme.global_scale);
+    const TensorInfo* info = stored_.Find(name);
+    if (info == nullptr) {
+      AddFault(codes, "scale-missing", fmt::format("'{}' is not there", name), "");
+      return false;
+    }
+    used_.insert(name);
+    if (info->dtype != DType::kF32 || Numel(info->shape) != 1) {
+      AddFault(codes, "scale-invalid",
+               fmt::format("'{}' is {} {}, one float32 is expected", name, ShortName(info->dtype),
+                           ToString(info->shape)),
+               "");
+      return false;
+    }
+    q.stored.push_back(name);
+    q.global_scale = stored_.Data(*info);
+    q.global_divides = scheme.global_divides;
+    return true;
+  }
+
+  bool TakeZeroPoints(const QuantizationScheme& scheme, const TensorInfo& codes,
+                      QuantizedTensor& q) {
+    if (scheme.format != CodeFormat::kInt4Offset) return true;
+    const TensorInfo* info = stored_.Find(Renamed(codes.name, "_packed", "_zero_point"));
+    if (info == nullptr) return true;
+    used_.insert(info->name);
+    Shape expected = q.shape;
+    if (expected.size() == 2) expected = {(q.grid.rows + 7) / 8, q.grid.columns};
+    if (q.shape.size() != 2 || info->dtype != DType::kI32 || info->shape != expected) {
+      AddFault(codes, "scale-invalid",
+               fmt::format("its zero points '{}' are {} {}, expected i32 {}", info->name,
+                           ShortName(info->dtype), ToString(info->shape), ToString(expected)),
+               "");
+      return false;
+    }
+    q.stored.push_back(info->name);
+    q.zero_points = stored_.Data(*info);
+    return true;
+  }
+
+  // What is no code of a known scheme, and belongs to none.
+  void KeepOthers(const TensorInfo& t) {
+    if (used_.contains(t.name)) return;
+    if (EndsWithAny(t.name, kBeside) && !found_.empty()) {
+      ++beside_;
+      return;
+    }
+    if (MustBeCodes(t)) {
+      return AddFault(t, "scale-missing",
+                      fmt::format("a weight of {} without a scale", ShortName(t.dtype)),
+                      "is a shard or a part of the index missing? Nothing is taken for its value");
+    }
+    entries_.push_back({t, nullptr, nullptr});
+  }
+
+  const Checkpoint& stored_;
+  const QuantizationConfig& config_;
+  std::vector<Entry> entries_;
+  std::set<std::string, std::less<>> used_;
+  std::map<std::string_view, int64_t> found_;
+  int64_t beside_ = 0;
+};
+
+bool NothingQuantized(const Checkpoint& stored) {
+  return std::none_of(stored.tensors().begin(), stored.tensors().end(), [](const TensorInfo& t) {
+    return MustBeCodes(t) || LooksLikeScale(t.name) || EndsWithAny(t.name, kForeign);
+  });
+}
+
+}  // namespace
+
+bool LooksLikeScale(std::string_view name) {
+  return EndsWithAny(name, kScaleEndings) || EndsWithAny(name, kBeside);
+}
+
+Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> stored,
+                                               const QuantizationConfig& config) {
+  if (config.plain() && NothingQuantized(*stored)) return stored;
+  Matcher matcher(*stored, config);
+  WB_TRY(std::vector<Entry> entries, matcher.Run());
+  const bool faulty = std::any_of(entries.begin(), entries.end(),
+                                  [](const Entry& e) { return e.fault != nullptr; });
+  if (matcher.found().empty() && !faulty) {
+    if (config.plain()) return stored;
+    return Corrupt("quantization-config",
+                   fmt::format("the config says that the weights are quantized ({}), and none is",
+                               config.method),
+                   "config.json: quantization_config",
+                   "take quantization_config out of a config of plain weights");
+  }
+  std::vector<CheckpointNote> notes = stored->notes();
+  for (const auto& [scheme, count] : matcher.found()) {
+    notes.push_back({"dequantized", fmt::format("{} weight(s) are stored as {} and judged by their "
+                                                "values in {}",
+                                                count, scheme, ShortName(config.dtype))});
+  }
+  if (matcher.beside() > 0) {
+    notes.push_back({"not-needed", fmt::format("{} scale(s) of activations are not needed: no "
+                                               "weight depends on them",
+                                               matcher.beside())});
+  }
+  if (config.plain() && !matcher.found().empty()) {
+    notes.push_back({"quantization-config",
+                     "the weights are quantized and config.json has no quantization_config: "
+                     "transformers would take the codes for values"});
+  }
+  return std::make_unique<View>(std::move(stored), std::move(entries), std::move(notes));
+}
+
+}  // namespace weighbridge

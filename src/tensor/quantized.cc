@@ -1,0 +1,389 @@
+#include "tensor/quantized.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "tensor/float_bits.h"
+
+namespace weighbridge {
+namespace {
+
+using Meanings = std::array<float, 256>;
+
+Meanings MakeMeanings(CodeFormat format) {
+  Meanings out{};
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto code = static_cast<std::byte>(i);
+    switch (format) {
+      case CodeFormat::kF8E4M3:
+        DecodeToFloat(DType::kF8E4M3, &code, 0, 1, &out[i]);
+        break;
+      case CodeFormat::kF8E5M2:
+        DecodeToFloat(DType::kF8E5M2, &code, 0, 1, &out[i]);
+        break;
+      case CodeFormat::kI8:
+        DecodeToFloat(DType::kI8, &code, 0, 1, &out[i]);
+        break;
+      case CodeFormat::kF4E2M1:
+        DecodeToFloat(DType::kF4, &code, 0, 1, &out[i]);
+        break;
+      case CodeFormat::kF4E2M1OneZero:
+        DecodeToFloat(DType::kF4, &code, 0, 1, &out[i]);
+        out[i] += 0.0f;  // -0 + 0 is 0
+        break;
+      case CodeFormat::kInt4Offset:
+        out[i] = static_cast<float>(i % 16);
+        break;
+    }
+  }
+  return out;
+}
+
+// Of every code of a byte; of codes of 4 bits those of the low nibble.
+const Meanings& MeaningsOf(CodeFormat format) {
+  static const std::array<Meanings, 6> kTables = {MakeMeanings(CodeFormat::kF8E4M3),
+                                                  MakeMeanings(CodeFormat::kF8E5M2),
+                                                  MakeMeanings(CodeFormat::kI8),
+                                                  MakeMeanings(CodeFormat::kF4E2M1),
+                                                  MakeMeanings(CodeFormat::kF4E2M1OneZero),
+                                                  MakeMeanings(CodeFormat::kInt4Offset)};
+  return kTables[static_cast<size_t>(format)];
+}
+
+// The smallest and the largest magnitude but zero.
+std::pair<float, float> MagnitudesOf(CodeFormat format) {
+  switch (format) {
+    case CodeFormat::kF8E4M3:
+      return {0x1p-9f, 448};
+    case CodeFormat::kF8E5M2:
+      return {0x1p-16f, 57344};
+    case CodeFormat::kI8:
+      return {1, 128};
+    case CodeFormat::kF4E2M1:
+    case CodeFormat::kF4E2M1OneZero:
+      return {0.5f, 6};
+    case CodeFormat::kInt4Offset:
+      return {1, 15};
+  }
+  return {0, 0};
+}
+
+float FloatAt(DType dtype, std::span<const std::byte> bytes, int64_t index) {
+  float value = 0;
+  DecodeToFloat(dtype, bytes.data(), static_cast<size_t>(index), 1, &value);
+  return value;
+}
+
+float ScaleAt(const QuantizedTensor& q, int64_t index) {
+  float scale = 0;
+  if (q.scale_format == ScaleFormat::kExponent) {
+    const int exponent = static_cast<int>(q.scales[static_cast<size_t>(index)]) - 127;
+    scale = std::ldexp(1.0f, exponent);
+  } else {
+    scale = FloatAt(q.scale_dtype, q.scales, index);
+  }
+  if (q.global_scale.empty()) return scale;
+  const float global = FloatAt(DType::kF32, q.global_scale, 0);
+  return q.global_divides ? scale / global : scale * global;
+}
+
+unsigned Nibble(std::span<const std::byte> bytes, int64_t index) {
+  return (static_cast<unsigned>(bytes[static_cast<size_t>(index / 2)]) >> (index % 2 * 4)) & 15u;
+}
+
+// What an int4 code is counted from.
+float OffsetAt(const QuantizedTensor& q, int64_t matrix, int64_t grid_row, int64_t grid_column) {
+  if (q.format != CodeFormat::kInt4Offset) return 0;
+  if (q.zero_points.empty()) return 8;
+  // Eight rows of the grid stand in one int32: nibble (row % 8) of word [row / 8, column].
+  const int64_t words = (q.grid.rows + 7) / 8;
+  const int64_t word = (matrix * words + grid_row / 8) * q.grid.columns + grid_column;
+  return static_cast<float>(Nibble(q.zero_points, word * 8 + grid_row % 8));
+}
+
+uint16_t ToBFloat(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;  // as c10::BFloat16
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+void Store(DType dtype, float value, std::byte* out) {
+  if (dtype == DType::kBF16) {
+    const uint16_t bits = ToBFloat(value);
+    std::memcpy(out, &bits, sizeof(bits));
+  } else if (dtype == DType::kF32) {
+    std::memcpy(out, &value, sizeof(value));
+  } else {
+    const uint64_t bits = *RoundToBits(dtype, static_cast<double>(value));
+    std::memcpy(out, &bits, static_cast<size_t>(BitsOf(dtype) / 8));
+  }
+}
+
+// A stretch of codes in one row, under one scale.
+struct Stretch {
+  int64_t begin = 0;  // index into the codes
+  int64_t count = 0;
+  int64_t done = 0;  // elements of the request before it
+  float scale = 1, offset = 0;
+  int64_t scale_index = 0;
+};
+
+// visit(stretch) for the elements [first, first + count), in order.
+template <typename Visitor>
+void VisitStretches(const QuantizedTensor& q, int64_t first, int64_t count, Visitor&& visit) {
+  const int64_t columns = q.columns(), rows = q.rows();
+  int64_t last_scale = -1;
+  Stretch s;
+  while (s.done < count) {
+    const int64_t at = first + s.done;
+    const int64_t row = at / columns, column = at % columns;
+    const int64_t matrix = row / rows;
+    const int64_t grid_row = row % rows / q.grid.block_rows;
+    const int64_t grid_column = column / q.grid.block_columns;
+    const int64_t of_matrix = q.grid.shared ? 0 : matrix;
+    s.scale_index = (of_matrix * q.grid.rows + grid_row) * q.grid.columns + grid_column;
+    if (s.scale_index != last_scale) {
+      s.scale = ScaleAt(q, s.scale_index);
+      s.offset = OffsetAt(q, of_matrix, grid_row, grid_column);
+      last_scale = s.scale_index;
+    }
+    const int64_t block_end = std::min(columns, (grid_column + 1) * q.grid.block_columns);
+    s.count = std::min(count - s.done, block_end - column);
+    s.begin = row * q.pitch + column;
+    visit(std::as_const(s));
+    s.done += s.count;
+  }
+}
+
+unsigned CodeAt(const QuantizedTensor& q, std::span<const std::byte> codes, int64_t index) {
+  if (BitsOf(q.format) == 4) return Nibble(codes, index);
+  return static_cast<unsigned>(codes[static_cast<size_t>(index)]);
+}
+
+// Code::At(bytes, i) gives the code; the loop is written once for every way of packing.
+struct Bytes {
+  static unsigned At(const std::byte* codes, int64_t i) { return static_cast<unsigned>(codes[i]); }
+};
+struct LowFirst {
+  static unsigned At(const std::byte* codes, int64_t i) {
+    return (static_cast<unsigned>(codes[i / 2]) >> (i % 2 * 4)) & 15u;
+  }
+};
+struct HighFirst {
+  static unsigned At(const std::byte* codes, int64_t i) { return LowFirst::At(codes, i ^ 1); }
+};
+
+template <typename Code>
+void Decode(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s, std::byte* out) {
+  const std::byte* codes = q.codes.data();
+  if (q.dtype == DType::kBF16) {
+    for (int64_t i = 0; i < s.count; ++i) {
+      const uint16_t bits = ToBFloat((meanings[Code::At(codes, s.begin + i)] - s.offset) * s.scale);
+      std::memcpy(out + 2 * i, &bits, sizeof(bits));
+    }
+    return;
+  }
+  const int64_t size = BitsOf(q.dtype) / 8;
+  for (int64_t i = 0; i < s.count; ++i) {
+    Store(q.dtype, (meanings[Code::At(codes, s.begin + i)] - s.offset) * s.scale, out + i * size);
+  }
+}
+
+void DecodeInverted(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
+                    std::byte* out) {
+  const int64_t size = BitsOf(q.dtype) / 8;
+  for (int64_t i = 0; i < s.count; ++i) {
+    Store(q.dtype, (meanings[CodeAt(q, q.codes, s.begin + i)] - s.offset) / s.scale,
+          out + i * size);
+  }
+}
+
+// The value of each code under one scale.
+class CodeValues {
+ public:
+  CodeValues(const QuantizedTensor& q, float scale, float offset)
+      : q_(q), meanings_(MeaningsOf(q.format)), scale_(scale), offset_(offset) {}
+
+  float Exact(unsigned code) const { return (meanings_[code] - offset_) * scale_; }
+  // Rounded into the tensor's dtype.
+  uint32_t Bits(unsigned code) const {
+    uint32_t bits = 0;
+    std::byte bytes[4] = {};
+    Store(q_.dtype, Exact(code), bytes);
+    std::memcpy(&bits, bytes, sizeof(bits));
+    return bits;
+  }
+  int codes() const { return 1 << BitsOf(q_.format); }
+
+  // A code whose value is `bits`, else the one nearest to it (of two the even one); -1: it has no
+  // number.
+  int Nearest(uint32_t bits, float value) const {
+    int best = -1;
+    float least = std::numeric_limits<float>::infinity();
+    const auto [first, last] = Candidates(value);
+    for (int code = first; code <= last; ++code) {
+      const auto c = static_cast<unsigned>(code);
+      if (Bits(c) == bits) return code;
+      const float distance = std::fabs(Exact(c) - value);
+      if (distance < least || (distance == least && code % 2 == 0 && best % 2 != 0)) {
+        best = code;
+        least = distance;
+      }
+    }
+    return best;
+  }
+
+  // Beyond the largest magnitude that a code has.
+  bool Clips(float value) const {
+    float most = 0;
+    for (int code = 0; code < codes(); ++code) {
+      const float magnitude = std::fabs(Exact(static_cast<unsigned>(code)));
+      if (std::isfinite(magnitude)) most = std::max(most, magnitude);
+    }
+    return !(std::fabs(value) <= most);
+  }
+
+  // Whether two codes of different meaning have one value.
+  bool Ambiguous() const {
+    std::vector<std::pair<float, uint32_t>> values;
+    for (int code = 0; code < codes(); ++code) {
+      const auto c = static_cast<unsigned>(code);
+      if (!std::isnan(meanings_[c])) values.emplace_back(meanings_[c], Bits(c));
+    }
+    std::sort(values.begin(), values.end());
+    for (size_t i = 1; i < values.size(); ++i) {
+      if (values[i].first != values[i - 1].first && values[i].second == values[i - 1].second) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  // The codes, first to last, among which the nearest is.
+  std::pair<int, int> Candidates(float value) const {
+    const float wanted = value / scale_;
+    const bool is_float = q_.format == CodeFormat::kF8E4M3 || q_.format == CodeFormat::kF8E5M2;
+    if (!is_float || !std::isfinite(wanted)) return {0, codes() - 1};
+    const float most = MagnitudesOf(q_.format).second;
+    const DType dtype = q_.format == CodeFormat::kF8E4M3 ? DType::kF8E4M3 : DType::kF8E5M2;
+    const auto guess =
+        static_cast<int>(*RoundToBits(dtype, static_cast<double>(std::clamp(wanted, -most, most))));
+    return {std::max(0, guess - 1), std::min(codes() - 1, guess + 1)};
+  }
+
+  const QuantizedTensor& q_;
+  const Meanings& meanings_;
+  const float scale_, offset_;
+};
+
+}  // namespace
+
+std::span<const std::string_view> QuantizationNames() {
+  static constexpr std::array<std::string_view, 5> kNames = {"fp8", "int4", "int8", "mxfp4",
+                                                             "nvfp4"};
+  return kNames;
+}
+
+void Dequantize(const QuantizedTensor& q, int64_t first, int64_t count, std::byte* out) {
+  Dequantize(q, Misreading::kNone, first, count, out);
+}
+
+void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, int64_t count,
+                std::byte* out) {
+  const Meanings& meanings = MeaningsOf(q.format);
+  const int64_t size = BitsOf(q.dtype) / 8;
+  VisitStretches(q, first, count, [&](const Stretch& stretch) {
+    Stretch s = stretch;
+    if (misreading == Misreading::kScaleIgnored) s.scale = 1;
+    std::byte* to = out + s.done * size;
+    if (misreading == Misreading::kScaleInverted) return DecodeInverted(q, meanings, s, to);
+    if (BitsOf(q.format) == 8) return Decode<Bytes>(q, meanings, s, to);
+    if (misreading == Misreading::kNibbleOrder) return Decode<HighFirst>(q, meanings, s, to);
+    Decode<LowFirst>(q, meanings, s, to);
+  });
+}
+
+int64_t CodeByte(const QuantizedTensor& q, int64_t element) {
+  const int64_t code = element / q.columns() * q.pitch + element % q.columns();
+  return code * BitsOf(q.format) / 8;
+}
+
+RequantizeCounts Requantize(const QuantizedTensor& q, int64_t first, int64_t count,
+                            std::span<const std::byte> values, std::span<std::byte> codes) {
+  RequantizeCounts counts;
+  const auto size = static_cast<size_t>(BitsOf(q.dtype) / 8);
+  const int64_t origin = CodeByte(q, first) * 8 / BitsOf(q.format);
+  VisitStretches(q, first, count, [&](const Stretch& s) {
+    const CodeValues under(q, s.scale, s.offset);
+    for (int64_t i = 0; i < s.count; ++i) {
+      const int64_t at = s.begin + i - origin;
+      const unsigned code = CodeAt(q, codes, at);
+      uint32_t wanted = 0;
+      std::memcpy(&wanted, values.data() + static_cast<size_t>(s.done + i) * size, size);
+      if (under.Bits(code) == wanted) continue;
+      ++counts.changed;
+      const float value = FloatAt(q.dtype, values, s.done + i);
+      const int nearest = under.Nearest(wanted, value);
+      const auto chosen = static_cast<unsigned>(nearest < 0 ? 0 : nearest);
+      if (nearest < 0 || under.Bits(chosen) != wanted) {
+        ++counts.rounded;
+        counts.clipped += under.Clips(value);
+      }
+      const auto byte = static_cast<size_t>(at * BitsOf(q.format) / 8);
+      if (BitsOf(q.format) == 8) {
+        codes[byte] = static_cast<std::byte>(chosen);
+      } else {
+        const int shift = static_cast<int>(at % 2) * 4;
+        codes[byte] &= static_cast<std::byte>(~(15u << shift));
+        codes[byte] |= static_cast<std::byte>(chosen << shift);
+      }
+    }
+  });
+  return counts;
+}
+
+void ScaleCounts::operator+=(const ScaleCounts& other) {
+  if (first_not_finite < 0) first_not_finite = other.first_not_finite;
+  total += other.total;
+  not_finite += other.not_finite;
+  zero += other.zero;
+  negative += other.negative;
+  ambiguous += other.ambiguous;
+}
+
+int64_t ScaleCount(const QuantizedTensor& q) {
+  return static_cast<int64_t>(q.scales.size()) * 8 / BitsOf(q.scale_dtype);
+}
+
+ScaleCounts CountScales(const QuantizedTensor& q, int64_t first, int64_t count) {
+  ScaleCounts counts;
+  counts.total = count;
+  // Where neither the largest product nor the smallest leaves the normal numbers of the dtype,
+  // codes stay apart: they have at most 8 significant bits as bf16 has, and all but I8 fewer.
+  const bool narrow = q.dtype == DType::kF16;
+  const float low = narrow ? 0x1p-14f : 0x1p-126f, high = narrow ? 0x1p15f : 0x1p127f;
+  const auto [least, largest] = MagnitudesOf(q.format);
+  const bool wide_codes = q.format == CodeFormat::kI8 && q.dtype == DType::kBF16;
+  for (int64_t i = first; i < first + count; ++i) {
+    const float scale = ScaleAt(q, i);
+    if (!std::isfinite(scale)) {
+      if (counts.not_finite++ == 0) counts.first_not_finite = i;
+      continue;
+    }
+    counts.zero += scale == 0;
+    counts.negative += scale < 0;
+    if (scale == 0) continue;
+    const float magnitude = std::fabs(scale);
+    if (!wide_codes && magnitude * least >= low && magnitude * largest <= high) continue;
+    counts.ambiguous += CodeValues(q, scale, 8).Ambiguous();
+  }
+  return counts;
+}
+
+}  // namespace weighbridge
