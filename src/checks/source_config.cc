@@ -50,6 +50,16 @@ Result<Attempt> Try(const FamilySpec& family, const MegatronConfig& megatron,
   return attempt;
 }
 
+// The config says what the family means, or what the bridge is known to say instead.
+bool Means(const Attempt& attempt) {
+  const auto& faults = attempt.family->bridge.faults;
+  return std::all_of(attempt.differences.begin(), attempt.differences.end(),
+                     [&](const FieldDifference& d) {
+                       const auto fault = faults.find(d.field);
+                       return fault != faults.end() && fault->second == d.found;
+                     });
+}
+
 // Every parameter is there in its shape, and nothing else.
 bool Binds(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
   const Result<StoredModel> stored = Expand(attempt, checkpoint);
@@ -166,7 +176,7 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
       why = fmt::format("family {}: {}", name, attempt.error().what);
       continue;
     }
-    if (attempt->differences.empty() && Binds(*attempt, checkpoint)) {
+    if (Means(*attempt) && Binds(*attempt, checkpoint)) {
       fitting.push_back(std::move(*attempt));
     } else if (!nearest || attempt->differences.size() < nearest->differences.size()) {
       nearest = std::move(*attempt);

@@ -184,6 +184,14 @@ Status ReadLayerSpecs(TomlTable& bridge, std::map<std::string, nlohmann::json>& 
   return t.Finish();
 }
 
+Status ReadFaults(TomlTable& bridge, std::map<std::string, nlohmann::json>& out) {
+  const toml::table* table = bridge.Table("faults");
+  if (table == nullptr) return {};
+  TomlTable t(*table, bridge.origin());
+  for (const std::string& field : t.Keys()) out[field] = t.Json(field);
+  return t.Finish();
+}
+
 Status ReadBridge(TomlTable& top, BridgeRule& rule) {
   const toml::table* table = top.Table("bridge");
   if (table == nullptr) return {};
@@ -192,6 +200,7 @@ Status ReadBridge(TomlTable& top, BridgeRule& rule) {
   WB_RETURN_IF_ERROR(ReadLayerSpecs(t, rule.layer_specs));
   WB_RETURN_IF_ERROR(ReadConfig(t, "fields", rule.fields));
   WB_RETURN_IF_ERROR(ReadConfig(t, "local_fields", rule.local_fields));
+  WB_RETURN_IF_ERROR(ReadFaults(t, rule.faults));
   return t.Finish();
 }
 

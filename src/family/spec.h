@@ -140,6 +140,9 @@ struct BridgeRule {
   // Fields of the provider that are no fields of [config], or are spelled otherwise there; those of
   // `local` count under the local spec.
   std::map<std::string, ConfigRule> fields, local_fields;
+  // Fields to which the bridge gives a value that is not the model's: told where it is found, and
+  // never written.
+  std::map<std::string, nlohmann::json> faults;
 };
 
 struct FamilySpec {

@@ -284,6 +284,7 @@ TEST(FamilyNames, ConfigFieldsAreThoseThatTheBridgeWrites) {
     for (const Field& f : model.BridgeFields(Dialect::kTe)) {
       if (fields.contains(f.name)) fields[f.name] = f.value.is_null() ? "none" : f.value;
     }
+    for (const auto& [name, value] : model.spec().bridge.faults) fields[name] = value;
     for (const auto& [name, value] : fields) {
       const nlohmann::json bridge = YamlValue(yaml[name]);
       if (SpelledOtherwise(name, value, bridge)) continue;

@@ -106,6 +106,18 @@ def test_a_config_that_no_family_means_is_said(run, tmp_path, copy):
     assert result.returncode == 0 and 'note: normalization is "LayerNorm"' in result.stderr
 
 
+def test_what_the_bridge_is_known_to_say_wrongly_is_told_and_not_written(run, tmp_path):
+    """Megatron Bridge gives ERNIE 4.5 a sigmoid router; Hugging Face computes a softmax."""
+    result = run("export", DATA / "megatron/ernie4_5_moe/te_bf16", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert 'note: moe_router_score_function is "sigmoid" in run_config.yaml and "softmax"' in result.stderr
+    assert run("import", tmp_path / "out", tmp_path / "megatron").returncode == 0
+    written = (tmp_path / "megatron/iter_0000000/run_config.yaml").read_text()
+    assert re.search("moe_router_score_function: .?softmax", written)
+    result = run("export", tmp_path / "megatron", tmp_path / "again")
+    assert result.returncode == 0 and "moe_router_score_function" not in result.stderr
+
+
 def test_without_any_config_the_options_are_named(run, tmp_path, copy):
     folder = copy(DATA / "megatron/llama_tied/te_bf16")
     (folder / "iter_0000000/run_config.yaml").unlink()
