@@ -107,8 +107,6 @@ class Deriver {
     if (text_toy_ == &spec_.toy) return;
     const std::string& table = spec_.text_model.config[0];
     json text = json::object(), whole = json::object();
-    // The Bridge's class may hold the table itself.
-    if (const json* held = FindKey(config_, table)) text = *held;
     for (const auto& [key, value] : config_.items()) {
       if (key == table) continue;
       const bool outside = key == "architectures" || spec_.toy.contains(key);
@@ -116,6 +114,12 @@ class Deriver {
     }
     for (const auto& [key, value] : text_toy_->items()) {
       if (value.is_string() && !text.contains(key)) text[key] = value;
+    }
+    // The Bridge's class may hold the table itself.
+    if (const json* held = FindKey(config_, table); held != nullptr && held->is_object()) {
+      for (const auto& [key, value] : held->items()) {
+        if (!value.is_null()) text[key] = value;
+      }
     }
     SetDottedKey(whole, table, std::move(text));
     config_ = std::move(whole);
