@@ -106,15 +106,11 @@ const Attempt* Plainest(const std::vector<Attempt>& attempts,
   return best;
 }
 
-// Without the variants of families that are among them.
+// Without variants, where another family fits: a variant of Qwen2 without biases is a Llama too.
 std::vector<Attempt> Originals(const std::vector<Attempt>& attempts) {
   std::vector<Attempt> originals;
-  for (const Attempt& a : attempts) {
-    const bool variant = std::any_of(attempts.begin(), attempts.end(), [&](const Attempt& other) {
-      return other.family->name == a.family->variant_of;
-    });
-    if (!variant) originals.push_back(a);
-  }
+  std::copy_if(attempts.begin(), attempts.end(), std::back_inserter(originals),
+               [](const Attempt& a) { return a.family->variant_of.empty(); });
   return originals.empty() ? attempts : originals;
 }
 

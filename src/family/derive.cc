@@ -118,7 +118,7 @@ class Deriver {
     // The Bridge's class may hold the table itself.
     if (const json* held = FindKey(config_, table); held != nullptr && held->is_object()) {
       for (const auto& [key, value] : held->items()) {
-        if (!value.is_null()) text[key] = value;
+        if (!value.is_null() || !text.contains(key)) text[key] = value;
       }
     }
     SetDottedKey(whole, table, std::move(text));
