@@ -393,9 +393,9 @@ FAMILIES = {
             mscale_all_dim=1.0, original_max_position_embeddings=16384)),
     }, {}),
     "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", {
-        "flat": dict(vision_config=QWEN2_5_VISION, **TOKENS),
+        "flat": dict(rope_parameters=MROPE, vision_config=QWEN2_5_VISION, **TOKENS),
         "nested": dict(text_config=dict(rope_parameters=MROPE), vision_config=QWEN2_5_VISION, **TOKENS),
-        "tied": dict(text_config={}, vision_config=QWEN2_5_VISION, tie_word_embeddings=True, **TOKENS),
+        "tied": dict(text_config=dict(rope_parameters=MROPE), vision_config=QWEN2_5_VISION, tie_word_embeddings=True, **TOKENS),
     }, {
         "Qwen2.5-VL-7B": dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
                               num_attention_heads=28, num_key_value_heads=4, max_position_embeddings=128000,
@@ -469,7 +469,7 @@ FAMILIES = {
         "ministral3": dict(text_config=dict(model_type="ministral3", head_dim=12, rope_parameters=dict(
             rope_type="yarn", rope_theta=1000000.0, factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
             mscale_all_dim=1.0, original_max_position_embeddings=16384)), vision_config=PIXTRAL, image_token_index=380),
-        "mistral": dict(text_config=dict(model_type="mistral", head_dim=12), vision_config=PIXTRAL,
+        "mistral": dict(text_config=dict(model_type="mistral", head_dim=12, rms_norm_eps=1e-6), vision_config=PIXTRAL,
                         image_token_index=380, multimodal_projector_bias=True, vision_feature_layer=[-1, -2]),
     }, {
         "Mistral-Small-3.1-24B": dict(image_token_index=10, tie_word_embeddings=False, text_config=dict(
