@@ -20,6 +20,7 @@ BEYOND = {
     "gemma4_vl": ["self_attention.linear_qkv.weight"],
     # Layers of mlp_only_layers, which the bridge gives experts.
     "qwen3_next": ["mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"],
+    "qwen3_omni_moe": ["mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"],
     "qwen3_vl_moe": ["mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"],
 }
 
