@@ -196,7 +196,8 @@ OF_DIFFUSERS = ["flux", "wan"]  # test_diffusers.py
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 3)]
 
 
-def build(name, dtype):
+def build(name, dtype, **changed):
+    """A random model; `changed` are keys of a seeing model's text config."""
     if name in CONFIGS:
         config_class, changes = CONFIGS[name]
         config = getattr(transformers, config_class)(**{**SIZES, **changes})
@@ -205,7 +206,7 @@ def build(name, dtype):
     cls = getattr(transformers, architecture)
     tied = outside.get("tie_word_embeddings", False)
     values = {"image_token_id": 380, "video_token_id": 381, "tie_word_embeddings": tied, "vision_config": vision,
-              "text_config": {**SIZES, **text, "tie_word_embeddings": tied}, **outside}
+              "text_config": {**SIZES, **text, **changed, "tie_word_embeddings": tied}, **outside}
     if name in THINKERS:
         values = {"thinker_config": values, "enable_audio_output": False}
     return cls(cls.config_class.from_dict(copy.deepcopy(values))).to(dtype)
