@@ -49,7 +49,7 @@ class Planner {
         AddChunk(placed, name, rank, box, part.begin, tensor);
       }
     }
-    AddExtraState(name);
+    AddExtraState(p, name);
     return {};
   }
 
@@ -108,17 +108,17 @@ class Planner {
   // What megatron-core asks for when it loads: one `_extra_state` for each linear layer, an empty
   // tensor from Transformer Engine's and None from its own, and one for an attention of Transformer
   // Engine that has a parameter (gpt-oss' sinks).
-  bool KeepsExtraState(const std::string& module) const {
-    if (IsLinearModule(module)) return true;
+  bool KeepsExtraState(const Parameter& p, const std::string& module) const {
+    if (HoldsExtraState(p, module)) return true;
     return module.ends_with(".core_attention") && options_.dialect == Dialect::kTe;
   }
 
-  void AddExtraState(const DiskName& name) {
+  void AddExtraState(const Parameter& p, const DiskName& name) {
     const size_t dot = name.key.rfind('.');
     if (!options_.extra_state || dot == std::string::npos) return;
     const std::string module = name.key.substr(0, dot);
     // The local spec writes a norm under the name of a linear layer that need not be there.
-    if (!KeepsExtraState(module) || name.key.substr(dot + 1).starts_with("layer_norm_")) return;
+    if (!KeepsExtraState(p, module) || name.key.substr(dot + 1).starts_with("layer_norm_")) return;
     std::string index, extents;
     for (size_t i = 0; i < name.index.size(); ++i) {
       index += fmt::format("{}{}", i == 0 ? "" : ".", name.index[i]);
@@ -233,10 +233,14 @@ Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
   return Planner(model, placement, source, options).Run();
 }
 
-bool IsLinearModule(std::string_view module) {
+bool HoldsExtraState(const Parameter& p, std::string_view module) {
+  if (p.rule->extra_state) return *p.rule->extra_state;
   const std::string_view last = module.substr(module.rfind('.') + 1);
-  if (last.starts_with("linear_")) return true;
-  return last == "eh_proj" || last == "in_proj" || last == "out_proj";
+  if (last.starts_with("linear_") || last == "eh_proj") return true;
+  // Of mixers and delta nets; in towers of Hugging Face's these names are torch's.
+  return (last == "in_proj" || last == "out_proj") &&
+         (module.find(".mixer.") != std::string_view::npos ||
+          module.find(".self_attention.") != std::string_view::npos);
 }
 
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,

@@ -58,8 +58,8 @@ Result<ImportPlan> PlanImport(const Model& model, const Placement& placement,
 Status Import(const ParameterSource& source, const ImportPlan& plan, const ImportOptions& options,
               TorchDistWriter& writer);
 
-// Whether a module ("decoder.layers.0.mlp.linear_fc1") is a linear layer, which keeps an
-// `_extra_state`.
-bool IsLinearModule(std::string_view module);
+// Whether the module of a parameter ("decoder.layers.0.mlp.linear_fc1") keeps an `_extra_state`: by
+// its rule, else where its name is that of a linear layer of Megatron-Core's.
+bool HoldsExtraState(const Parameter& p, std::string_view module);
 
 }  // namespace weighbridge

@@ -90,7 +90,7 @@ class Planner {
       if (placed.pp != rank.pp || (placed.parameter->is_expert() && placed.ep != rank.ep)) continue;
       const auto part = static_cast<size_t>(placed.vpp);
       const std::string name = placement_.RankName(placed, options_.dialect);
-      AddExtraStates(name, modules[part], state.parts[part]);
+      AddExtraStates(*placed.parameter, name, modules[part], state.parts[part]);
       WB_RETURN_IF_ERROR(AddTensor(placed, rank, state.folder, name));
       state.parts[part].push_back({name, tensors_.size() - 1, false});
     }
@@ -131,12 +131,12 @@ class Planner {
   // `_extra_state` of the modules that have one and that the parameter is the first to name:
   // load_state_dict(strict=True) asks for exactly these. Megatron-Core's own linear layers keep
   // None, Transformer Engine's an empty tensor, and its attention one too.
-  void AddExtraStates(const std::string& name, std::set<std::string>& known,
+  void AddExtraStates(const Parameter& p, const std::string& name, std::set<std::string>& known,
                       std::vector<RankEntry>& part) const {
     if (!options_.extra_state) return;
     const bool te = options_.dialect == Dialect::kTe;
     const std::string module = ModuleOf(name);
-    if (module != "output_layer" && IsLinearModule(module) && known.insert(module).second) {
+    if (module != "output_layer" && HoldsExtraState(p, module) && known.insert(module).second) {
       part.push_back({module + "._extra_state", std::nullopt, !te});
     }
     // A model with soft capping has an attention of the Bridge's own, which keeps none.

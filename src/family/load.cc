@@ -284,6 +284,7 @@ Result<ParamRule> ReadParam(const toml::table& table, const std::string& origin)
   rule.components = t.Expressions("components");
   rule.parts = t.Strings("parts");
   rule.disk = t.Strings("disk");
+  if (t.Has("extra_state")) rule.extra_state = t.Bool("extra_state", false);
   if (t.Has("dtype")) {
     rule.dtype = ParseShortName(t.String("dtype"));
     if (!rule.dtype) t.SetError(t.Node("dtype"), "unknown dtype");

@@ -106,6 +106,8 @@ struct ParamRule {
   // Names on disk when the module's is not it; the first is what is written, versions of
   // Megatron-Core differ in it.
   std::vector<std::string> disk;
+  // Whether its module keeps an `_extra_state`; absent: as its name says (HoldsExtraState).
+  std::optional<bool> extra_state;
   std::optional<DType> dtype;
   std::string when, unless, missing;
   int line = 0;
