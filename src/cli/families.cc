@@ -48,8 +48,8 @@ std::string ListText(const std::vector<ListRow>& rows) {
   std::string text;
   for (const ListRow& row : rows) {
     text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:<{}}  {:<{}}  {}\n", row.family, family,
-                        row.kind, kind, row.mapping, mapping, row.levels, levels,
-                        row.quantization, quantization, row.architectures);
+                        row.kind, kind, row.mapping, mapping, row.levels, levels, row.quantization,
+                        quantization, row.architectures);
   }
   return text;
 }
@@ -60,7 +60,8 @@ std::string ListMarkdown(const std::vector<ListRow>& rows) {
       "# Model families\n\n"
       "Made by `weighbridge families list --markdown`. Mapping: \"bridge\" is a family of Megatron "
       "Bridge, \"own\" one\nthat it does not have, mapped by this project from what `transformers` "
-      "writes and Megatron-Core builds. Quantization: as what its authors release it beside bf16.\n\n";
+      "writes and Megatron-Core builds. Quantization: as what its authors release it beside "
+      "bf16.\n\n";
   for (size_t i = 0; i < rows.size(); ++i) {
     const ListRow& row = rows[i];
     text += fmt::format("| {} | {} | {} | {} | {} | {} |\n", row.family, row.kind, row.mapping,
@@ -85,9 +86,10 @@ Result<std::string> List(const FamiliesArguments& a) {
                    {"architectures", spec.hf_architectures},
                    {"model_types", spec.hf_model_types},
                    {"origin", spec.origin}});
-    rows.push_back({name, spec.kind, spec.mapping, "L0 L1",
-                    spec.quantization.empty() ? "-" : fmt::format("{}", fmt::join(spec.quantization, " ")),
-                    fmt::format("{}", fmt::join(spec.hf_architectures, ", "))});
+    rows.push_back(
+        {name, spec.kind, spec.mapping, "L0 L1",
+         spec.quantization.empty() ? "-" : fmt::format("{}", fmt::join(spec.quantization, " ")),
+         fmt::format("{}", fmt::join(spec.hf_architectures, ", "))});
   }
   if (a.as_json) return out.dump(2) + "\n";
   return a.as_markdown ? ListMarkdown(rows) : ListText(rows);
