@@ -469,8 +469,9 @@ FAMILIES = {
         "ministral3": dict(text_config=dict(model_type="ministral3", head_dim=12, rope_parameters=dict(
             rope_type="yarn", rope_theta=1000000.0, factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
             mscale_all_dim=1.0, original_max_position_embeddings=16384)), vision_config=PIXTRAL, image_token_index=380),
-        "mistral": dict(text_config=dict(model_type="mistral", head_dim=12, rms_norm_eps=1e-6), vision_config=PIXTRAL,
-                        image_token_index=380, multimodal_projector_bias=True, vision_feature_layer=[-1, -2]),
+        "mistral": dict(text_config=dict(model_type="mistral", head_dim=12, rms_norm_eps=1e-6, sliding_window=None),
+                        vision_config=PIXTRAL, image_token_index=380, multimodal_projector_bias=True,
+                        vision_feature_layer=[-1, -2]),
     }, {
         "Mistral-Small-3.1-24B": dict(image_token_index=10, tie_word_embeddings=False, text_config=dict(
             model_type="mistral", vocab_size=131072, hidden_size=5120, intermediate_size=32768, num_hidden_layers=40,

@@ -14,6 +14,7 @@ from test_transformers_models import SEEING, build
 # What the Bridge 0.6.2 cannot convert with transformers 5.17, with the reason.
 REFUSED = {
     "gemma4_vl": "it asks a config whose layers differ for the one head_dim",
+    "step37": "it asks a config whose layers differ for the one num_attention_heads",
     "qwen3_5_token_classification": "AutoBridge knows ForCausalLM and ForConditionalGeneration only",
 }
 # The Bridge gives every layer experts.
