@@ -99,10 +99,11 @@ void CutNumbers(ordered_json& list, int64_t layers) {
 Result<LayerCount> FindLayerCount(const FamilySpec* spec, const ordered_json& config) {
   const std::vector<std::string> keys = LayerKeys(spec);
   if (keys.empty()) {
-    return Fail(ErrorKind::kUnsupported, "layers-unknown",
-                fmt::format("no one number in the config of family {} counts its layers", spec->name),
-                spec->origin,
-                fmt::format("`weighbridge toy --family {}` makes a small random one", spec->name));
+    return Fail(
+        ErrorKind::kUnsupported, "layers-unknown",
+        fmt::format("no one number in the config of family {} counts its layers", spec->name),
+        spec->origin,
+        fmt::format("`weighbridge toy --family {}` makes a small random one", spec->name));
   }
   for (const std::string& key : keys) {
     const auto pointer = Pointer(key);

@@ -146,9 +146,10 @@ Result<ConfigEdit> LayersEdit(const FamilySpec& spec, int64_t layers) {
   constexpr std::string_view kUsual = "num_hidden_layers";
   const auto dim = spec.dims.find("layers");
   if (dim == spec.dims.end() || dim->second.keys.empty()) {
-    return Fail(ErrorKind::kUsage, "usage",
-                fmt::format("no one number in the config of family {} counts its layers", spec.name),
-                spec.origin, "--set KEY=VALUE sets each number");
+    return Fail(
+        ErrorKind::kUsage, "usage",
+        fmt::format("no one number in the config of family {} counts its layers", spec.name),
+        spec.origin, "--set KEY=VALUE sets each number");
   }
   const std::vector<std::string>& keys = dim->second.keys;
   const bool usual = std::find(keys.begin(), keys.end(), kUsual) != keys.end();
