@@ -22,8 +22,7 @@ inline void Exercise(const Model& model) {
     if (!plan) continue;
     if (plan->layout.numel() != Numel(p.shape)) __builtin_trap();
     std::vector<SourceExtent> extents;
-    for (const TransformSource& source : plan->sources)
-      extents.push_back({source.begin, source.numel});
+    for (const TransformSource& source : plan->sources) extents.push_back(source.extent());
     if (!ProveBijection(plan->layout, extents)) __builtin_trap();
     for (int size : {1, 2, 3}) {
       if (!CheckCut(p.shape, p.cut, size)) continue;

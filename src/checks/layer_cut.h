@@ -48,7 +48,8 @@ struct LayerCount {
   int64_t layers = 0;
 };
 
-// `spec` may be nullptr: then the usual keys. kUnsupported when none is there.
+// `spec` may be nullptr: then the usual keys. kUnsupported when none is there, or the family has no
+// one number of layers.
 Result<LayerCount> FindLayerCount(const FamilySpec* spec, const nlohmann::ordered_json& config);
 
 // The config of the first `layers` layers; keys keep their order.

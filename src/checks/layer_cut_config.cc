@@ -97,14 +97,22 @@ void CutNumbers(ordered_json& list, int64_t layers) {
 }  // namespace
 
 Result<LayerCount> FindLayerCount(const FamilySpec* spec, const ordered_json& config) {
-  for (const std::string& key : LayerKeys(spec)) {
+  const std::vector<std::string> keys = LayerKeys(spec);
+  if (keys.empty()) {
+    return Fail(
+        ErrorKind::kUnsupported, "layers-unknown",
+        fmt::format("no one number in the config of family {} counts its layers", spec->name),
+        spec->origin,
+        fmt::format("`weighbridge toy --family {}` makes a small random one", spec->name));
+  }
+  for (const std::string& key : keys) {
     const auto pointer = Pointer(key);
     if (!config.contains(pointer) || !IsNumber(config.at(pointer), 1)) continue;
     return LayerCount{key, config.at(pointer).get<int64_t>()};
   }
   return Fail(ErrorKind::kUnsupported, "config-key-missing",
               "the config does not say how many layers there are", "config.json",
-              fmt::format("'{}' is looked for", LayerKeys(spec)[0]));
+              fmt::format("'{}' is looked for", keys[0]));
 }
 
 ordered_json TruncateConfig(const FamilySpec* spec, ordered_json config, const LayerCount& count,

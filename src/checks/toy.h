@@ -49,6 +49,9 @@ struct ConfigEdit {
 // without a key.
 Result<ConfigEdit> ParseConfigEdit(const std::string& text);
 
+// The edit that gives a model of `spec` so many layers. kUsage when no one config key counts them.
+Result<ConfigEdit> LayersEdit(const FamilySpec& spec, int64_t layers);
+
 // The config of a random model of `spec`: `base` (a config.json), or the family's own [toy] table
 // when it is null; then the edits in order; then architectures, model_type and the dtype where they
 // are missing. An edit of one of several spellings of a size drops the other spellings. Keys that

@@ -142,6 +142,20 @@ Result<ConfigEdit> ParseConfigEdit(const std::string& text) {
   return ConfigEdit{key, ToValidUtf8(value)};
 }
 
+Result<ConfigEdit> LayersEdit(const FamilySpec& spec, int64_t layers) {
+  constexpr std::string_view kUsual = "num_hidden_layers";
+  const auto dim = spec.dims.find("layers");
+  if (dim == spec.dims.end() || dim->second.keys.empty()) {
+    return Fail(
+        ErrorKind::kUsage, "usage",
+        fmt::format("no one number in the config of family {} counts its layers", spec.name),
+        spec.origin, "--set KEY=VALUE sets each number");
+  }
+  const std::vector<std::string>& keys = dim->second.keys;
+  const bool usual = std::find(keys.begin(), keys.end(), kUsual) != keys.end();
+  return ConfigEdit{usual ? std::string(kUsual) : keys[0], layers};
+}
+
 Result<ordered_json> ToyConfig(const FamilySpec& spec, const ordered_json& base,
                                const std::vector<ConfigEdit>& edits, DType dtype,
                                std::vector<std::string>& notes) {

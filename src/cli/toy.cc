@@ -73,7 +73,10 @@ Result<Toy> MakeRandom(ToyArguments& a, const FamilyLibrary& library) {
     WB_TRY(ConfigEdit edit, ParseConfigEdit(text));
     edits.push_back(std::move(edit));
   }
-  if (a.layers != 0) edits.push_back({"num_hidden_layers", a.layers});
+  if (a.layers != 0) {
+    WB_TRY(ConfigEdit edit, LayersEdit(*spec, a.layers));
+    edits.push_back(std::move(edit));
+  }
   std::vector<std::string> notes;
   WB_TRY(const auto config, ToyConfig(*spec, base, edits, a.options.dtype, notes));
   WB_TRY(Toy toy, MakeRandomToy(*spec, config, a.out, a.options));

@@ -50,6 +50,12 @@ tl::unexpected<Error> Refuse(std::string what, std::string hint) {
               std::move(hint));
 }
 
+// Layers that Megatron spreads over pipeline stages: not those of towers.
+bool SpreadsLayers(const FamilySpec& spec) {
+  return std::any_of(spec.stacks.begin(), spec.stacks.end(),
+                     [](const StackRule& stack) { return !stack.is_tower(); });
+}
+
 // What TransformerConfig.__post_init__ asks of model and grid.
 Status CheckMegatronBuilds(const Model& model, const ParallelGrid& grid,
                            std::vector<GridNote>& notes) {
@@ -88,6 +94,12 @@ Status CheckMegatronBuilds(const Model& model, const ParallelGrid& grid,
 
 Result<Placement> Placement::Create(const Model& model, const ParallelGrid& grid) {
   Placement out;
+  if (grid.pp > 1 && !SpreadsLayers(model.spec())) {
+    return Fail(ErrorKind::kUsage, "grid",
+                fmt::format("{} has no pipeline stages: all its layers stand on the first",
+                            model.spec().megatron_model),
+                "", "leave --pp out");
+  }
   WB_RETURN_IF_ERROR(CheckMegatronBuilds(model, grid, out.notes_));
   out.model_ = &model;
   out.grid_ = grid;

@@ -92,8 +92,8 @@ Status ProveTiling(const std::vector<StridedPiece>& pieces, Side side, int64_t n
 // source_begin[i]).
 struct SourceExtent {
   int64_t begin = 0, numel = 0;
-  // Where the elements are columns of a matrix: stretches of `run` elements, `stride` apart. 0:
-  // they follow each other.
+  // Where the elements are some columns of a matrix: stretches of `run` elements, `stride` > run
+  // apart. 0: they follow each other, as all columns do.
   int64_t run = 0, stride = 0;
 };
 // `piece` with source offsets that count the elements of `extent` only. Error kInternal when it

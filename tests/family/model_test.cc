@@ -67,7 +67,7 @@ TEST(Model, EveryKnownConfigExpandsToBijections) {
       EXPECT_EQ(model->MegatronPattern(p, Dialect::kTe).find('{'), std::string::npos);
       const auto plan = model->Plan(p);
       std::vector<SourceExtent> extents;
-      for (const auto& source : plan->sources) extents.push_back({source.begin, source.numel});
+      for (const auto& source : plan->sources) extents.push_back(source.extent());
       EXPECT_TRUE(ProveBijection(plan->layout, extents)) << model->MegatronName(p, Dialect::kTe);
       EXPECT_TRUE(CheckCut(p.shape, p.cut, 1)) << model->MegatronName(p, Dialect::kTe);
     }

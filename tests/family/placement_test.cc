@@ -116,6 +116,17 @@ TEST(Placement, ExpertsThatDoNotDivideAreAUsageError) {
   EXPECT_FALSE(Placement::Create(Known("llama"), Grid(1, 1, 1, 3, 1)));
 }
 
+TEST(Placement, ModelWhoseLayersAllStandOnTheFirstStageHasNoOther) {
+  const FamilySpec& flux = **Library().Find("flux");
+  const auto placement = Placement::Create(Small(flux), Grid(1, 2, 1, 1, 1));
+  ASSERT_FALSE(placement);
+  EXPECT_EQ(placement.error().kind, ErrorKind::kUsage);
+  EXPECT_THAT(placement.error().what, testing::HasSubstr("Flux has no pipeline stages"));
+  EXPECT_EQ(Placed(Small(flux), Grid(2, 1, 1, 1, 1)).WorldSize(), 2);
+  // The tower stands on the first stage, the layers on both.
+  EXPECT_TRUE(Placement::Create(Small(**Library().Find("qwen3_vl")), Grid(1, 2, 1, 1, 1)));
+}
+
 TEST(Placement, GroupOfExpertsIsEtpOfOthersTp) {
   const Model& model = Known("qwen3_moe");
   const Placement placement = Placed(model, Grid(4, 1, 1, 2, 2));

@@ -222,6 +222,13 @@ RC_GTEST_PROP(Transforms, ColumnsArePartOfEachRow, ()) {
                {out, {{rows, all}}}, AnySize());
 }
 
+TEST(Transforms, AllColumnsOfAMatrixFollowEachOther) {
+  const auto planned = PlanOf({"columns", {2, 3}, {{"begin", 0}, {"of", 3}}, {}});
+  ASSERT_TRUE(planned);
+  EXPECT_EQ(planned->sources[0].stride, 0);
+  EXPECT_TRUE(ProveBijection(planned->layout, {planned->sources[0].extent()}));
+}
+
 TEST(Transforms, ColumnsRefusesWhatDoesNotFit) {
   EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", 1}, {"of", 2}}, {}}));
   EXPECT_FALSE(PlanOf({"columns", {4, 2}, {{"begin", -1}, {"of", 9}}, {}}));

@@ -1,4 +1,4 @@
-"""Every family's toy is imported, verified and exported back byte for byte, on one rank and on four."""
+"""Every family's toy is imported, verified and exported back byte for byte, on one rank and on several."""
 import filecmp
 import pathlib
 
@@ -7,13 +7,17 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAMILIES = sorted(path.stem for path in (ROOT / "families").glob("*.toml") if not path.stem.startswith("base_"))
 GRIDS = [(1, 1), (2, 2)]
+ONE_STAGE = {"flux"}  # Megatron has them on one pipeline stage only
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_toy_is_imported_verified_and_exported_back(run, tmp_path, family):
     toy = tmp_path / "toy"
     assert run("toy", toy, "--family", family).returncode == 0
+    written = sorted(path.name for path in toy.glob("*.safetensors")) + ["config.json"]
+    assert len(written) == 2
     for tp, pp in GRIDS:
+        pp = 1 if family in ONE_STAGE else pp
         megatron, back = tmp_path / f"megatron_{tp}", tmp_path / f"back_{tp}"
         result = run("import", toy, megatron, "--tp", tp, "--pp", pp)
         assert result.returncode == 0, result.stderr
@@ -21,5 +25,5 @@ def test_a_toy_is_imported_verified_and_exported_back(run, tmp_path, family):
         assert result.returncode == 0, result.stdout
         result = run("export", megatron, back, "--like", toy)
         assert result.returncode == 0, result.stderr
-        for name in ("model.safetensors", "config.json"):
+        for name in written:
             assert filecmp.cmp(toy / name, back / name, shallow=False), name

@@ -73,6 +73,7 @@ def test_truncation_of_a_checkpoint_that_the_real_library_wrote(run, goldens, tm
     (["--family", "lama"], "did you mean 'llama'"),
     (["--family", "no/such.toml"], "no/such.toml"),
     (["--family", "llama", "--num-hidden-layers", "0"], "--num-hidden-layers"),
+    (["--family", "flux", "--num-hidden-layers", "2"], "no one number"),
     (["--family", "llama", "--set", "hidden_size"], "KEY=VALUE"),
     (["--family", "llama", "--set", "hidden_size=many"], "hidden_size"),
     (["--family", "llama", "--set", "hidden_size=0"], "is 0"),
@@ -102,6 +103,14 @@ def test_wrong_truncation_is_explained_and_leaves_nothing(run, toy, tmp_path, op
     result = run("toy", tmp_path / "out", "--like", source, *options)
     assert result.returncode == 2
     assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_no_one_number_counts_are_not_cut(run, toy, tmp_path):
+    source = toy("source", "--family", "flux")
+    result = run("toy", tmp_path / "out", "--like", source, "--num-hidden-layers", 1)
+    assert result.returncode == 2
+    assert "family flux" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -34,7 +34,11 @@ Result<TransformPlan> PlanColumns(const TransformRequest& request) {
                             ToString(shape), of, begin));
   }
   const Shape hf = {shape[0], of};
-  const TransformSource source{hf, begin, Numel(shape), shape[1], of};
+  TransformSource source{hf, begin, Numel(shape)};
+  if (shape[1] < of) {
+    source.run = shape[1];
+    source.stride = of;
+  }
   return TransformPlan{{source}, Layout::Source(0, hf).Slice(1, begin, begin + shape[1])};
 }
 

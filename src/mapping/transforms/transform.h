@@ -33,7 +33,7 @@ struct TransformSource {
   Shape shape;        // of the whole HF tensor
   int64_t begin = 0;  // first element that this parameter uses
   int64_t numel = 0;  // how many, contiguous from `begin`
-  // Not contiguous but columns of a matrix: stretches of `run` elements, `stride` apart.
+  // Not contiguous but some columns of a matrix: stretches of `run` elements, `stride` > run apart.
   int64_t run = 0, stride = 0;
 
   SourceExtent extent() const { return {begin, numel, run, stride}; }
