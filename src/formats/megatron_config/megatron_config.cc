@@ -90,6 +90,7 @@ void FillDefaults(json& fields, bool absent) {
     fields["kv_channels"] =
         fields["hidden_size"].get<int64_t>() / fields["num_attention_heads"].get<int64_t>();
   }
+  if (absent && none("rotary_interleaved")) fields["rotary_interleaved"] = false;
 }
 
 }  // namespace
