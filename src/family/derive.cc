@@ -213,6 +213,10 @@ class Deriver {
   Status Invert(const std::string& field, const ConfigRule& rule, const json& value) {
     if (!rule.when.empty()) {
       SetSymbol(rule.when, IsNone(value) ? 0 : 1);
+      // No layer has a window; the classes of EXAONE cannot tell that from its width alone.
+      const auto flag = spec_.flags.find(rule.when);
+      const bool width = flag != spec_.flags.end() && SaysByBeingThere(flag->second);
+      if (IsNone(value) && width && field == "window_attn_skip_freq") InvertLayers(field, rule, 1);
       if (IsNone(value)) return {};
     }
     if (!rule.rope.empty()) return InvertRope(field, rule, value);
@@ -229,6 +233,11 @@ class Deriver {
       return {};
     }
     if (!rule.constant.is_null()) return {};
+    if (IsNone(value) && rule.function == "window") {
+      // Said, since the class of Hugging Face may have a window where the key is not there.
+      if (!rule.hf.empty()) SetOneOf(rule.hf, nullptr);
+      return {};
+    }
     if (IsNone(value) && rule.function != "zero_is_none") return {};
     WB_TRY(const json undone, Undo(field, rule, IsNone(value) ? json() : value));
     if (!rule.hf.empty()) {
