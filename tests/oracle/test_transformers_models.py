@@ -94,12 +94,12 @@ CONFIGS = {
     "smollm3": ("SmolLM3Config", {"hidden_size": 48, "no_rope_layers": [1, 0, 1], "tie_word_embeddings": True}),
     "stablelm": ("StableLmConfig", {"hidden_size": 48, "use_qkv_bias": True}),
     "persimmon": ("PersimmonConfig", {"hidden_size": 48, "num_key_value_heads": None}),
-    "jais2": ("Jais2Config", {"head_dim": 12}),
-    "arcee": ("ArceeConfig", {"head_dim": 12, "attention_bias": True, "mlp_bias": True}),
+    "jais2": ("Jais2Config", {"hidden_size": 48, "head_dim": 12}),
+    "arcee": ("ArceeConfig", {"hidden_size": 48, "head_dim": 12, "attention_bias": True, "mlp_bias": True}),
     "helium": ("HeliumConfig", {"hidden_size": 48, "head_dim": 8}),
     "ernie4_5": ("Ernie4_5Config", {"head_dim": 12, "use_bias": True}),
     "ministral": ("MinistralConfig", {"head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
-    "cwm": ("CwmConfig", {"head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
+    "cwm": ("CwmConfig", {"hidden_size": 48, "head_dim": 12, "sliding_window": 16, "layer_types": SSF}),
     "olmo2": ("Olmo2Config", {"hidden_size": 48, "num_key_value_heads": 6}),
     "olmo3": ("Olmo3Config", {"hidden_size": 48, "sliding_window": 16, "layer_types": SSF}),
 }
@@ -114,7 +114,7 @@ CONFIGS.update({
                                      "mlp_only_layers": [1], "num_experts_per_tok": 2}),
     "olmoe": ("OlmoeConfig", {"hidden_size": 48, "num_key_value_heads": 6, "num_experts": 4, **EXPERTS}),
     "deepseek_v2": ("DeepseekV2Config", {
-        **MLA, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+        **MLA, "hidden_size": 48, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
         "first_k_dense_replace": 1}),
 })
 QWEN2_5_VISION = {"depth": 2, "hidden_size": 40, "num_heads": 4, "intermediate_size": 68, "out_hidden_size": 56,
@@ -138,7 +138,7 @@ SEEING = {
     "qwen3_5_vl_moe": ("Qwen3_5MoeForConditionalGeneration", {**DELTA_NET, **SHARED_GATE}, QWEN3_VISION, {}),
     "qwen3_5_token_classification": ("Qwen3_5ForTokenClassification", DELTA_NET, QWEN3_VISION, {}),
     "gemma3_vl": ("Gemma3ForConditionalGeneration", {
-        "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16}, {**SIGLIP, "vision_use_head": False}, {"tie_word_embeddings": True}),
+        "hidden_size": 48, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16}, {**SIGLIP, "vision_use_head": False}, {"tie_word_embeddings": True}),
     "mistral3": ("Mistral3ForConditionalGeneration", {"model_type": "ministral3", "head_dim": 12}, {
         "model_type": "pixtral", "head_dim": 10, **SIGLIP}, {"image_token_index": 380}),
     "glm4v_moe": ("Glm4vMoeForConditionalGeneration", {**GLM, "attention_bias": True, "head_dim": 12}, {
