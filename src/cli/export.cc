@@ -146,6 +146,16 @@ Status Write(ExportArguments& a, const Work& work, Coordinator& ranks, RankedOut
   return {};
 }
 
+// The source's config.json is taken as it is.
+void NoteMtpLeftOut(MegatronInput& input, Conversion& done) {
+  const Result<Model> whole = ExpandModel(input, /*without_mtp=*/false);
+  if (!whole || whole->mtp_layers() == 0) return;
+  done.notes.push_back(
+      fmt::format("config.json still counts {} MTP layer(s), which were not exported: set its key "
+                  "to 0 where the model is to be used without them",
+                  whole->mtp_layers()));
+}
+
 Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   Conversion done;
@@ -188,7 +198,12 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   done.target = a.target;
   done.family = input->family->name;
   done.format = "safetensors";
-  done.next = CommandLine({"weighbridge", "verify", a.target, a.megatron});
+  std::vector<std::string> next = {"weighbridge", "verify", a.target, a.megatron};
+  if (a.options.without_mtp) {
+    next.emplace_back("--without-mtp");
+    NoteMtpLeftOut(*input, done);
+  }
+  done.next = CommandLine(next);
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return done;
 }

@@ -27,3 +27,13 @@ def test_a_toy_is_imported_verified_and_exported_back(run, tmp_path, family):
         assert result.returncode == 0, result.stderr
         for name in written:
             assert filecmp.cmp(toy / name, back / name, shallow=False), name
+
+
+def test_an_export_without_mtp_says_that_the_config_still_counts_it(run, tmp_path):
+    toy, megatron, back = tmp_path / "toy", tmp_path / "megatron", tmp_path / "back"
+    assert run("toy", toy, "--family", "deepseek_v3", "--set", "num_nextn_predict_layers=1").returncode == 0
+    assert run("import", toy, megatron).returncode == 0
+    result = run("export", megatron, back, "--like", toy, "--without-mtp")
+    assert result.returncode == 0 and "config.json still counts 1 MTP layer(s)" in result.stdout + result.stderr
+    assert "--without-mtp" in (result.stdout + result.stderr).split("next:")[1]
+    assert run("verify", back, megatron, "--without-mtp").returncode == 0

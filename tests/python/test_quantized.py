@@ -136,10 +136,13 @@ def block_size(*size):
     ("fp8_block", drop(WEIGHT + "_scale_inv"), "scale-missing"),
     ("mxfp4", drop("model.layers.1.mlp.experts.down_proj_scales"), "scale-missing"),
     ("int4", drop(ATTENTION + ".weight_scale"), "scale-missing"),
+    ("int4_zero_point", drop(ATTENTION + ".weight_zero_point"), "scale-missing"),
     ("nvfp4", drop(ATTENTION + ".weight_global_scale"), "scale-missing"),
     ("nvfp4_modelopt", drop(ATTENTION + ".weight_scale_2"), "scale-missing"),
     ("fp8_block", add("model.norm.weight_scale_inv", "F32", [1], bytes(4)), "scale-ignored"),
     ("fp8_tensor", add("model.layers.0.input_layernorm.weight_scale_inv", "BF16", [], bytes(2)), "scale-ignored"),
+    ("fp8_block", add("model.layers.0.nothing.k_scale", "F32", [1], bytes(4)), "scale-ignored"),
+    ("fp8_block", add(ATTENTION + ".input_scale", "F32", [2, 2], bytes(16)), "scale-ignored"),
     ("fp8_block", add(WEIGHT + "_scale_inv", "F32", [3, 3], bytes(36)), "shape-mismatch"),
     ("fp8_block", block_size(64, 64), "shape-mismatch"),
     ("fp8_channel", add(WEIGHT + "_scale", "BF16", [7, 1], bytes(14)), "shape-mismatch"),
@@ -162,6 +165,29 @@ def test_a_scale_that_is_missing_left_over_or_does_not_fit_is_named(run, edited,
         status, report = report_of(run, "roundtrip", folder, "--level", level)
         assert status == 1 and causes(report) == [cause]
         assert report["counts"]["failed"] >= 1
+
+
+def test_the_table_of_quantization_is_found_in_a_part_of_the_config(run, edited):
+    def nest(tensors, config):
+        config["thinker_config"] = {"text_config": {"quantization_config": config.pop("quantization_config")}}
+
+    status, report = report_of(run, "roundtrip", edited("fp8_channel", nest))
+    assert status == 0 and "no quantization_config" not in json.dumps(report["notes"])
+
+
+def test_groups_that_agree_on_a_block_have_it(run, edited, tmp_path):
+    def twice(tensors, config):
+        weights = {"block_structure": config["quantization_config"]["weight_block_size"]}
+        config["quantization_config"] = {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"weights": weights}, "group_1": {"weights": weights}}}
+
+    before = run("manifest", DATA / "fp8_edges", "-o", tmp_path / "before.json")
+    after = run("manifest", edited("fp8_edges", twice), "-o", tmp_path / "after.json")
+    assert before.returncode == after.returncode == 0
+    values = [[(t["name"], t["xxh3"]) for t in json.loads((tmp_path / f).read_text())["tensors"]]
+              for f in ("before.json", "after.json")]
+    assert values[0] == values[1]
 
 
 def with_scale(name, index, value):

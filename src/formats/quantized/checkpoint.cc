@@ -289,7 +289,13 @@ class Matcher {
   bool TakeZeroPoints(const QuantizationScheme& scheme, const TensorInfo& codes,
                       QuantizedTensor& q) {
     if (scheme.format != CodeFormat::kInt4Offset) return true;
-    const TensorInfo* info = stored_.Find(Renamed(codes.name, "_packed", "_zero_point"));
+    const std::string name = Renamed(codes.name, "_packed", "_zero_point");
+    const TensorInfo* info = stored_.Find(name);
+    if (info == nullptr && config_.zero_points) {
+      AddFault(codes, "scale-missing", fmt::format("its zero points '{}' are not there", name),
+               "config.json says that the weights are not symmetric");
+      return false;
+    }
     if (info == nullptr) return true;
     used_.insert(info->name);
     Shape expected = q.shape;
@@ -306,10 +312,21 @@ class Matcher {
     return true;
   }
 
+  // Of one number or one per head, beside a weight or, of the cache, beside its projections.
+  bool BelongsToWeight(const TensorInfo& t) const {
+    if (t.shape.size() > 1) return false;
+    const std::string owner = t.name.substr(0, t.name.rfind('.'));
+    for (const char* weight : {".weight", ".weight_packed", ".k_proj.weight",
+                               ".k_proj.weight_packed", ".qkv_proj.weight"}) {
+      if (stored_.Find(owner + weight) != nullptr) return true;
+    }
+    return false;
+  }
+
   // What is no code of a known scheme, and belongs to none.
   void KeepOthers(const TensorInfo& t) {
     if (used_.contains(t.name)) return;
-    if (EndsWithAny(t.name, kBeside) && !found_.empty()) {
+    if (EndsWithAny(t.name, kBeside) && !found_.empty() && BelongsToWeight(t)) {
       ++beside_;
       return;
     }

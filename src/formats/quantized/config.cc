@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <vector>
 
 #include "base/strings.h"
 
@@ -25,6 +26,25 @@ const nlohmann::json* FindIn(const nlohmann::json& config, const char* key) {
   return nullptr;
 }
 
+// The table in the config, or in one of its parts: "llm_config", "thinker_config.text_config".
+const nlohmann::json* FindTable(const nlohmann::json& config, int depth = 3) {
+  const auto found = config.find(kTable);
+  if (found != config.end() && !found->is_null()) return &*found;
+  for (const auto& [name, part] : config.items()) {
+    if (!part.is_object() || depth == 0) continue;
+    if (const nlohmann::json* inner = FindTable(part, depth - 1)) return inner;
+  }
+  return nullptr;
+}
+
+bool RemoveTable(nlohmann::ordered_json& config, int depth = 3) {
+  bool removed = config.erase(kTable) > 0;
+  for (auto& [name, part] : config.items()) {
+    if (part.is_object() && depth > 0) removed = RemoveTable(part, depth - 1) || removed;
+  }
+  return removed;
+}
+
 using Block = std::optional<std::array<int64_t, 2>>;
 
 Result<Block> BlockIn(const nlohmann::json& table, const char* key) {
@@ -42,17 +62,38 @@ Result<Block> BlockIn(const nlohmann::json& table, const char* key) {
   return std::array<int64_t, 2>{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
 }
 
-// compressed-tensors has it per group of modules; where there are several, the shapes tell.
-Result<Block> BlockOf(const nlohmann::json& table) {
+// What compressed-tensors says of the weights, per group of modules.
+std::vector<const nlohmann::json*> WeightGroups(const nlohmann::json& table) {
+  std::vector<const nlohmann::json*> out;
   const auto groups = table.find("config_groups");
-  if (groups != table.end() && groups->is_object() && groups->size() == 1) {
-    const nlohmann::json& group = *groups->begin();
-    const auto weights = group.is_object() ? group.find("weights") : group.end();
-    if (group.is_object() && weights != group.end() && weights->is_object()) {
-      return BlockIn(*weights, "block_structure");
-    }
+  if (groups == table.end() || !groups->is_object()) return out;
+  for (const auto& [name, group] : groups->items()) {
+    if (!group.is_object()) continue;
+    const auto weights = group.find("weights");
+    if (weights != group.end() && weights->is_object()) out.push_back(&*weights);
   }
-  return BlockIn(table, "weight_block_size");
+  return out;
+}
+
+// Where the groups have different blocks, the shapes tell.
+Result<Block> BlockOf(const nlohmann::json& table) {
+  const auto groups = WeightGroups(table);
+  if (groups.empty()) return BlockIn(table, "weight_block_size");
+  WB_TRY(const Block first, BlockIn(*groups[0], "block_structure"));
+  for (const nlohmann::json* group : groups) {
+    WB_TRY(const Block block, BlockIn(*group, "block_structure"));
+    if (block != first) return std::nullopt;
+  }
+  return first;
+}
+
+// All groups are said to have zero points.
+bool HasZeroPoints(const nlohmann::json& table) {
+  const auto groups = WeightGroups(table);
+  return !groups.empty() && std::all_of(groups.begin(), groups.end(), [](const nlohmann::json* g) {
+    const auto symmetric = g->find("symmetric");
+    return symmetric != g->end() && *symmetric == false;
+  });
 }
 
 DType DTypeOf(const nlohmann::json& config) {
@@ -71,7 +112,7 @@ Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config) 
   QuantizationConfig out;
   if (!config.is_object()) return out;
   out.dtype = DTypeOf(config);
-  const nlohmann::json* table = FindIn(config, kTable);
+  const nlohmann::json* table = FindTable(config);
   if (table == nullptr) return out;
   if (!table->is_object()) {
     return Fail(ErrorKind::kInvalid, "config-value", "quantization_config is not a table",
@@ -90,15 +131,12 @@ Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config) 
                 fmt::format("it reads {}; dequantize to bf16 first", fmt::join(kMethods, ", ")));
   }
   WB_TRY(out.block, BlockOf(*table));
+  out.zero_points = HasZeroPoints(*table);
   return out;
 }
 
 bool RemoveQuantizationConfig(nlohmann::ordered_json& config) {
-  bool removed = config.is_object() && config.erase(kTable) > 0;
-  if (config.is_object() && config.contains("text_config") && config["text_config"].is_object()) {
-    removed = config["text_config"].erase(kTable) > 0 || removed;
-  }
-  return removed;
+  return config.is_object() && RemoveTable(config);
 }
 
 }  // namespace weighbridge

@@ -17,12 +17,13 @@ struct QuantizationConfig {
   std::string method;
   // weight_block_size: rows and columns of a block of FP8 weights.
   std::optional<std::array<int64_t, 2>> block;
+  bool zero_points = false;    // weights are asymmetric: each has zero points
   DType dtype = DType::kBF16;  // of the values: the config's dtype where it is bf16, fp16 or fp32
 
   bool plain() const { return method.empty(); }
 };
 
-// The table may stand in the config or in its text_config. Errors: kUnsupported "quantized" for a
+// The table may stand in the config or in a table of it. Errors: kUnsupported "quantized" for a
 // method that is not known (GPTQ, AWQ, bitsandbytes, ...), kInvalid "config-value".
 Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config);
 
