@@ -6,6 +6,7 @@
 diffusers has one spelling of a config: FAMILY_VARIANT.v4.json and .v5.json are the same.
 """
 import json
+import math
 import os
 import sys
 import tempfile
@@ -50,13 +51,20 @@ def tiny(cls, values):
         return {key: value for key, value in config.items() if key != "_name_or_path"}, header(folder)
 
 
+def saved_shapes(config):
+    """{name: shape} of what the model of a config.json saves; it has no storage."""
+    with torch.device("meta"):
+        model = getattr(diffusers, config["_class_name"]).from_config(config)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def full_size(cls, values):
     with torch.device("meta"):
         model = cls(**values)
-    state = model.state_dict()
-    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
     config = {"_class_name": cls.__name__, **{key: value for key, value in model.config.items() if not key.startswith("_")}}
-    return {"config": config, "tensors": len(lines), "parameters": sum(tensor.numel() for tensor in state.values()),
+    shapes = saved_shapes(config)
+    lines = sorted(f"{name} {shape}" for name, shape in shapes.items())
+    return {"config": config, "tensors": len(lines), "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "xxh3_128": xxhash.xxh3_128_hexdigest("\n".join(lines).encode())}
 
 

@@ -31,6 +31,7 @@ void AddKeys(const ConfigRule& rule, std::set<std::string>& keys) {
   keys.insert(rule.hf.begin(), rule.hf.end());
   if (!rule.rope.empty()) keys.insert({"rope_scaling", "rope_parameters"});
   for (const ConfigRule& inner : rule.list) AddKeys(inner, keys);
+  for (const auto& [key, inner] : rule.table) AddKeys(inner, keys);
 }
 
 // A key of the text model as it stands in `config`.

@@ -109,10 +109,14 @@ Result<json> Not(const json& value, const json&) {
   return json(!value.get<bool>());
 }
 
-// An object that the Bridge's YAML describes: `class` of the arguments, built from the table.
+// An object that the Bridge's YAML describes: `class` of the arguments, built from the table and
+// from what the arguments hold `with` it.
 Result<json> Object(const json& value, const json& arguments) {
   if (!value.is_object() || !arguments.is_object()) return BadValue("object", value);
   json object = value;
+  if (const auto with = arguments.find("with"); with != arguments.end() && with->is_object()) {
+    object.update(*with);
+  }
   object["_target_"] = arguments.value("class", "");
   return object;
 }

@@ -232,6 +232,14 @@ class Deriver {
       }
       return {};
     }
+    if (!rule.table.empty()) {
+      for (const auto& [key, entry] : rule.table) {
+        if (value.is_object() && value.contains(key)) {
+          WB_RETURN_IF_ERROR(Invert(field, entry, value[key]));
+        }
+      }
+      return {};
+    }
     if (!rule.constant.is_null()) return {};
     if (IsNone(value) && rule.function == "window") {
       // Said, since the class of Hugging Face may have a window where the key is not there.

@@ -216,6 +216,7 @@ class Linter {
       return Bad(fmt::format("[config] {}: no layer kinds '{}'", field, rule.layer_kind), 0);
     }
     for (const ConfigRule& inner : rule.list) WB_RETURN_IF_ERROR(ConfigEntry(field, inner));
+    for (const auto& [key, inner] : rule.table) WB_RETURN_IF_ERROR(ConfigEntry(field, inner));
     return {};
   }
 

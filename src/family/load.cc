@@ -116,6 +116,21 @@ Status ReadLayerKinds(TomlTable& top, FamilySpec& spec) {
 }
 
 Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
+                                  const std::string& field, int depth);
+
+// A table of them, `key` of its owner.
+Status ReadConfigRules(TomlTable& owner, std::string_view key, int depth,
+                       std::map<std::string, ConfigRule>& out) {
+  const toml::table* table = owner.Table(key);
+  if (table == nullptr) return {};
+  TomlTable t(*table, owner.origin());
+  for (const std::string& field : t.Keys()) {
+    WB_TRY(out[field], ReadConfigRule(*t.Node(field), t, field, depth));
+  }
+  return t.Finish();
+}
+
+Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
                                   const std::string& field, int depth) {
   ConfigRule rule;
   if (const auto* key = node.as_string()) {
@@ -150,22 +165,13 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
       }
     }
   }
+  WB_RETURN_IF_ERROR(ReadConfigRules(t, "table", depth + 1, rule.table));
   const int sources = !rule.hf.empty() + !rule.constant.is_null() + !rule.dim.empty() +
                       !rule.flag.empty() + !rule.rope.empty() + !rule.layer_kind.empty() +
-                      !rule.list.empty();
+                      !rule.list.empty() + !rule.table.empty();
   if (sources != 1) t.SetError(table, fmt::format("'{}' needs exactly one source", field));
   WB_RETURN_IF_ERROR(t.Finish());
   return rule;
-}
-
-Status ReadConfig(TomlTable& owner, std::string_view key, std::map<std::string, ConfigRule>& out) {
-  const toml::table* table = owner.Table(key);
-  if (table == nullptr) return {};
-  TomlTable t(*table, owner.origin());
-  for (const std::string& field : t.Keys()) {
-    WB_TRY(out[field], ReadConfigRule(*t.Node(field), t, field, 0));
-  }
-  return t.Finish();
 }
 
 Status ReadLayerSpecs(TomlTable& bridge, std::map<std::string, nlohmann::json>& out) {
@@ -198,8 +204,8 @@ Status ReadBridge(TomlTable& top, BridgeRule& rule) {
   TomlTable t(*table, top.origin());
   if (t.Has("provider")) rule.provider = t.String("provider");
   WB_RETURN_IF_ERROR(ReadLayerSpecs(t, rule.layer_specs));
-  WB_RETURN_IF_ERROR(ReadConfig(t, "fields", rule.fields));
-  WB_RETURN_IF_ERROR(ReadConfig(t, "local_fields", rule.local_fields));
+  WB_RETURN_IF_ERROR(ReadConfigRules(t, "fields", 0, rule.fields));
+  WB_RETURN_IF_ERROR(ReadConfigRules(t, "local_fields", 0, rule.local_fields));
   WB_RETURN_IF_ERROR(ReadFaults(t, rule.faults));
   return t.Finish();
 }
@@ -536,7 +542,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadSymbols(top, "flags", spec.flags));
   WB_RETURN_IF_ERROR(ReadLayerDims(top, spec.layer_dims));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
-  WB_RETURN_IF_ERROR(ReadConfig(top, "config", spec.config));
+  WB_RETURN_IF_ERROR(ReadConfigRules(top, "config", 0, spec.config));
   WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));
   WB_RETURN_IF_ERROR(ReadHfConfig(top, spec.hf_config));
   WB_RETURN_IF_ERROR(ReadToy(top, spec));

@@ -624,6 +624,13 @@ class Model::Builder {
       }
       return list;
     }
+    if (!rule.table.empty()) {
+      nlohmann::json table = nlohmann::json::object();
+      for (const auto& [key, entry] : rule.table) {
+        WB_TRY(table[key], FieldValue(field, entry));
+      }
+      return table;
+    }
     const nlohmann::json* value = FirstKey(config_, rule.hf);
     return value == nullptr ? nlohmann::json() : *value;
   }

@@ -47,6 +47,7 @@ struct ConfigRule {
   std::string rope;             // "KIND" or "KIND.FIELD" of the RoPE table
   std::string layer_kind, equals;
   std::vector<ConfigRule> list;
+  std::map<std::string, ConfigRule> table;  // its entries, each with a source of its own
   std::string when;  // where false, the value is none
 };
 

@@ -82,6 +82,15 @@ TEST(ConfigFunctions, GoodValues) {
   EXPECT_EQ(*Call("zero_is_none", 7), 7);
 }
 
+TEST(ConfigFunctions, ObjectsAreMadeOfATableAndOfWhatIsSaidBesideIt) {
+  const auto object = FindConfigFunction("object")->apply;
+  const json arguments = {{"class", "a.B"}, {"with", {{"head", false}}}};
+  EXPECT_EQ(*object({{"size", 3}, {"head", true}}, arguments),
+            (json{{"_target_", "a.B"}, {"size", 3}, {"head", false}}));
+  EXPECT_EQ(*object(json::object(), {{"class", "a.B"}}), (json{{"_target_", "a.B"}}));
+  EXPECT_FALSE(object(3, arguments));
+}
+
 TEST(ConfigFunctions, EachHasItsWayBack) {
   const std::vector<std::pair<const char*, std::vector<json>>> values = {
       {"activation", {"silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu"}},

@@ -47,6 +47,21 @@ bool HasTower(const FamilySpec& family) {
                      [](const StackRule& stack) { return stack.is_tower(); });
 }
 
+// Its projector is built from sizes of both models: the Bridge's defaults are those of one model.
+TEST(Derive, ObjectsOfTheBridgeMayBeMadeOfDims) {
+  const auto config =
+      ReadJsonFile(WEIGHBRIDGE_SOURCE_DIR "/tests/testdata/family_configs/gemma3_vl_plain.v5.json");
+  ASSERT_TRUE(config) << config.error().what;
+  const auto family = Library().Find("gemma3_vl");
+  ASSERT_TRUE(family);
+  const auto model = Model::Expand(**family, *config, {});
+  ASSERT_TRUE(model) << model.error().what;
+  const json fields = Fields(*model, true);
+  EXPECT_EQ(fields["vision_projector_config"]["input_size"], (*config)["vision_config"]["hidden_size"]);
+  EXPECT_EQ(fields["vision_projector_config"]["hidden_size"], (*config)["text_config"]["hidden_size"]);
+  EXPECT_EQ(fields["vision_config"]["vision_use_head"], false);
+}
+
 // Of an object every entry, beside which others may stand.
 void ExpectWithin(const json& found, const json& value, const std::string& field) {
   if (!value.is_object()) {

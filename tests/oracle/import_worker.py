@@ -139,6 +139,7 @@ def bridge_loads(job):
 
 def run(b, job):
     from megatron.core import parallel_state  # noqa: PLC0415
+    from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415  not an Exception
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     b.init_parallel(tp=job["tp"], pp=job["pp"], ep=job["ep"])
@@ -150,7 +151,7 @@ def run(b, job):
             result["tensors"], result["different"] = load_into_imported(b, job)
         if world(job) == 1:
             result["hf_model_id"], result["export"] = bridge_loads_and_exports(b, job)
-    except Exception as e:  # the other jobs still count
+    except (Exception, CheckpointException) as e:  # the other jobs still count
         result["error"] = f"{type(e).__name__}: {str(e)[:2000]}"
         result["traceback"] = traceback.format_exc()[-3000:]
     return result

@@ -17,8 +17,8 @@ REFUSED = {
     "step37": "it asks a config whose layers differ for the one num_attention_heads",
     "qwen3_5_token_classification": "AutoBridge knows ForCausalLM and ForConditionalGeneration only",
 }
-# The Bridge gives every layer experts.
-CHANGED = {"qwen3_vl_moe": {"mlp_only_layers": []}}
+# The Bridge gives every layer of Qwen3-VL experts, and GLM-4.5V one shared expert, whatever the config says.
+CHANGED = {"qwen3_vl_moe": {"mlp_only_layers": []}, "glm4v_moe": {"n_shared_experts": 1}}
 
 
 @pytest.fixture(scope="module")
