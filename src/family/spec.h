@@ -48,7 +48,7 @@ struct ConfigRule {
   std::string layer_kind, equals;
   std::vector<ConfigRule> list;
   std::map<std::string, ConfigRule> table;  // its entries, each with a source of its own
-  std::string when;  // where false, the value is none
+  std::string when;                         // where false, the value is none
 };
 
 // A key of config.json where [config] does not lead back to it.

@@ -57,8 +57,10 @@ TEST(Derive, ObjectsOfTheBridgeMayBeMadeOfDims) {
   const auto model = Model::Expand(**family, *config, {});
   ASSERT_TRUE(model) << model.error().what;
   const json fields = Fields(*model, true);
-  EXPECT_EQ(fields["vision_projector_config"]["input_size"], (*config)["vision_config"]["hidden_size"]);
-  EXPECT_EQ(fields["vision_projector_config"]["hidden_size"], (*config)["text_config"]["hidden_size"]);
+  EXPECT_EQ(fields["vision_projector_config"]["input_size"],
+            (*config)["vision_config"]["hidden_size"]);
+  EXPECT_EQ(fields["vision_projector_config"]["hidden_size"],
+            (*config)["text_config"]["hidden_size"]);
   EXPECT_EQ(fields["vision_config"]["vision_use_head"], false);
 }
 
