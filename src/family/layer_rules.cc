@@ -68,14 +68,23 @@ Result<std::vector<std::string>> EveryN(const LayerRule& rule, int64_t layers,
 
 Result<std::vector<std::string>> FromList(const LayerRule& rule, int64_t layers,
                                           const nlohmann::json& list, const NameLookup& lookup) {
-  int64_t skip = 0;
+  int64_t skip = 0, tail = 0;
   if (rule.arguments.contains("skip")) {
     WB_TRY(skip, Evaluate(Argument(rule, "skip"), lookup));
   }
-  const auto size = list.is_array() ? static_cast<int64_t>(list.size()) : 0;
-  if (skip < 0 || size < layers || size - layers < skip) {
+  if (rule.arguments.contains("tail")) {
+    WB_TRY(tail, Evaluate(Argument(rule, "tail"), lookup));
+  }
+  if (!list.is_array()) {
     return BadRule(rule,
                    fmt::format("'{}' is not a list of {} layers", Argument(rule, "key"), layers));
+  }
+  const auto size = static_cast<int64_t>(list.size());
+  const int64_t rest = size - layers;  // entries of other layers
+  if (skip < 0 || (rest != skip && (rest < skip || rest - skip != tail))) {
+    return BadRule(rule,
+                   fmt::format("'{}' has {} entries for {} layers{}", Argument(rule, "key"), size,
+                               layers, skip > 0 ? fmt::format(" after the first {}", skip) : ""));
   }
   std::vector<std::string> kinds;
   for (int64_t i = 0; i < layers; ++i) {
@@ -270,7 +279,7 @@ const std::vector<LayerRuleInfo>& AllLayerRules() {
       {"const", {"kind"}, {}},
       {"every_n", {"n", "hit", "miss"}, {"phase", "except", "from", "to"}},
       {"first_k", {"k", "first", "rest"}, {}},
-      {"from_list", {"key"}, {"skip", "entry"}},
+      {"from_list", {"key"}, {"skip", "tail", "entry"}},
       {"listed", {"key", "hit", "miss"}, {"base"}},
       {"pattern_string", {"key"}, {"separators", "repeat"}},
   };

@@ -122,6 +122,9 @@ class Linter {
         if (symbol.keys.empty() && symbol.count.empty() && !symbol.expression) {
           return Bad(fmt::format("'{}' has neither keys nor a value", name), 0);
         }
+        if (symbol.agree && symbol.keys.empty()) {
+          return Bad(fmt::format("'{}' has no keys that could agree", name), 0);
+        }
         if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0, name));
       }
     }
@@ -187,7 +190,7 @@ class Linter {
         return Bad(fmt::format("[layer_kinds.{}]: rule {} has no '{}'", group, rule.rule, name), 0);
       }
       if (name == "n" || name == "k" || name == "phase" || name == "from" || name == "skip" ||
-          name == "base")
+          name == "tail" || name == "base")
         WB_RETURN_IF_ERROR(Expression(value, 0));
     }
     for (const LayerRule& inner : rule.fallback) WB_RETURN_IF_ERROR(Rule(group, inner));
@@ -255,6 +258,14 @@ class Linter {
     return {};
   }
 
+  Status Kinds(const std::vector<std::string>& layers, int line) const {
+    for (const std::string& name : layers) {
+      const std::string kind = name.starts_with("!") ? name.substr(1) : name;
+      if (!kinds_.contains(kind)) return Bad(fmt::format("no layer is of kind '{}'", kind), line);
+    }
+    return {};
+  }
+
   Status Param(const ParamRule& rule) const {
     if (rule.megatron.empty()) return Bad("a [[param]] needs 'megatron'", rule.line);
     if (rule.shape.empty() && !rule.scalar)
@@ -269,11 +280,7 @@ class Linter {
     if (!rule.place.empty() && rule.place != "first" && rule.place != "last") {
       return Bad("'place' is \"first\" or \"last\"", rule.line);
     }
-    for (const std::string& layers : rule.layers) {
-      const std::string kind = layers.starts_with("!") ? layers.substr(1) : layers;
-      if (!kinds_.contains(kind))
-        return Bad(fmt::format("no layer is of kind '{}'", kind), rule.line);
-    }
+    WB_RETURN_IF_ERROR(Kinds(rule.layers, rule.line));
     if (rule.tp != "replicated" && rule.tp != "column" && rule.tp != "row") {
       return Bad(fmt::format("'tp' is replicated, column or row, not '{}'", rule.tp), rule.line);
     }
@@ -306,7 +313,7 @@ class Linter {
     return {};
   }
 
-  // [tied], [[hf_copy]], [[hf_ignore]], [[megatron_ignore]].
+  // [tied], [[hf_copy]], [[hf_ignore]], [[megatron_ignore]], [[unsupported]].
   Status NamesWithoutParameter() const {
     if (spec_.tied) {
       const CopyRule& tied = *spec_.tied;
@@ -327,6 +334,10 @@ class Linter {
       if (ignore.hf.empty()) return Bad("a [[hf_ignore]] needs 'hf'", 0);
       WB_RETURN_IF_ERROR(StackNames(ignore.stacks));
       WB_RETURN_IF_ERROR(Name(ignore.hf, 0));
+    }
+    for (const UnsupportedRule& rule : spec_.unsupported) {
+      WB_RETURN_IF_ERROR(Kinds(rule.layers, 0));
+      WB_RETURN_IF_ERROR(Expression(rule.when, 0));
     }
     for (const MegatronIgnoreRule& ignore : spec_.megatron_ignores) {
       if (ignore.megatron.empty()) return Bad("a [[megatron_ignore]] needs 'megatron'", 0);

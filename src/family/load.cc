@@ -45,6 +45,8 @@ Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name) {
   symbol.count = t.String("count");
   if (t.Has("default")) symbol.expression = t.Expression("default");
   if (t.Has("value")) symbol.expression = t.Expression("value");
+  symbol.agree = t.Has("agrees");
+  if (symbol.agree) symbol.expression = t.Expression("agrees");
   WB_RETURN_IF_ERROR(t.Finish());
   return symbol;
 }
@@ -319,6 +321,24 @@ Result<CopyRule> ReadCopy(const toml::table& table, const std::string& origin) {
   return rule;
 }
 
+Result<UnsupportedRule> ReadUnsupported(const toml::table& table, const std::string& origin) {
+  TomlTable t(table, origin);
+  UnsupportedRule rule;
+  rule.keys = t.Strings("keys");
+  rule.others = t.Has("except");
+  rule.layers = t.Strings("layers");
+  rule.when = t.Expression("when");
+  rule.why = t.String("why");
+  const char* list = rule.others ? "except" : "values";
+  rule.values = t.Has(list) ? t.Json(list) : nlohmann::json::array({true});
+  if (!rule.values.is_array()) t.SetError(t.Node(list), fmt::format("'{}' must be a list", list));
+  if (rule.keys.empty() || rule.why.empty()) {
+    t.SetError(&table, "an [[unsupported]] needs 'keys' and 'why'");
+  }
+  WB_RETURN_IF_ERROR(t.Finish());
+  return rule;
+}
+
 // Replaces the parent's rule for the same parameter, else adds.
 void Override(FamilySpec& spec, ParamRule rule) {
   for (ParamRule& existing : spec.params) {
@@ -501,6 +521,10 @@ Status ReadLists(TomlTable& top, FamilySpec& spec) {
         {t.Strings("stack"), t.Strings("layers"), t.String("megatron"), t.String("local"),
          t.Expressions("shape"), t.Expression("when"), t.Expression("unless"), t.String("why")});
     WB_RETURN_IF_ERROR(t.Finish());
+  }
+  for (const toml::table* table : top.Tables("unsupported")) {
+    WB_TRY(UnsupportedRule rule, ReadUnsupported(*table, top.origin()));
+    spec.unsupported.push_back(std::move(rule));
   }
   return {};
 }

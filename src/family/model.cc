@@ -74,6 +74,7 @@ class Model::Builder {
     WB_RETURN_IF_ERROR(Count());
     WB_RETURN_IF_ERROR(LayerDims());
     WB_RETURN_IF_ERROR(Kinds());
+    WB_RETURN_IF_ERROR(Unsupported());
     WB_RETURN_IF_ERROR(ChooseSpelling());
     WB_RETURN_IF_ERROR(Parameters());
     WB_RETURN_IF_ERROR(Copies());
@@ -127,6 +128,7 @@ class Model::Builder {
 
   Result<int64_t> SymbolValue(const std::string& name, const weighbridge::Symbol& symbol,
                               int depth) {
+    if (symbol.agree) return AgreedValue(name, symbol, depth);
     for (const std::string& key : symbol.keys) {
       if (const nlohmann::json* value = FindKey(config_, key)) {
         Result<int64_t> integer = ToInteger(*value, key);
@@ -142,21 +144,39 @@ class Model::Builder {
       if (list->is_string())
         return static_cast<int64_t>(list->get_ref<const std::string&>().size());
     }
-    if (symbol.expression) {
-      Result<int64_t> value =
-          Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
-      // The family was checked when it was read: what is wrong are the numbers of this config.
-      if (!value && value.error().id == "expression") {
-        return Fail(ErrorKind::kInvalid, FaultOf(name),
-                    fmt::format("'{}' is '{}': {}", name, *symbol.expression, value.error().what),
-                    "config.json");
-      }
-      return value;
-    }
+    if (symbol.expression) return ExpressionValue(name, symbol, depth);
     return Fail(ErrorKind::kInvalid, "config-key-missing",
                 fmt::format("the config lacks '{}' (dim '{}' of family {})",
                             symbol.keys.empty() ? name : symbol.keys[0], name, spec().name),
                 "config.json");
+  }
+
+  Result<int64_t> ExpressionValue(const std::string& name, const weighbridge::Symbol& symbol,
+                                  int depth) {
+    Result<int64_t> value =
+        Evaluate(*symbol.expression, [&](std::string_view n) { return Symbol(n, depth + 1); });
+    // The family was checked when it was read: what is wrong are the numbers of this config.
+    if (!value && value.error().id == "expression") {
+      return Fail(ErrorKind::kInvalid, FaultOf(name),
+                  fmt::format("'{}' is '{}': {}", name, *symbol.expression, value.error().what),
+                  "config.json");
+    }
+    return value;
+  }
+
+  // What the expression says. A key that says it too must say the same; "auto" says nothing.
+  Result<int64_t> AgreedValue(const std::string& name, const weighbridge::Symbol& symbol,
+                              int depth) {
+    WB_TRY(const int64_t value, ExpressionValue(name, symbol, depth));
+    for (const std::string& key : symbol.keys) {
+      const nlohmann::json* said = FindKey(config_, key);
+      if (said == nullptr || *said == "auto" || *said == value) continue;
+      return Fail(ErrorKind::kInvalid, "config-value",
+                  fmt::format("'{}' is {}, the rest of the config makes it {} ({})", key,
+                              Describe(*said), value, *symbol.expression),
+                  "config.json");
+    }
+    return value;
   }
 
   Status ResolveSymbols() {
@@ -228,6 +248,12 @@ class Model::Builder {
                     fmt::format("'{}' says nothing of '{}' for layer {}", dim.key, n, layer),
                     "config.json");
       };
+      if (list != nullptr && list->is_array() && static_cast<int64_t>(list->size()) != m_.layers_) {
+        return Fail(ErrorKind::kInvalid, "config-value",
+                    fmt::format("'{}' has {} entries, the model {} layers", dim.key, list->size(),
+                                m_.layers_),
+                    "config.json");
+      }
       std::vector<int64_t>& values = m_.layer_dims_[name];
       for (int64_t layer = 0; layer < m_.layers_; ++layer) {
         const bool there =
@@ -256,6 +282,7 @@ class Model::Builder {
                                                 [&](std::string_view n) { return Symbol(n, 0); }));
       for (const auto& [stack, own] : rule.stacks) {
         auto& kinds = stack_kinds_[std::pair(group, stack)];
+        if (m_.counts_[stack] == 0) continue;  // left out: a list may name its layers all the same
         WB_TRY(kinds, LayerKinds(own, m_.counts_[stack], config_,
                                  [&](std::string_view n) { return Symbol(n, 0); }));
       }
@@ -279,11 +306,49 @@ class Model::Builder {
     return false;
   }
 
-  bool LayerFits(const ParamRule& rule, const StackRule& stack, int64_t layer) const {
-    return std::all_of(rule.layers.begin(), rule.layers.end(), [&](const std::string& kind) {
+  bool LayerFits(const std::vector<std::string>& kinds, const StackRule& stack,
+                 int64_t layer) const {
+    return std::all_of(kinds.begin(), kinds.end(), [&](const std::string& kind) {
       return kind.starts_with("!") ? !HasKind(stack, layer, kind.substr(1))
                                    : HasKind(stack, layer, kind);
     });
+  }
+
+  bool SomeLayerFits(const std::vector<std::string>& kinds) {
+    for (const StackRule& stack : spec().stacks) {
+      if (stack.is_tower()) continue;
+      for (int64_t layer = 0; layer < m_.counts_[stack.name]; ++layer) {
+        if (LayerFits(kinds, stack, layer)) return true;
+      }
+    }
+    return false;
+  }
+
+  // A truth value may be written as a number, as for a flag.
+  static bool Means(const nlohmann::json& value, const nlohmann::json& listed) {
+    if (!listed.is_boolean() || !value.is_number_integer()) return value == listed;
+    return (value != 0) == listed.get<bool>();
+  }
+
+  // Values of keys with which the family cannot describe the model.
+  Status Unsupported() {
+    for (const UnsupportedRule& rule : spec().unsupported) {
+      const auto key = std::find_if(rule.keys.begin(), rule.keys.end(), [&](const std::string& k) {
+        return FindKey(config_, k) != nullptr;
+      });
+      if (key == rule.keys.end()) continue;
+      const nlohmann::json& value = *FindKey(config_, *key);
+      const bool listed = std::any_of(rule.values.begin(), rule.values.end(),
+                                      [&](const nlohmann::json& v) { return Means(value, v); });
+      if (listed == rule.others || !SomeLayerFits(rule.layers)) continue;
+      WB_TRY(const bool holds, Holds(rule.when, ""));
+      if (!holds) continue;
+      return Fail(ErrorKind::kUnsupported, "config-unsupported",
+                  fmt::format("family {} does not know '{}' = {}: {}", spec().name, *key,
+                              Describe(value), rule.why),
+                  "config.json");
+    }
+    return {};
   }
 
   // The stacks of a rule, those that borrow its parameters included.
@@ -307,7 +372,7 @@ class Model::Builder {
       int64_t layers = rule.stacks.empty() ? 1 : 0, each = 1;
       for (const StackRule* stack : StacksOf(rule.stacks)) {
         for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
-          layers += LayerFits(rule, *stack, layer) ? 1 : 0;
+          layers += LayerFits(rule.layers, *stack, layer) ? 1 : 0;
         }
       }
       if (layers > 0 && !rule.experts.empty()) {
@@ -337,7 +402,7 @@ class Model::Builder {
       for (int64_t layer = 0; rules.size() > 1 && layer < (stack ? m_.counts_[stack->name] : 1);
            ++layer) {
         const auto fits = [&](const ParamRule* rule) {
-          return !stack || LayerFits(*rule, *stack, layer);
+          return !stack || LayerFits(rule->layers, *stack, layer);
         };
         if (std::count_if(rules.begin(), rules.end(), fits) < 2) continue;
         return Fail(ErrorKind::kInvalid, "family-file",
@@ -387,7 +452,8 @@ class Model::Builder {
       }
       for (const StackRule* stack : StacksOf(rule.stacks)) {
         for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
-          if (LayerFits(rule, *stack, layer)) WB_RETURN_IF_ERROR(AddParameters(rule, stack, layer));
+          if (LayerFits(rule.layers, *stack, layer))
+            WB_RETURN_IF_ERROR(AddParameters(rule, stack, layer));
         }
       }
     }

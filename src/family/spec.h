@@ -17,6 +17,7 @@ struct Symbol {
   std::vector<std::string> keys;
   std::string count;  // a config key whose list's or table's size counts where no key is there
   std::optional<std::string> expression;
+  bool agree = false;  // the expression is the value, and what a key says must be the same
 };
 
 // A dim that each layer has for itself: `entry` of the layer's object in the config list `key`,
@@ -129,6 +130,16 @@ struct CopyRule {
   std::string megatron;  // [tied] only: the name of the copy on the last pipeline stage
 };
 
+// Values of a config key with which the model has tensors or computes something that Megatron-Core
+// does not know.
+struct UnsupportedRule {
+  std::vector<std::string> keys;    // the first that is present and not null is judged
+  nlohmann::json values;            // a list: what is refused, or with `others` all that is not
+  bool others = false;              // `except` instead of `values`
+  std::vector<std::string> layers;  // only where a layer has these kinds
+  std::string when, why;            // `when`: an expression; where it is false nothing is refused
+};
+
 struct IgnoreRule {
   std::vector<std::string> stacks;
   std::string hf, why;
@@ -171,6 +182,7 @@ struct FamilySpec {
   std::vector<CopyRule> copies;
   std::vector<IgnoreRule> ignores;
   std::vector<MegatronIgnoreRule> megatron_ignores;
+  std::vector<UnsupportedRule> unsupported;
   TextModelRule text_model;
   // Other spellings of all HF names: beginnings -> what stands there instead.
   std::vector<std::map<std::string, std::string>> spellings;

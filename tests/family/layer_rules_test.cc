@@ -1,5 +1,6 @@
 #include "family/layer_rules.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -101,13 +102,15 @@ const LayerRule kList =
 TEST(LayerRules, FromListReadsOneEntryPerLayer) {
   EXPECT_EQ(*KindsOf(kList, 3, R"({"types": ["s", "f", "s"]})"),
             (Kinds{"sliding", "full", "sliding"}));
-  EXPECT_EQ(*KindsOf(kList, 2, R"({"types": ["s", "f", "more"]})"), (Kinds{"sliding", "full"}));
   EXPECT_EQ(*KindsOf(kList, 3, R"({"types": [1, true, null]})"), (Kinds{"one", "yes", "no"}));
   EXPECT_EQ(*KindsOf(kList, 2, R"({"types": 1})"), (Kinds{"one", "one"}));
 }
 
 TEST(LayerRules, FromListRefusesOtherLists) {
-  EXPECT_THAT(Fault(KindsOf(kList, 3, R"({"types": ["s"]})")), HasSubstr("not a list of 3 layers"));
+  EXPECT_THAT(Fault(KindsOf(kList, 3, R"({"types": ["s"]})")),
+              HasSubstr("'types' has 1 entries for 3 layers"));
+  EXPECT_THAT(Fault(KindsOf(kList, 2, R"({"types": ["s", "f", "s"]})")),
+              HasSubstr("'types' has 3 entries for 2 layers"));
   EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": ["x"]})")), HasSubstr("unknown layer kind 'x'"));
   EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": {"s": 1}})")), HasSubstr("not a list"));
   EXPECT_THAT(Fault(KindsOf(kList, 1, R"({"types": "sf"})")), HasSubstr("not a list"));
@@ -121,8 +124,19 @@ TEST(LayerRules, FromListSkipsTheEntriesOfOtherLayers) {
   const LayerRule rule =
       Rule("from_list", {{"key", "l"}, {"skip", "three"}}, {{"a", "A"}, {"b", "B"}});
   EXPECT_EQ(*KindsOf(rule, 2, R"({"l": ["a", "a", "a", "b", "a"]})"), (Kinds{"B", "A"}));
-  EXPECT_THAT(Fault(KindsOf(rule, 3, R"({"l": ["a", "a", "a", "b", "a"]})")),
-              HasSubstr("is not a list of 3 layers"));
+  for (const int64_t layers : {1, 3}) {
+    EXPECT_THAT(Fault(KindsOf(rule, layers, R"({"l": ["a", "a", "a", "b", "a"]})")),
+                HasSubstr(fmt::format("5 entries for {} layers after the first 3", layers)));
+  }
+}
+
+TEST(LayerRules, FromListMayHaveATailOfExactlySoManyEntriesOfOtherLayers) {
+  const LayerRule rule =
+      Rule("from_list", {{"key", "l"}, {"tail", "three"}}, {{"a", "A"}, {"b", "B"}});
+  EXPECT_EQ(*KindsOf(rule, 2, R"({"l": ["a", "b"]})"), (Kinds{"A", "B"}));
+  EXPECT_EQ(*KindsOf(rule, 2, R"({"l": ["a", "b", "b", "b", "b"]})"), (Kinds{"A", "B"}));
+  EXPECT_THAT(Fault(KindsOf(rule, 2, R"({"l": ["a", "b", "b", "b"]})")),
+              HasSubstr("4 entries for 2 layers"));
 }
 
 TEST(LayerRules, FromListLooksIntoTheObjectOfEachLayer) {

@@ -68,6 +68,9 @@ TEST(Lint, ArithmeticIsJudgedOnlyWhereNoNameTakesPart) {
 }
 
 TEST(Lint, RequiredPiecesAreThere) {
+  EXPECT_EQ(Fault(R"(half = { keys = ["half", "deep.half"], default = "hidden / 2" })",
+                  R"(half = { agrees = "hidden / 2" })"),
+            "'half' has no keys that could agree");
   EXPECT_THAT(Fault("hf_architectures = [\"TinyForCausalLM\"]\n", ""),
               HasSubstr("'hf_architectures' is empty"));
   EXPECT_THAT(Fault("vocab = \"vocab_size\"\n", ""), HasSubstr("[dims] lacks 'vocab'"));
@@ -142,6 +145,13 @@ TEST(Lint, TablesWithoutParametersAreCheckedToo) {
   EXPECT_THAT(with("[[megatron_ignore]]\nwhy = \"x\"\n"), HasSubstr("[[megatron_ignore]] needs"));
   EXPECT_THAT(with("[[megatron_ignore]]\nmegatron = \"x\"\nshape = [\"hdden\"]\n"),
               HasSubstr("did you mean 'hidden'?"));
+  EXPECT_THAT(with("[[unsupported]]\nkeys = \"bias\"\n"), HasSubstr("needs 'keys' and 'why'"));
+  EXPECT_THAT(with("[[unsupported]]\nkeys = \"bias\"\nvalues = 3\nwhy = \"x\"\n"),
+              HasSubstr("'values' must be a list"));
+  EXPECT_THAT(with("[[unsupported]]\nkeys = \"bias\"\nlayers = \"mo\"\nwhy = \"x\"\n"),
+              HasSubstr("no layer is of kind 'mo'"));
+  EXPECT_THAT(with("[[unsupported]]\nkeys = \"bias\"\nwhen = \"teid\"\nwhy = \"x\"\n"),
+              HasSubstr("did you mean 'tied'?"));
   EXPECT_THAT(with("[[stack]]\nname = \"s\"\ncount = \"1\"\nparams_of = \"nobody\"\n"),
               HasSubstr("there is no stack 'nobody'"));
 }

@@ -232,6 +232,27 @@ TEST(Symbols, KeysAreTriedInOrderThenTheDefault) {
   EXPECT_EQ(half("\"half\": 6, \"deep\": {\"half\": 7}, "), 6);
 }
 
+TEST(Symbols, KeysThatHaveToAgreeDoSoOrTheConfigContradictsItself) {
+  const std::string family =
+      With(kSampleFamily, "default = \"hidden / 2\"", "agrees = \"hidden / 2\"");
+  const auto half = [&](const std::string& more) {
+    return Sample(family, With(kSampleConfig, "\"vocab_size\"", more + "\"vocab_size\""));
+  };
+  for (const char* good : {"", "\"half\": 4, ", "\"half\": null, ", "\"half\": \"auto\", "}) {
+    const auto model = half(good);
+    ASSERT_TRUE(model) << good;
+    EXPECT_EQ(model->dims().at("half"), 4);
+  }
+  for (const char* bad : {"\"half\": 5, ", "\"half\": 4, \"deep\": {\"half\": 5}, "}) {
+    const auto model = half(bad);
+    ASSERT_FALSE(model) << bad;
+    EXPECT_EQ(model.error().id, "config-value");
+    EXPECT_THAT(model.error().what,
+                HasSubstr("half' is 5, the rest of the config makes it 4 (hidden / 2)"));
+  }
+  EXPECT_FALSE(half("\"half\": \"four\", "));
+}
+
 TEST(Symbols, WithoutValueFailOnlyWhereTheyAreUsed) {
   const std::string unused = With(kSampleFamily, "[flags]", "ghost = \"ghost_size\"\n[flags]");
   EXPECT_TRUE(Sample(unused, kSampleConfig));
@@ -345,6 +366,43 @@ missing = "mtp-missing"
             std::set<std::string>{"mtp.1."});
 }
 
+// What the sample family with these [[unsupported]] keys says of the sample config with that key.
+std::string Refusal(const std::string& rule, const std::string& key) {
+  const auto model = Sample(kSampleFamily + ("[[unsupported]]\nwhy = \"it cannot\"\n" + rule),
+                            With(kSampleConfig, "{", "{" + key + ", "));
+  if (model) return "";
+  EXPECT_EQ(model.error().kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(model.error().id, "config-unsupported");
+  return model.error().what;
+}
+
+TEST(Model, AConfigThatTheFamilyDoesNotKnowIsRefusedByName) {
+  const std::string bias = "keys = [\"bias\", \"deep.bias\"]\n";
+  EXPECT_EQ(Refusal(bias, R"("bias": true)"), "family tiny does not know 'bias' = true: it cannot");
+  EXPECT_EQ(Refusal(bias, R"("deep": {"bias": 1})"),
+            "family tiny does not know 'deep.bias' = 1: it cannot");
+  for (const char* good : {R"("bias": false)", R"("bias": null)", R"("bias": 0)",
+                           R"("other": true)", R"("bias": false, "deep": {"bias": true})"}) {
+    EXPECT_EQ(Refusal(bias, good), "") << good;
+  }
+}
+
+TEST(Model, RefusedValuesAreListedOrAllButThose) {
+  EXPECT_NE(Refusal("keys = \"kind\"\nvalues = [\"b\", 3]\n", R"("kind": "b")"), "");
+  EXPECT_NE(Refusal("keys = \"kind\"\nvalues = [\"b\", 3]\n", R"("kind": 3)"), "");
+  EXPECT_EQ(Refusal("keys = \"kind\"\nvalues = [\"b\", 3]\n", R"("kind": "a")"), "");
+  EXPECT_EQ(Refusal("keys = \"kind\"\nexcept = [\"a\"]\n", R"("kind": "a")"), "");
+  EXPECT_NE(Refusal("keys = \"kind\"\nexcept = [\"a\"]\n", R"("kind": "b")"), "");
+}
+
+TEST(Model, AValueIsRefusedOnlyWhereALayerOfItsKindIsAndWhereTheConditionHolds) {
+  const std::string key = R"("bias": true)";
+  EXPECT_NE(Refusal("keys = \"bias\"\nlayers = \"moe\"\n", key), "");
+  EXPECT_EQ(Refusal("keys = \"bias\"\nlayers = [\"moe\", \"dense\"]\n", key), "");
+  EXPECT_NE(Refusal("keys = \"bias\"\nwhen = \"experts > 0\"\n", key), "");
+  EXPECT_EQ(Refusal("keys = \"bias\"\nwhen = \"experts > 100\"\n", key), "");
+}
+
 TEST(Model, DimsOfALayerAreItsOwn) {
   const std::string dims = R"([layer_dims]
 own_half = { key = "blocks", entry = "ffn.size", default = "half" }
@@ -367,8 +425,9 @@ own_half = { key = "blocks", entry = "ffn.size", default = "half" }
   EXPECT_EQ(rows(""), (std::vector<int64_t>{8, 8}));
   EXPECT_EQ(rows(R"("blocks": [{"ffn": {"size": 3}}, {}, {"ffn": {"size": 5}}, {}], )"),
             (std::vector<int64_t>{6, 10}));
-  for (const char* bad :
-       {R"("blocks": [{"ffn": {"size": "3"}}], )", R"("blocks": [{"ffn": {"size": -3}}], )"}) {
+  for (const char* bad : {R"("blocks": [{"ffn": {"size": "3"}}, {}, {}, {}], )",
+                          R"("blocks": [{"ffn": {"size": -3}}, {}, {}, {}], )",
+                          R"("blocks": [{}, {}, {}], )", R"("blocks": [{}, {}, {}, {}, {}], )"}) {
     EXPECT_FALSE(Sample(family, With(kSampleConfig, "{", std::string("{") + bad))) << bad;
   }
 }
