@@ -132,6 +132,8 @@ def test_a_list_of_more_layers_than_the_model_has_is_an_error_with_both_numbers(
     shapes = saved_shapes(architecture, config)
     judge = Judge(weighbridge, tmp_path)
     for table, path in tables(config):
+        if "talker_config" in path:
+            continue  # not in Megatron's model
         layers = table.get("num_hidden_layers")
         for key, value in table.items():
             if key not in ("layer_types", "mlp_layer_types") or not isinstance(value, list) or len(value) != layers:
