@@ -156,4 +156,19 @@ Result<json> ReadJsonFile(const std::filesystem::path& path) {
   return ParseJson(text, path.string());
 }
 
+tl::unexpected<Error> WrongKind(const std::string& key, const json& value,
+                                std::string_view expected) {
+  constexpr size_t kShown = 40;
+  const std::string kind = value.is_null()      ? "null"
+                           : value.is_array()   ? "a list"
+                           : value.is_object()  ? "a table"
+                           : value.is_boolean() ? "a truth value"
+                                                : "a " + std::string(value.type_name());
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
+  if (text.size() > kShown) text = text.substr(0, kShown) + "...";
+  return Fail(ErrorKind::kInvalid, "config-kind",
+              fmt::format("'{}' is {} ({}), {} is expected", key, kind, text, expected),
+              "config.json: " + key);
+}
+
 }  // namespace weighbridge

@@ -32,4 +32,9 @@ std::string DumpConfig(const nlohmann::ordered_json& config);
 // Reads and parses a file. Also kNotFound, kPermission, kIo; kUnsupported above kMaxJsonFileBytes.
 Result<nlohmann::json> ReadJsonFile(const std::filesystem::path& path);
 
+// kInvalid "config-kind": the value at `key` of a config.json is of another kind than `expected`
+// ("a table"). It says nothing about the weights, so it is no judgement of them.
+tl::unexpected<Error> WrongKind(const std::string& key, const nlohmann::json& value,
+                                std::string_view expected);
+
 }  // namespace weighbridge

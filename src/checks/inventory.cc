@@ -54,9 +54,8 @@ class Taker {
                 "a scale is never silently passed over");
   }
 
-  // Whether Megatron can hold values of this dtype as a weight. All tensors of a parameter have
-  // one.
-  Status CheckDType(const TensorInfo& info, const TensorInfo* first) const {
+  // Whether Megatron can hold values of this dtype as a weight.
+  Status CheckDType(const TensorInfo& info) const {
     constexpr std::array kPlain = {DType::kBF16, DType::kF16, DType::kF32, DType::kF64};
     if (std::find(kPlain.begin(), kPlain.end(), info.dtype) == kPlain.end()) {
       if (IsFloat(info.dtype)) {
@@ -69,11 +68,7 @@ class Taker {
                               ShortName(info.dtype)),
                   info.name, "was it quantized, or written from the wrong tensor?");
     }
-    if (first == nullptr || first->dtype == info.dtype) return {};
-    return Fail(ErrorKind::kUnsupported, "mixed-dtypes",
-                fmt::format("{} is {}, {} is {}: one Megatron tensor cannot hold both", first->name,
-                            ShortName(first->dtype), info.name, ShortName(info.dtype)),
-                info.name);
+    return {};
   }
 
   size_t IndexOf(const TensorInfo* info) const {
@@ -118,8 +113,14 @@ class Taker {
         usable = false;
         continue;
       }
-      WB_RETURN_IF_ERROR(CheckDType(*info, first));
+      WB_RETURN_IF_ERROR(CheckDType(*info));
       if (first == nullptr) first = info;
+      if (first->dtype != info->dtype) {
+        OtherDType(p, *info, *first);
+        why = fmt::format("{} is {}", p.hf[i], ShortName(info->dtype));
+        usable = false;
+        continue;
+      }
       if (info->shape != expected) {
         WrongShape(p, *info, expected);
         why = fmt::format("{} has another shape", p.hf[i]);
@@ -193,6 +194,19 @@ class Taker {
     out_.rows.push_back(std::move(row));
     where_["shape-mismatch"].push_back(
         fmt::format("{}: {}, expected {}", info.name, ToString(info.shape), ToString(expected)));
+  }
+
+  // The bits of each HF tensor count, so none of them is converted to fit the others.
+  void OtherDType(const Parameter& p, const TensorInfo& info, const TensorInfo& first) {
+    if (!reported_.insert(info.name).second) return;
+    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.transform = p.storage->transform;
+    const std::string both = fmt::format("{} is {}, {} is {}", first.name, ShortName(first.dtype),
+                                         info.name, ShortName(info.dtype));
+    row.why = fmt::format("mixed-dtypes: {}: one Megatron tensor cannot hold both", both);
+    out_.rows.push_back(std::move(row));
+    mixed_.push_back(both);
   }
 
   void Faulty(const Parameter& p, const TensorInfo& info, const TensorFault& fault) {
@@ -304,6 +318,15 @@ class Taker {
                              fmt::format("{} quantized weight(s) cannot be read", where.size()),
                              where.front(), fault_hints_[id]});
     }
+    if (!mixed_.empty()) {
+      out_.causes.push_back({"mixed-dtypes", Proof::kStructural, Origin::kCheckpoint, Some(mixed_),
+                             fmt::format("{} tensor(s) have another dtype than those that share a "
+                                         "Megatron tensor with them",
+                                         mixed_.size()),
+                             mixed_.front(),
+                             "save the parts of a fused tensor in one dtype, or quantize all of "
+                             "them"});
+    }
     for (const auto& [id, names] : where_) {
       const bool shape = id == "shape-mismatch";
       out_.causes.push_back(
@@ -360,7 +383,7 @@ class Taker {
   std::set<std::pair<const StackRule*, int64_t>> empty_layers_;
   std::set<std::string> reported_;
   std::vector<std::pair<const Parameter*, std::string>> stranded_;  // and why
-  std::vector<std::string> partly_;
+  std::vector<std::string> partly_, mixed_;
   std::map<std::string, std::vector<std::string>> where_, extra_, faults_;
   std::map<std::string, std::string> fault_hints_;
 };

@@ -30,7 +30,7 @@ struct Inventory {
 
 // Every HF tensor that is neither usable, nor ignored, nor a copy has a row. Errors, kUnsupported:
 // "quantized" (a quantized checkpoint that was opened without ShowValues), "dtype" (weights that
-// are no floating point numbers), "mixed-dtypes" (of one Megatron tensor).
+// are no floating point numbers).
 Result<Inventory> TakeInventory(const Model& model, const Checkpoint& hf);
 
 // The model is expanded as `hf` stores it. `hf` outlives what is done with `options`.

@@ -351,9 +351,22 @@ std::string ToText(const Checkpoint& checkpoint, const std::vector<TensorReport>
   return out;
 }
 
+// A config that is absent or no JSON is left out; one whose parts are no tables is said as by every
+// other command.
+Status CheckConfig(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const auto folder = std::filesystem::is_directory(path, ignored) ? path : path.parent_path();
+  const auto config = ReadConfig(folder / "config.json");
+  if (config || config.error().id != "config-kind") return {};
+  return Fail(config.error());
+}
+
 int RunInspect(const InspectArguments& arguments) {
   const auto checkpoint = OpenStateDict(arguments.model);
   if (!checkpoint) return PrintError(checkpoint.error());
+  if (const Status config = CheckConfig((*checkpoint)->path()); !config) {
+    return PrintError(config.error());
+  }
   const std::vector<TensorReport> reports = Collect(**checkpoint, arguments);
   if (reports.empty() && !(*checkpoint)->tensors().empty()) {
     std::vector<std::string> names;

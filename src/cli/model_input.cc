@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/strings.h"
 #include "checks/megatron_state_dict.h"
 #include "cli/rank_options.h"
 #include "formats/quantized/checkpoint.h"
@@ -241,7 +242,28 @@ Result<std::unique_ptr<Checkpoint>> OpenStateDict(const std::string& model) {
   return AsStateDict(std::move(megatron));
 }
 
-Result<nlohmann::json> ReadConfig(const fs::path& path) { return ReadJsonFile(path); }
+namespace {
+
+Status CheckParts(const nlohmann::json& table, const std::string& prefix) {
+  for (const auto& [key, value] : table.items()) {
+    if (!key.ends_with("_config") || key.starts_with("_") || value.is_null()) continue;
+    if (!value.is_object()) return WrongKind(prefix + ToPrintable(key), value, "a table");
+    WB_RETURN_IF_ERROR(CheckParts(value, prefix + ToPrintable(key) + "."));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status CheckConfigParts(const nlohmann::json& config) {
+  return config.is_object() ? CheckParts(config, "") : Status();
+}
+
+Result<nlohmann::json> ReadConfig(const fs::path& path) {
+  WB_TRY(nlohmann::json config, ReadJsonFile(path));
+  WB_RETURN_IF_ERROR(CheckConfigParts(config));
+  return config;
+}
 
 Result<std::unique_ptr<ModelInput>> OpenModelInput(const std::string& model,
                                                    const std::vector<std::string>& family_files,

@@ -97,7 +97,12 @@ Result<std::unique_ptr<MegatronCheckpoint>> OpenMegatron(const std::string& path
 // checkpoint (checks/megatron_state_dict.h).
 Result<std::unique_ptr<Checkpoint>> OpenStateDict(const std::string& model);
 
-// Reads a JSON config. kCorrupt "header-corrupt" when it is not valid JSON.
+// The parts of a config.json ("text_config", "quantization_config") are tables, or null: kInvalid
+// "config-kind" with the key else. What reads a config has to ask, for a part that is none reads as
+// one that is not there.
+Status CheckConfigParts(const nlohmann::json& config);
+
+// Reads a JSON config whose parts are tables. kCorrupt "header-corrupt" when it is not valid JSON.
 Result<nlohmann::json> ReadConfig(const std::filesystem::path& path);
 
 }  // namespace weighbridge::cli

@@ -43,7 +43,9 @@ const CLI::Validator kSeed(
 Result<nlohmann::ordered_json> ReadOrdered(const std::string& path) {
   if (path.empty()) return nlohmann::ordered_json();
   WB_TRY(const std::string text, ReadTextFile(path, kMaxJsonFileBytes));
-  return ParseOrderedJson(text, path);
+  WB_TRY(nlohmann::ordered_json config, ParseOrderedJson(text, path));
+  WB_RETURN_IF_ERROR(CheckConfigParts(nlohmann::json(config)));
+  return config;
 }
 
 Result<const FamilySpec*> FamilyFor(const ToyArguments& a, const FamilyLibrary& library,

@@ -179,8 +179,8 @@ struct HighFirst {
 };
 
 template <typename Code>
-void Decode(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s, std::byte* out) {
-  const std::byte* codes = q.codes.data();
+void Decode(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
+            const std::byte* codes, std::byte* out) {
   if (q.dtype == DType::kBF16) {
     for (int64_t i = 0; i < s.count; ++i) {
       const uint16_t bits = ToBFloat((meanings[Code::At(codes, s.begin + i)] - s.offset) * s.scale);
@@ -192,6 +192,13 @@ void Decode(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s
   for (int64_t i = 0; i < s.count; ++i) {
     Store(q.dtype, (meanings[Code::At(codes, s.begin + i)] - s.offset) * s.scale, out + i * size);
   }
+}
+
+// `codes`: as q.codes, or others in their place; s.begin counts from there.
+void DecodeStretch(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
+                   const std::byte* codes, std::byte* out) {
+  if (BitsOf(q.format) == 8) return Decode<Bytes>(q, meanings, s, codes, out);
+  Decode<LowFirst>(q, meanings, s, codes, out);
 }
 
 void DecodeInverted(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
@@ -303,9 +310,9 @@ void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, 
     if (misreading == Misreading::kScaleIgnored) s.scale = 1;
     std::byte* to = out + s.done * size;
     if (misreading == Misreading::kScaleInverted) return DecodeInverted(q, meanings, s, to);
-    if (BitsOf(q.format) == 8) return Decode<Bytes>(q, meanings, s, to);
-    if (misreading == Misreading::kNibbleOrder) return Decode<HighFirst>(q, meanings, s, to);
-    Decode<LowFirst>(q, meanings, s, to);
+    const bool swapped = misreading == Misreading::kNibbleOrder && BitsOf(q.format) == 4;
+    if (swapped) return Decode<HighFirst>(q, meanings, s, q.codes.data(), to);
+    DecodeStretch(q, meanings, s, q.codes.data(), to);
   });
 }
 
@@ -319,14 +326,21 @@ RequantizeCounts Requantize(const QuantizedTensor& q, int64_t first, int64_t cou
   RequantizeCounts counts;
   const auto size = static_cast<size_t>(BitsOf(q.dtype) / 8);
   const int64_t origin = CodeByte(q, first) * 8 / BitsOf(q.format);
-  VisitStretches(q, first, count, [&](const Stretch& s) {
+  std::vector<std::byte> held;  // what the codes stand for now
+  VisitStretches(q, first, count, [&](const Stretch& stretch) {
+    Stretch s = stretch;
+    s.begin -= origin;
+    const std::byte* asked = values.data() + static_cast<size_t>(s.done) * size;
+    held.resize(static_cast<size_t>(s.count) * size);
+    DecodeStretch(q, MeaningsOf(q.format), s, codes.data(), held.data());
+    if (std::memcmp(held.data(), asked, held.size()) == 0) return;
     const CodeValues under(q, s.scale, s.offset);
     for (int64_t i = 0; i < s.count; ++i) {
-      const int64_t at = s.begin + i - origin;
-      const unsigned code = CodeAt(q, codes, at);
+      const size_t place = static_cast<size_t>(i) * size;
+      if (std::memcmp(held.data() + place, asked + place, size) == 0) continue;
+      const int64_t at = s.begin + i;
       uint32_t wanted = 0;
-      std::memcpy(&wanted, values.data() + static_cast<size_t>(s.done + i) * size, size);
-      if (under.Bits(code) == wanted) continue;
+      std::memcpy(&wanted, asked + place, size);
       ++counts.changed;
       const float value = FloatAt(q.dtype, values, s.done + i);
       const int nearest = under.Nearest(wanted, value);

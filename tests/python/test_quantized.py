@@ -190,6 +190,220 @@ def test_groups_that_agree_on_a_block_have_it(run, edited, tmp_path):
     assert values[0] == values[1]
 
 
+def table(**changes):
+    return lambda tensors, config: config["quantization_config"].update(changes)
+
+
+def weights(**changes):
+    """Changes what the only group says of weights."""
+    return lambda tensors, config: config["quantization_config"]["config_groups"]["group_0"]["weights"].update(changes)
+
+
+def group(**changes):
+    return lambda tensors, config: config["quantization_config"]["config_groups"]["group_0"].update(changes)
+
+
+def two_groups(*groups):
+    def edit(tensors, config):
+        told = config["quantization_config"]["config_groups"]["group_0"]["weights"]
+        config["quantization_config"]["config_groups"] = {
+            f"group_{i}": {"targets": targets, "weights": {**told, **changes}}
+            for i, (targets, changes) in enumerate(groups)}
+    return edit
+
+
+def static_inputs(**changes):
+    return group(input_activations={"dynamic": False, "num_bits": 8, "strategy": "tensor", "type": "float", **changes})
+
+
+def both(*edits):
+    return lambda tensors, config: [edit(tensors, config) for edit in edits]
+
+
+def scale_of_cache(kind):
+    return add(f"model.layers.0.self_attn.{kind}_scale", "F32", [1], struct.pack("<f", 1))
+
+
+CACHE = table(kv_cache_scheme={"dynamic": False, "num_bits": 8, "strategy": "tensor", "type": "float"})
+CODES = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize("name,edit,cause,said", [
+    ("int4", weights(num_bits=8), "quantization-config", ["num_bits 8", "four bits", "weight_shape"]),
+    ("int4", weights(num_bits=2), "quantization-config", ["num_bits 2", "four bits"]),
+    ("int4", weights(type="float"), "quantization-config", ["num_bits 4, type float", "int4 codes, i32 [64, 8]"]),
+    ("int4", weights(group_size=64), "shape-mismatch", ["group_size 64", "[64, 2]"]),
+    ("int4", weights(group_size=16), "shape-mismatch", ["group_size 16", "[64, 2]"]),
+    ("int4", weights(strategy="channel", group_size=None), "shape-mismatch", ["strategy channel", "[64, 2]"]),
+    ("int4", weights(strategy="tensor", group_size=None), "shape-mismatch", ["strategy tensor", "[64, 2]"]),
+    ("int4", table(format="float-quantized"), "quantization-config", ["format float-quantized", "int4 codes"]),
+    ("int4", group(format="nvfp4-pack-quantized"), "quantization-config", ["format nvfp4-pack-quantized", "int4 codes"]),
+    ("int4", group(weights=None), "quantization-config", ["config_groups.group_0 says nothing of weights"]),
+    ("int4", weights(symmetric=False), "scale-missing", ["weight_zero_point"]),
+    ("int4_zero_point", weights(symmetric=True), "quantization-config", ["symmetric", "weight_zero_point"]),
+    ("int4", drop(ATTENTION + ".weight_shape"), "scale-missing", ["weight_shape"]),
+    ("int4", add(ATTENTION + ".weight_shape", "I64", [2], struct.pack("<qq", 64, 60)), "shape-mismatch", ["[64, 60]"]),
+    ("int4", add(ATTENTION + ".weight_packed", "I32", [64, 9], bytes(64 * 9 * 4)), "shape-mismatch", ["[64, 72]"]),
+    ("fp8_channel", weights(strategy="tensor"), "shape-mismatch", ["strategy tensor", "[64, 1]"]),
+    ("fp8_channel", weights(strategy="block", block_structure=[32, 32]), "shape-mismatch", ["block_structure [32, 32]"]),
+    ("fp8_channel", weights(num_bits=4), "quantization-config", ["num_bits 4", "fp8 codes, fp8_e4m3"]),
+    ("fp8_channel", weights(type="int"), "quantization-config", ["num_bits 8, type int", "fp8 codes"]),
+    ("fp8_channel", table(format="pack-quantized"), "quantization-config", ["format pack-quantized", "fp8 codes"]),
+    ("fp8_block", table(quant_method="mxfp4"), "quantization-config", ["quant_method mxfp4", "fp8 codes"]),
+    ("fp8_block", table(fmt="e5m2"), "quantization-config", ["fp8_e5m2", "fp8_e4m3"]),
+    ("mxfp4", table(quant_method="fp8"), "quantization-config", ["quant_method fp8", "mxfp4 codes"]),
+    ("nvfp4", weights(group_size=32), "shape-mismatch", ["group_size 32"]),
+    ("nvfp4", table(format="mxfp4-pack-quantized"), "quantization-config", ["mxfp4-pack-quantized", "nvfp4 codes"]),
+    ("nvfp4_modelopt", table(quant_algo="FP8"), "quantization-config", ["quant_algo FP8", "nvfp4 codes"]),
+    ("int4", table(ignore=["lm_head", ATTENTION]), "quantization-config", ["ignore", ATTENTION]),
+    ("int4", table(ignore=["re:.*self_attn.*"]), "quantization-config", ["ignore has 're:.*self_attn.*'"]),
+    ("fp8_block", table(modules_to_not_convert=["model.layers.0.mlp"]), "quantization-config", ["modules_to_not_convert"]),
+    ("fp8_block", table(ignored_layers=["q_proj"], modules_to_not_convert=None), "quantization-config", ["ignored_layers"]),
+    ("mxfp4", table(modules_to_not_convert=["model.layers.*.mlp.experts"]), "quantization-config", ["experts"]),
+    ("int4", group(targets=["re:.*nothing.*"]), "quantization-config", ["no group", "int4 codes"]),
+    ("int4", group(targets=[ATTENTION]), "quantization-config", ["no group", "int4 codes"]),
+    ("int4", two_groups((["Linear"], {}), (["Linear"], {"group_size": 64})), "quantization-config", ["group_0", "group_1"]),
+    ("fp8_tensor", drop(CODES + ".activation_scale"), "scale-missing", [CODES + ".activation_scale", "static"]),
+    ("nvfp4_modelopt", drop(CODES + ".input_scale"), "scale-missing", [CODES + ".input_scale", "NVFP4"]),
+    ("fp8_channel", static_inputs(), "scale-missing", ["input_scale", "input_activations"]),
+    ("nvfp4", static_inputs(strategy="tensor_group", dynamic="local"), "scale-missing", ["input_global_scale"]),
+    ("fp8_channel", CACHE, "scale-missing", ["self_attn.k_scale", "kv_cache_scheme"]),
+    ("fp8_channel", both(CACHE, scale_of_cache("k")), "scale-missing", ["self_attn.v_scale"]),
+])
+def test_a_config_that_contradicts_the_files_is_named_with_what_they_show(run, edited, tmp_path, name, edit, cause, said):
+    folder = edited(name, edit)
+    for level in ("L0", "L1"):
+        status, report = report_of(run, "roundtrip", folder, "--level", level)
+        assert status == 1 and causes(report) == [cause]
+        text = json.dumps(report, ensure_ascii=False)
+        assert all(part in text for part in said), text
+    result = run("import", folder, tmp_path / "megatron")
+    assert result.returncode == 1 and not (tmp_path / "megatron").exists()
+
+
+@pytest.mark.parametrize("name,edit", [
+    ("int4", two_groups((["Linear"], {"group_size": 64}), (["re:.*_proj$"], {}))),  # an expression goes before a class
+    ("int4", two_groups((["re:.*"], {"group_size": 64}), (["re:(?!x).*"], {"group_size": 64}), (["Linear"], {}),
+                        ([f"model.layers.0.self_attn.{p}_proj" for p in "qkvo"]
+                         + [f"model.layers.0.mlp.{p}_proj" for p in ("gate", "up", "down")], {}))),
+    ("int4", table(ignore=["lm_head", "re:.*mlp\\.(x|y)_proj.*", "self_attn", "model.layers.0", "re:self_attn"])),
+    ("fp8_block", table(modules_to_not_convert=["model.layers.0.mlp.gate", "up", "model.layers.*.mlp.gate", "lm_head"])),
+    ("fp8_channel", both(static_inputs(), *[
+        add(f"model.layers.0.{m}.input_scale", "F32", [1], struct.pack("<f", 1))
+        for m in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+                  "mlp.up_proj", "mlp.down_proj")])),
+    ("fp8_channel", both(CACHE, scale_of_cache("k"), scale_of_cache("v"))),
+    ("fp8_channel", table(transform_config={}, sparsity_config={"format": "dense"}, kv_cache_scheme=None)),
+    ("fp8_channel", group(targets=["Qwen3Linear"])),
+])
+def test_a_config_that_agrees_in_other_words_passes_without_a_note(run, edited, name, edit):
+    status, report = report_of(run, "roundtrip", edited(name, edit))
+    assert status == 0, report["causes"]
+    assert "quantization-config" not in {n["id"] for n in report["notes"]}
+
+
+@pytest.mark.parametrize("name,edit,said", [
+    ("fp8_channel", table(transform_config={"config_groups": {"R1": {"type": "hadamard", "apply": []}}}), "R1 (hadamard)"),
+    ("fp8_channel", table(sparsity_config={"format": "sparse-24-bitmask"}), "sparse-24-bitmask"),
+    ("int4", table(format="marlin-24"), "marlin-24"),
+    ("int4", weights(actorder="group"), "actorder"),
+    ("nvfp4_modelopt", table(quant_algo="NVFP4_AWQ"), "NVFP4_AWQ"),
+    ("nvfp4_modelopt", add(ATTENTION + ".pre_quant_scale", "BF16", [64], bytes(128)), "scaled by columns"),
+    ("int4", both(weights(num_bits=8), *[
+        add(f"model.layers.0.{m}.weight_shape", "I64", [2], struct.pack("<qq", 64, 32)) for m in ("self_attn.q_proj",)]),
+     "num_bits 8"),
+])
+def test_weights_that_are_transformed_or_packed_otherwise_are_refused_by_name(run, edited, name, edit, said):
+    result = run("roundtrip", edited(name, edit))
+    assert result.returncode == 2 and said in result.stderr and "hint:" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("edit,key", [
+    (table(config_groups=[]), "quantization_config.config_groups"),
+    (table(config_groups=None), "quantization_config.config_groups"),
+    (table(config_groups={}), "quantization_config.config_groups"),
+    (table(config_groups="x"), "quantization_config.config_groups"),
+    (table(config_groups={"W4A16": ["Linear"]}), "quantization_config.config_groups.W4A16"),
+    (group(weights=[1]), "config_groups.group_0.weights"),
+    (group(targets="Linear"), "config_groups.group_0.targets"),
+    (group(targets=[1]), "config_groups.group_0.targets"),
+    (weights(num_bits="4"), "weights.num_bits"),
+    (weights(num_bits=1 << 62), "weights.num_bits"),
+    (weights(group_size=4.5), "weights.group_size"),
+    (weights(group_size=None), "weights"),
+    (weights(group_size=0), "weights"),
+    (weights(strategy="token"), "weights"),
+    (weights(symmetric="yes"), "weights.symmetric"),
+    (weights(block_structure=[1]), "weights.block_structure"),
+    (table(ignore="lm_head"), "quantization_config.ignore"),
+    (table(ignore={"a": 1}), "quantization_config.ignore"),
+    (table(format=3), "quantization_config.format"),
+    (table(kv_cache_scheme=[]), "quantization_config.kv_cache_scheme"),
+    (table(transform_config=[1]), "quantization_config.transform_config"),
+    (group(input_activations="x"), "group_0.input_activations"),
+])
+def test_values_of_a_wrong_kind_in_the_table_are_no_judgement(run, edited, tmp_path, edit, key):
+    folder = edited("int4", edit)
+    for command in (["roundtrip", folder], ["import", folder, tmp_path / "megatron"], ["manifest", folder]):
+        result = run(*command)
+        assert result.returncode == 2 and key in result.stderr, (command, result.stderr)
+
+
+def test_blocks_that_the_config_does_not_size_are_noted_or_refused_where_two_sizes_fit(run, edited):
+    status, report = report_of(run, "roundtrip", edited("fp8_block", table(weight_block_size=None)))
+    assert status == 0
+    [note] = [n["message"] for n in report["notes"] if n["id"] == "quantization-config"]
+    assert "7 weight(s)" in note and "32 x 32" in note
+
+    def wide(tensors, config):  # 192 rows in two blocks: 128 and 64, or twice 96
+        config["intermediate_size"] = 192
+        for part in ("gate", "up"):
+            name = f"model.layers.0.mlp.{part}_proj.weight"
+            tensors[name] = ("F8_E4M3", [192, 64], bytes(192 * 64))
+            tensors[name + "_scale_inv"] = ("F32", [2, 1], bytes(8))
+        name = "model.layers.0.mlp.down_proj.weight"
+        tensors[name] = ("F8_E4M3", [64, 192], bytes(192 * 64))
+        tensors[name + "_scale_inv"] = ("F32", [1, 2], bytes(8))
+
+    for size, status in (([128, 128], 0), ([96, 64], 1), (None, 1)):
+        def edit(tensors, config):
+            wide(tensors, config)
+            for name in [n for n in tensors if "self_attn" in n and n.endswith("_scale_inv")]:
+                tensors[name] = ("F32", [1, 1], tensors[name][2][:4])
+            table(weight_block_size=size)(tensors, config)
+        found, report = report_of(run, "roundtrip", edited("fp8_block", edit))
+        assert found == status, (size, report["causes"])
+    assert causes(report) == ["quantization-config"] and "blocks of 128 or of equal ones" in json.dumps(report)
+
+
+@pytest.mark.parametrize("edit,said", [
+    (table(activation_scheme="dynamic"), "7 scale(s) of activations are there, though config.json promises none "
+                                         "(activation_scheme dynamic)"),
+])
+def test_scales_of_activations_that_the_config_does_not_promise_are_said(run, edited, edit, said):
+    status, report = report_of(run, "roundtrip", edited("fp8_tensor", edit))
+    assert status == 0 and any(said in n["message"] for n in report["notes"])
+
+
+def test_a_weight_that_is_stored_plain_beside_quantized_ones_is_said(run, tmp_path, edited):
+    def plain(tensors, config):
+        # In a second layer, a copy of the first.
+        config["num_hidden_layers"] = 2
+        for name in [n for n in tensors if ".layers.0." in n]:
+            tensors[name.replace(".0.", ".1.")] = tensors[name]
+        tensors.pop("model.layers.1.mlp.down_proj.weight_scale_inv")
+        tensors["model.layers.1.mlp.down_proj.weight"] = ("BF16", [64, 96], bytes(64 * 96 * 2))
+
+    folder = edited("fp8_block", plain)
+    status, report = report_of(run, "roundtrip", folder)
+    assert status == 0
+    [note] = [n["message"] for n in report["notes"] if n["id"] == "quantization-config"]
+    assert "1 weight(s) are stored plain" in note and "model.layers.1.mlp.down_proj.weight" in note
+    folder = edited("fp8_block", both(plain, table(modules_to_not_convert=["model.layers.1.mlp.down_proj"])))
+    status, report = report_of(run, "roundtrip", folder)
+    assert status == 0 and "quantization-config" not in {n["id"] for n in report["notes"]}
+
+
 def with_scale(name, index, value):
     """One element of a tensor of scales."""
     def edit(tensors, config):
@@ -436,3 +650,60 @@ def test_a_scale_that_is_no_number_fails_on_every_rank(run, edited):
     assert status == 1 and causes(report) == ["scale-invalid"]
     failed = [row for row in report["results"] if row["status"] == "mismatch"]
     assert {row["rank"]["tp"] for row in failed if row["rank"]} == {0, 1}
+
+
+@pytest.mark.parametrize("name,dtype", [
+    ("model.layers.0.self_attn.q_proj.weight", "F32"), ("model.layers.0.mlp.up_proj.weight", "F32"),
+    ("model.layers.0.mlp.gate_proj.weight", "F16")])
+def test_parts_of_a_fused_tensor_in_two_dtypes_are_named(run, edited, tmp_path, name, dtype):
+    def plain(tensors, config):
+        _, shape, _ = tensors[name]
+        tensors.pop(name + "_scale_inv")
+        tensors[name] = (dtype, shape, bytes(int(numpy.prod(shape)) * (4 if dtype == "F32" else 2)))
+        table(modules_to_not_convert=[name.removesuffix(".weight"), "lm_head"])(tensors, config)
+
+    folder = edited("fp8_block", plain)
+    for level in ("L0", "L1"):
+        status, report = report_of(run, "roundtrip", folder, "--level", level)
+        assert status == 1 and causes(report) == ["mixed-dtypes"]
+        text = json.dumps(report)
+        assert f"{name} is {'fp32' if dtype == 'F32' else 'fp16'}" in text and "is bf16" in text
+        assert report["counts"]["passed"] > 3
+    result = run("import", folder, tmp_path / "megatron")
+    assert result.returncode == 1 and name in result.stderr
+
+
+PARTS = [("text_config", [1]), ("vision_config", []), ("vision_config", "x"), ("quantization_config", []),
+         ("quantization_config", "x"), ("quantization_config", 3), ("thinker_config", {"text_config": [1]})]
+
+
+@pytest.mark.parametrize("key,value", PARTS)
+def test_parts_of_a_config_that_are_no_tables_have_one_message_in_every_command(run, tmp_path, key, value):
+    source = ROOT / "tests/testdata/hf/llama_tied"
+    assert run("import", source, tmp_path / "megatron").returncode == 0
+    folder = pathlib.Path(shutil.copytree(source, tmp_path / "broken"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    named = f"'{key}.text_config'" if isinstance(value, dict) else f"'{key}'"
+    said = set()
+    for command in (["inspect", folder], ["roundtrip", folder], ["roundtrip", folder, "--family", "llama"],
+                    ["verify", folder, tmp_path / "megatron"], ["import", folder, tmp_path / "other"],
+                    ["export", tmp_path / "megatron", tmp_path / "hf", "--like", folder],
+                    ["export", tmp_path / "megatron", tmp_path / "hf", "--config", folder / "config.json"],
+                    ["manifest", folder], ["toy", tmp_path / "toy", "--like", folder, "--num-hidden-layers", "1"],
+                    ["toy", tmp_path / "toy", "--config", folder / "config.json"],
+                    ["families", "expand", "--config", folder / "config.json"]):
+        result = run(*command)
+        assert result.returncode == 2, (command, result.stdout, result.stderr)
+        said.add(result.stderr.splitlines()[0])
+    [line] = said
+    assert named in line and "a table is expected" in line
+
+
+@pytest.mark.parametrize("key", ["text_config", "vision_config", "quantization_config"])
+def test_a_part_of_a_config_that_is_null_is_not_there(run, tmp_path, key):
+    folder = pathlib.Path(shutil.copytree(ROOT / "tests/testdata/hf/llama_tied", tmp_path / "null"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: None}))
+    for command in ("inspect", "roundtrip", "manifest"):
+        assert run(command, folder).returncode == 0

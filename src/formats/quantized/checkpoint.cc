@@ -8,17 +8,20 @@
 #include <set>
 #include <utility>
 
+#include "base/strings.h"
+#include "formats/quantized/modules.h"
 #include "formats/quantized/scheme.h"
 
 namespace weighbridge {
 namespace {
 
 // Written by methods that order their codes otherwise.
-constexpr std::array<std::string_view, 4> kForeign = {".qweight", ".qzeros", ".g_idx",
-                                                      ".weight_g_idx"};
+constexpr std::array<std::string_view, 5> kForeign = {".qweight", ".qzeros", ".g_idx",
+                                                      ".weight_g_idx", ".pre_quant_scale"};
 // Of activations and of the attention's cache: no weight needs them, a copy keeps them.
-constexpr std::array<std::string_view, 6> kBeside = {
-    ".input_scale", ".activation_scale", ".input_global_scale", ".k_scale", ".v_scale", ".q_scale"};
+constexpr std::array<std::string_view, 3> kOfInputs = {".input_scale", ".activation_scale",
+                                                       ".input_global_scale"};
+constexpr std::array<std::string_view, 3> kOfCache = {".k_scale", ".v_scale", ".q_scale"};
 constexpr std::array<std::string_view, 7> kScaleEndings = {
     "_scale_inv",           ".weight_scale",      "_scales",      ".weight_scale_2",
     ".weight_global_scale", ".weight_zero_point", ".weight_shape"};
@@ -27,6 +30,19 @@ template <size_t N>
 bool EndsWithAny(std::string_view name, const std::array<std::string_view, N>& endings) {
   return std::any_of(endings.begin(), endings.end(),
                      [&](std::string_view ending) { return name.ends_with(ending); });
+}
+
+// Scales of activations, or of the attention's cache.
+bool IsBeside(std::string_view name) {
+  return EndsWithAny(name, kOfInputs) || EndsWithAny(name, kOfCache);
+}
+
+// The module of a weight or of its codes; a parameter of its own is one by itself.
+std::string_view ModuleOf(std::string_view name) {
+  for (const std::string_view ending : {".weight_packed", ".weight", "_blocks"}) {
+    if (name.ends_with(ending)) return name.substr(0, name.size() - ending.size());
+  }
+  return name;
 }
 
 std::string Renamed(std::string_view name, std::string_view from, std::string_view to) {
@@ -97,12 +113,16 @@ class View final : public Checkpoint {
 class Matcher {
  public:
   Matcher(const Checkpoint& stored, const QuantizationConfig& config)
-      : stored_(stored), config_(config) {}
+      : stored_(stored), config_(config), rules_(config) {}
 
   Result<std::vector<Entry>> Run() {
     WB_RETURN_IF_ERROR(RefuseForeign());
     for (const TensorInfo& t : stored_.tensors()) Match(t);
+    WB_RETURN_IF_ERROR(std::move(refused_));
+    any_codes_ = !entries_.empty();
     for (const TensorInfo& t : stored_.tensors()) KeepOthers(t);
+    NoteUnquantized();
+    if (config_.cache_scales) RequireCacheScales();
     std::sort(entries_.begin(), entries_.end(),
               [](const Entry& a, const Entry& b) { return a.info.name < b.info.name; });
     for (size_t i = 1; i < entries_.size(); ++i) {
@@ -115,14 +135,15 @@ class Matcher {
 
   // Weights per scheme.
   const std::map<std::string_view, int64_t>& found() const { return found_; }
-  int64_t beside() const { return beside_; }
+  std::vector<CheckpointNote> Notes() const;
 
  private:
   Status RefuseForeign() const {
     for (const TensorInfo& t : stored_.tensors()) {
       if (!EndsWithAny(t.name, kForeign)) continue;
       return Fail(ErrorKind::kUnsupported, "quantized",
-                  "weights of GPTQ, AWQ or in an activation order are not read by this version",
+                  "weights of GPTQ, AWQ, in an activation order or scaled by columns are not read "
+                  "by this version",
                   t.name, "dequantize to bf16 first; a scale is never silently passed over");
     }
     return {};
@@ -186,6 +207,12 @@ class Matcher {
     q->scales = stored_.Data(scale);
     q->scale_dtype = scale.dtype;
     if (scale.dtype == DType::kU8) q->scale_format = ScaleFormat::kExponent;
+    const ModuleRules::Choice choice = rules_.PromiseFor(ModuleOf(codes.name));
+    std::string contradiction = Contradiction(scheme, codes, choice);
+    if (!contradiction.empty()) return Contradict(codes, std::move(contradiction));
+    static const WeightPromise kNothing;
+    const bool said = choice.promise != nullptr && choice.promise->also != scheme.name;
+    const WeightPromise& promise = said ? *choice.promise : kNothing;
     const auto shape = ValueShape(scheme, codes.shape);
     if (!shape) {
       return AddFault(codes, "shape-mismatch",
@@ -194,20 +221,10 @@ class Matcher {
     }
     q->shape = *shape;
     q->pitch = q->columns();
-    if (scheme.format == CodeFormat::kInt4Offset && !TakeStoredShape(codes, *q)) return;
-    const auto grid = GridOf(scheme, *q, scale);
-    if (!grid) {
-      return AddFault(codes, "shape-mismatch",
-                      fmt::format("its scale '{}' has the shape {}, which does not fit {}{}",
-                                  scale.name, ToString(scale.shape), ToString(q->shape),
-                                  config_.block && scheme.format == CodeFormat::kF8E4M3
-                                      ? fmt::format(" in blocks of {} x {}", (*config_.block)[0],
-                                                    (*config_.block)[1])
-                                      : ""),
-                      "compare weight_block_size with the shapes in the files");
-    }
-    q->grid = *grid;
-    if (!TakeGlobalScale(scheme, codes, *q) || !TakeZeroPoints(scheme, codes, *q)) return;
+    if (scheme.format == CodeFormat::kInt4Offset && !TakeStoredShape(codes, promise, *q)) return;
+    if (!TakeGrid(scheme, codes, scale, promise.layout, *q)) return;
+    if (!TakeGlobalScale(scheme, codes, *q) || !TakeZeroPoints(scheme, codes, promise, *q)) return;
+    if (!FindActivationScale(codes, promise.activations)) return;
     Entry entry{codes, nullptr, nullptr};
     entry.info.name = Renamed(codes.name, scheme.codes, scheme.values);
     entry.info.shape = q->shape;
@@ -223,18 +240,96 @@ class Matcher {
     entries_.push_back(std::move(entry));
   }
 
-  std::optional<ScaleGrid> GridOf(const QuantizationScheme& scheme, const QuantizedTensor& q,
-                                  const TensorInfo& scale) const {
-    const auto grid = ResolveGrid(scheme, q.shape, scale.shape, config_.block);
-    const bool exponents = scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8M0;
-    if (grid || !exponents) return grid;
-    return ResolveGrid(scheme, q.shape, scale.shape, std::nullopt);
+  void Contradict(const TensorInfo& codes, std::string message) {
+    AddFault(codes, "quantization-config", std::move(message),
+             "config.json and the weights are of different models, or one of them was edited");
+  }
+
+  // What the config says otherwise of codes that are there; "" where it agrees.
+  std::string Contradiction(const QuantizationScheme& scheme, const TensorInfo& codes,
+                            const ModuleRules::Choice& choice) const {
+    const std::string found = fmt::format("the files hold {} codes, {} {}", scheme.name,
+                                          ShortName(codes.dtype), ToString(codes.shape));
+    const std::string plain = rules_.LeftPlain(ModuleOf(codes.name));
+    if (!plain.empty()) {
+      return fmt::format("config.json leaves it plain ({} has '{}'), {}", config_.left_plain_key,
+                         ToPrintable(plain), found);
+    }
+    if (!choice.problem.empty()) return fmt::format("{}; {}", choice.problem, found);
+    const WeightPromise* promise = choice.promise;
+    if (promise == nullptr || promise->also == scheme.name) return "";
+    if (!promise->quantized) {
+      return fmt::format("{} says nothing of weights, {}", promise->where, found);
+    }
+    for (const SchemeClaim& claim : promise->claims) {
+      if (std::find(claim.schemes.begin(), claim.schemes.end(), scheme.name) !=
+          claim.schemes.end()) {
+        continue;
+      }
+      return fmt::format("config.json says {} ({}), {}", claim.said, promise->where, found);
+    }
+    if (promise->codes && scheme.name == "fp8" && *promise->codes != codes.dtype) {
+      return fmt::format("config.json says that the codes are {}, {}", ShortName(*promise->codes),
+                         found);
+    }
+    return "";
+  }
+
+  bool TakeGrid(const QuantizationScheme& scheme, const TensorInfo& codes, const TensorInfo& scale,
+                const ScaleLayout& layout, QuantizedTensor& q) {
+    const auto grid = ResolveGrid(scheme, q.shape, scale.shape, layout);
+    if (!grid) {
+      AddFault(
+          codes, "shape-mismatch",
+          fmt::format("its scale '{}' has the shape {}, which does not fit {}{}", scale.name,
+                      ToString(scale.shape), ToString(q.shape),
+                      layout.said.empty() ? "" : ": config.json says " + layout.said),
+          layout.said.empty() ? "" : "compare quantization_config with the shapes in the files");
+      return false;
+    }
+    q.grid = *grid;
+    const bool guessed =
+        layout.kind == ScaleLayout::Kind::kUnsaid && scheme.group == 0 && IsGuessed(*grid, q.shape);
+    if (!guessed) return true;
+    if (IsAmbiguous(*grid, q.shape)) {
+      AddFault(
+          codes, "quantization-config",
+          fmt::format("its scales {} over {} are of blocks of 128 or of equal ones: config.json "
+                      "does not say which",
+                      ToString(scale.shape), ToString(q.shape)),
+          "set weight_block_size in quantization_config");
+      return false;
+    }
+    ++guessed_[{grid->block_rows, grid->block_columns}];
+    return true;
+  }
+
+  // One scale of activations is there where the config promises static ones.
+  bool FindActivationScale(const TensorInfo& codes, const ActivationPromise& promise) {
+    if (promise.kind == ActivationPromise::Kind::kNone)
+      dynamic_.emplace(ModuleOf(codes.name), promise.said);
+    if (promise.kind != ActivationPromise::Kind::kStatic) return true;
+    const std::string module(ModuleOf(codes.name));
+    if (module == codes.name) return true;  // stacked experts: libraries differ
+    for (const std::string_view spelling : promise.spellings) {
+      if (stored_.Find(fmt::format("{}.{}", module, spelling)) != nullptr) return true;
+    }
+    AddFault(codes, "scale-missing",
+             fmt::format("'{}.{}' is not there, which config.json promises ({})", module,
+                         promise.spellings[0], promise.said),
+             "is a shard missing, or are the activations dynamic?");
+    return false;
   }
 
   // weight_shape: rows and columns before they were filled up to whole int32.
-  bool TakeStoredShape(const TensorInfo& codes, QuantizedTensor& q) {
-    const TensorInfo* info = stored_.Find(Renamed(codes.name, "_packed", "_shape"));
-    if (info == nullptr) return true;
+  bool TakeStoredShape(const TensorInfo& codes, const WeightPromise& promise, QuantizedTensor& q) {
+    const std::string name = Renamed(codes.name, "_packed", "_shape");
+    const TensorInfo* info = stored_.Find(name);
+    if (info == nullptr) {
+      AddFault(codes, "scale-missing", fmt::format("its shape '{}' is not there", name),
+               "is a shard or a part of the index missing?");
+      return false;
+    }
     used_.insert(info->name);
     q.stored.push_back(info->name);
     const auto bytes = stored_.Data(*info);
@@ -249,6 +344,7 @@ class Matcher {
         shape.push_back(wide ? wide_value : value);
       }
     }
+    if (!JudgePackedBits(codes, *info, promise, shape)) return false;
     const bool fits = shape.size() == q.shape.size() && shape.back() <= q.shape.back() &&
                       shape.back() > q.shape.back() - 8 &&
                       std::equal(shape.begin(), shape.end() - 1, q.shape.begin());
@@ -261,6 +357,30 @@ class Matcher {
     }
     q.shape = shape;
     return true;
+  }
+
+  // Codes of another number of bits than four are refused; a config that says so of codes of four
+  // is a contradiction.
+  bool JudgePackedBits(const TensorInfo& codes, const TensorInfo& info,
+                       const WeightPromise& promise, const Shape& shape) {
+    if (!promise.packed_bits || *promise.packed_bits == 4) return true;
+    const int64_t words = codes.shape.empty() ? 0 : codes.shape.back();
+    const int64_t columns = shape.empty() ? 0 : shape.back();
+    const bool four = columns > (words - 1) * 8 && columns <= words * 8;
+    const std::string said = fmt::format("num_bits {} ({})", *promise.packed_bits, promise.where);
+    if (!four) {
+      refused_ = Fail(ErrorKind::kUnsupported, "quantized",
+                      fmt::format("config.json says {}: packed weights of other than four bits are "
+                                  "not read by this version",
+                                  said),
+                      codes.name, "dequantize to bf16 first");
+      return false;
+    }
+    Contradict(codes, fmt::format("config.json says {}, the files hold four bits for each value: "
+                                  "{} {} for '{}' {}",
+                                  said, ShortName(codes.dtype), ToString(codes.shape), info.name,
+                                  ToString(shape)));
+    return false;
   }
 
   bool TakeGlobalScale(const QuantizationScheme& scheme, const TensorInfo& codes,
@@ -287,17 +407,24 @@ class Matcher {
   }
 
   bool TakeZeroPoints(const QuantizationScheme& scheme, const TensorInfo& codes,
-                      QuantizedTensor& q) {
+                      const WeightPromise& promise, QuantizedTensor& q) {
     if (scheme.format != CodeFormat::kInt4Offset) return true;
     const std::string name = Renamed(codes.name, "_packed", "_zero_point");
     const TensorInfo* info = stored_.Find(name);
-    if (info == nullptr && config_.zero_points) {
+    if (info == nullptr && promise.symmetric == false) {
       AddFault(codes, "scale-missing", fmt::format("its zero points '{}' are not there", name),
                "config.json says that the weights are not symmetric");
       return false;
     }
     if (info == nullptr) return true;
     used_.insert(info->name);
+    if (promise.symmetric == true) {
+      Contradict(codes,
+                 fmt::format("config.json says that it is symmetric ({}), and its zero points "
+                             "'{}' are there",
+                             promise.where, info->name));
+      return false;
+    }
     Shape expected = q.shape;
     if (expected.size() == 2) expected = {(q.grid.rows + 7) / 8, q.grid.columns};
     if (q.shape.size() != 2 || info->dtype != DType::kI32 || info->shape != expected) {
@@ -326,8 +453,9 @@ class Matcher {
   // What is no code of a known scheme, and belongs to none.
   void KeepOthers(const TensorInfo& t) {
     if (used_.contains(t.name)) return;
-    if (EndsWithAny(t.name, kBeside) && !found_.empty() && BelongsToWeight(t)) {
+    if (IsBeside(t.name) && any_codes_ && BelongsToWeight(t)) {
       ++beside_;
+      NoteUnpromised(t);
       return;
     }
     if (MustBeCodes(t)) {
@@ -338,13 +466,120 @@ class Matcher {
     entries_.push_back({t, nullptr, nullptr});
   }
 
+  // A scale of activations where the config says that they have none.
+  void NoteUnpromised(const TensorInfo& scale) {
+    std::string said = "no kv_cache_scheme";
+    if (EndsWithAny(scale.name, kOfInputs)) {
+      const auto dynamic = dynamic_.find(scale.name.substr(0, scale.name.rfind('.')));
+      if (dynamic == dynamic_.end()) return;
+      said = dynamic->second;
+    } else if (config_.cache_scales || config_.method != "compressed-tensors") {
+      return;
+    }
+    auto& [count, first] = unpromised_[said];
+    if (count++ == 0) first = scale.name;
+  }
+
+  // Weights stored plain of which others of the same name are quantized, and that the config does
+  // not list: a library would look for their codes.
+  void NoteUnquantized() {
+    if (config_.plain()) return;
+    std::set<std::string> quantized;
+    for (const Entry& e : entries_) {
+      if (e.quantized) quantized.insert(WithoutNumbers(e.info.name));
+    }
+    for (const Entry& e : entries_) {
+      const bool plain = !e.quantized && !e.fault && e.info.shape.size() >= 2;
+      if (!plain || !quantized.contains(WithoutNumbers(e.info.name))) continue;
+      const std::string_view module = ModuleOf(e.info.name);
+      if (!rules_.LeftPlain(module).empty()) continue;
+      const ModuleRules::Choice choice = rules_.PromiseFor(module);
+      if (choice.promise == nullptr || !choice.promise->quantized) continue;
+      if (unquantized_++ == 0) first_unquantized_ = e.info.name;
+    }
+  }
+
+  static std::string WithoutNumbers(std::string_view name) {
+    std::string out;
+    for (const char c : name) {
+      const bool digit = c >= '0' && c <= '9';
+      if (!digit) out += c;
+      if (digit && (out.empty() || out.back() != '#')) out += '#';
+    }
+    return out;
+  }
+
+  // Scales of keys and values, beside the attention or its projections.
+  void RequireCacheScales() {
+    for (Entry& e : entries_) {
+      for (const char* kind : {"k", "v"}) {
+        const std::string_view module = ModuleOf(e.info.name);
+        const std::string projection = fmt::format(".{}_proj", kind);
+        if (!e.info.name.ends_with(".weight") || !module.ends_with(projection) || e.fault) continue;
+        const auto attention = module.substr(0, module.size() - projection.size());
+        const std::string name = fmt::format("{}.{}_scale", attention, kind);
+        if (stored_.Find(name) != nullptr ||
+            stored_.Find(fmt::format("{}.{}_scale", module, kind)) != nullptr) {
+          continue;
+        }
+        e.quantized = nullptr;
+        e.fault = std::make_unique<TensorFault>(TensorFault{
+            "scale-missing",
+            fmt::format("'{}' is not there, which config.json promises (kv_cache_scheme)", name),
+            "is a shard missing?"});
+      }
+    }
+  }
+
   const Checkpoint& stored_;
   const QuantizationConfig& config_;
+  const ModuleRules rules_;
+  Status refused_;
   std::vector<Entry> entries_;
+  bool any_codes_ = false;  // usable or not
   std::set<std::string, std::less<>> used_;
   std::map<std::string_view, int64_t> found_;
-  int64_t beside_ = 0;
+  int64_t beside_ = 0, unquantized_ = 0;
+  std::string first_unquantized_;
+  std::map<std::array<int64_t, 2>, int64_t> guessed_;                  // blocks -> weights
+  std::map<std::string, std::string, std::less<>> dynamic_;            // module -> what is said
+  std::map<std::string, std::pair<int64_t, std::string>> unpromised_;  // by what is said
 };
+
+std::vector<CheckpointNote> Matcher::Notes() const {
+  std::vector<CheckpointNote> notes;
+  const auto add = [&](const char* id, std::string message) {
+    notes.push_back({id, std::move(message)});
+  };
+  for (const auto& [scheme, count] : found_) {
+    add("dequantized", fmt::format("{} weight(s) are stored as {} and judged by their values in {}",
+                                   count, scheme, ShortName(config_.dtype)));
+  }
+  if (beside_ > 0) {
+    add("not-needed",
+        fmt::format("{} scale(s) of activations are not needed: no weight depends on them",
+                    beside_));
+  }
+  for (const auto& [block, count] : guessed_) {
+    add("quantization-config",
+        fmt::format("config.json does not say how large the blocks of {} weight(s) are: {} x {} is "
+                    "taken, which is 128 where that gives the number of scales, else the quotient",
+                    count, block[0], block[1]));
+  }
+  for (const auto& [said, scales] : unpromised_) {
+    add("quantization-config",
+        fmt::format("{} scale(s) of activations are there, though config.json "
+                    "promises none ({}); the first is {}",
+                    scales.first, said, scales.second));
+  }
+  if (unquantized_ > 0) {
+    add("quantization-config",
+        fmt::format("{} weight(s) are stored plain that config.json does not leave so; the first "
+                    "is {}",
+                    unquantized_, first_unquantized_));
+  }
+  return notes;
+}
 
 bool NothingQuantized(const Checkpoint& stored) {
   return std::none_of(stored.tensors().begin(), stored.tensors().end(), [](const TensorInfo& t) {
@@ -355,7 +590,7 @@ bool NothingQuantized(const Checkpoint& stored) {
 }  // namespace
 
 bool LooksLikeScale(std::string_view name) {
-  return EndsWithAny(name, kScaleEndings) || EndsWithAny(name, kBeside);
+  return EndsWithAny(name, kScaleEndings) || IsBeside(name);
 }
 
 Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> stored,
@@ -374,16 +609,8 @@ Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> store
                    "take quantization_config out of a config of plain weights");
   }
   std::vector<CheckpointNote> notes = stored->notes();
-  for (const auto& [scheme, count] : matcher.found()) {
-    notes.push_back({"dequantized", fmt::format("{} weight(s) are stored as {} and judged by their "
-                                                "values in {}",
-                                                count, scheme, ShortName(config.dtype))});
-  }
-  if (matcher.beside() > 0) {
-    notes.push_back({"not-needed", fmt::format("{} scale(s) of activations are not needed: no "
-                                               "weight depends on them",
-                                               matcher.beside())});
-  }
+  const std::vector<CheckpointNote> more = matcher.Notes();
+  notes.insert(notes.end(), more.begin(), more.end());
   if (config.plain() && !matcher.found().empty()) {
     notes.push_back({"quantization-config",
                      "the weights are quantized and config.json has no quantization_config: "

@@ -6,7 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "base/strings.h"
+#include "formats/quantized/config_groups.h"
 
 namespace weighbridge {
 namespace {
@@ -45,55 +47,156 @@ bool RemoveTable(nlohmann::ordered_json& config, int depth = 3) {
   return removed;
 }
 
-using Block = std::optional<std::array<int64_t, 2>>;
+// The algorithms of ModelOpt whose weights are read; the others scale columns before (AWQ, SVD) or
+// pack otherwise.
+struct Algorithm {
+  std::string_view name;
+  std::vector<std::string_view> schemes;
+  bool static_inputs = false;
+};
 
-Result<Block> BlockIn(const nlohmann::json& table, const char* key) {
-  const auto found = table.find(key);
-  if (found == table.end() || found->is_null()) return std::nullopt;
-  const auto is_extent = [](const nlohmann::json& v) {
-    return v.is_number_integer() && v > 0 && v < (1 << 30);
+const std::vector<Algorithm>& Algorithms() {
+  static const std::vector<Algorithm> kAlgorithms = {
+      {"FP8", {"fp8"}, true},     {"FP8_PB_WO", {"fp8"}},
+      {"FP8_PB_REAL", {"fp8"}},   {"FP8_PER_CHANNEL_PER_TOKEN", {"fp8"}},
+      {"MXFP8", {"fp8"}},         {"NVFP4", {"nvfp4"}, true},
+      {"W4A16_NVFP4", {"nvfp4"}}, {"W4A8_NVFP4_FP8", {"nvfp4"}},
   };
-  if (!found->is_array() || found->size() != 2 ||
-      !std::all_of(found->begin(), found->end(), is_extent)) {
-    return Fail(ErrorKind::kInvalid, "config-value",
-                fmt::format("{} is not a list of two positive integers", key),
-                "config.json: quantization_config");
-  }
-  return std::array<int64_t, 2>{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
+  return kAlgorithms;
 }
 
-// What compressed-tensors says of the weights, per group of modules.
-std::vector<const nlohmann::json*> WeightGroups(const nlohmann::json& table) {
-  std::vector<const nlohmann::json*> out;
-  const auto groups = table.find("config_groups");
-  if (groups == table.end() || !groups->is_object()) return out;
-  for (const auto& [name, group] : groups->items()) {
-    if (!group.is_object()) continue;
-    const auto weights = group.find("weights");
-    if (weights != group.end() && weights->is_object()) out.push_back(&*weights);
-  }
-  return out;
+using Kind = ActivationPromise::Kind;
+
+// DeepSeek-V4 keeps its experts in FP4, whatever its quantization_config says.
+bool HasFp4Experts(const nlohmann::json& config) {
+  const nlohmann::json* experts = FindIn(config, "expert_dtype");
+  if (experts != nullptr) return *experts == "fp4";
+  const nlohmann::json* type = FindIn(config, "model_type");
+  return type != nullptr && *type == "deepseek_v4";
 }
 
-// Where the groups have different blocks, the shapes tell.
-Result<Block> BlockOf(const nlohmann::json& table) {
-  const auto groups = WeightGroups(table);
-  if (groups.empty()) return BlockIn(table, "weight_block_size");
-  WB_TRY(const Block first, BlockIn(*groups[0], "block_structure"));
-  for (const nlohmann::json* group : groups) {
-    WB_TRY(const Block block, BlockIn(*group, "block_structure"));
-    if (block != first) return std::nullopt;
+Status ReadFp8(const nlohmann::json& table, const nlohmann::json& config, QuantizationConfig& out) {
+  WeightPromise promise;
+  promise.where = kTable;
+  promise.claims.push_back({fmt::format("quant_method {}", out.method), {"fp8"}});
+  if (HasFp4Experts(config)) promise.also = "mxfp4";
+  WB_TRY(const auto block, BlockIn(table, "weight_block_size", kTable));
+  if (block) {
+    promise.layout =
+        ScaleLayout::Blocks((*block)[0], (*block)[1],
+                            fmt::format("weight_block_size [{}, {}]", (*block)[0], (*block)[1]));
   }
-  return first;
+  WB_TRY(const std::string code, TextIn(table, "fmt", kTable));
+  if (code.find("e4m3") != std::string::npos) promise.codes = DType::kF8E4M3;
+  if (code.find("e5m2") != std::string::npos) promise.codes = DType::kF8E5M2;
+  WB_TRY(const std::string scheme, TextIn(table, "activation_scheme", kTable));
+  if (scheme == "static") {
+    promise.activations = {
+        Kind::kStatic, "activation_scheme static", {"activation_scale", "input_scale"}};
+  } else if (!scheme.empty()) {
+    promise.activations = {
+        Kind::kNone, fmt::format("activation_scheme {}", ToPrintable(scheme)), {}};
+  }
+  out.promises.push_back(std::move(promise));
+  return {};
 }
 
-// All groups are said to have zero points.
-bool HasZeroPoints(const nlohmann::json& table) {
-  const auto groups = WeightGroups(table);
-  return !groups.empty() && std::all_of(groups.begin(), groups.end(), [](const nlohmann::json* g) {
-    const auto symmetric = g->find("symmetric");
-    return symmetric != g->end() && *symmetric == false;
-  });
+Status ReadModelOpt(const nlohmann::json& table, QuantizationConfig& out) {
+  WB_TRY(out.promises, ReadConfigGroups(table));
+  // What its groups say of activations differs from algorithm to algorithm.
+  for (WeightPromise& promise : out.promises) promise.activations = {};
+  WB_TRY(const std::string name, TextIn(table, "quant_algo", kTable));
+  if (name.empty() || name == "MIXED_PRECISION") return {};
+  const auto known = std::find_if(Algorithms().begin(), Algorithms().end(),
+                                  [&](const Algorithm& a) { return a.name == name; });
+  if (known == Algorithms().end()) {
+    return RefuseQuantized(
+        fmt::format("the weights are quantized by ModelOpt's {}, which this version does not read",
+                    ToPrintable(name)),
+        "quantization_config.quant_algo");
+  }
+  if (out.promises.empty()) out.promises.push_back({.where = kTable});
+  for (WeightPromise& promise : out.promises) {
+    promise.claims.push_back({"quant_algo " + name, known->schemes});
+    if (known->static_inputs) {
+      promise.activations = {Kind::kStatic, "quant_algo " + name, {"input_scale"}};
+    }
+  }
+  return {};
+}
+
+// Rotations of the weights (QuIP, SpinQuant): the values are others than those of the model.
+Status RefuseTransforms(const nlohmann::json& table) {
+  WB_TRY(const nlohmann::json* transforms, TableIn(table, "transform_config", kTable));
+  if (transforms == nullptr || transforms->empty()) return {};
+  std::string names;
+  const auto groups = transforms->find("config_groups");
+  if (groups != transforms->end() && groups->is_object()) {
+    if (groups->empty()) return {};
+    for (const auto& [name, group] : groups->items()) {
+      const auto type = group.is_object() ? group.find("type") : group.end();
+      const bool typed = group.is_object() && type != group.end() && type->is_string();
+      names += fmt::format("{}{}{}", names.empty() ? "" : ", ", ToPrintable(name),
+                           typed ? " (" + ToPrintable(type->get<std::string>()) + ")" : "");
+    }
+  }
+  return RefuseQuantized(
+      fmt::format(
+          "the weights are transformed before they are quantized{}, which this version does "
+          "not undo",
+          names.empty() ? "" : ": " + names),
+      "quantization_config.transform_config");
+}
+
+Status RefuseSparsity(const nlohmann::json& table) {
+  WB_TRY(const nlohmann::json* sparsity, TableIn(table, "sparsity_config", kTable));
+  if (sparsity == nullptr) return {};
+  WB_TRY(const std::string format,
+         TextIn(*sparsity, "format", "quantization_config.sparsity_config"));
+  if (format.empty() || format == "dense") return {};
+  return RefuseQuantized(fmt::format("the weights are stored in the sparse format '{}', which this "
+                                     "version does not read",
+                                     ToPrintable(format)),
+                         "quantization_config.sparsity_config");
+}
+
+Status ReadCompressedTensors(const nlohmann::json& table, QuantizationConfig& out) {
+  WB_RETURN_IF_ERROR(RefuseTransforms(table));
+  WB_RETURN_IF_ERROR(RefuseSparsity(table));
+  WB_TRY(out.promises, ReadConfigGroups(table));
+  if (!out.promises.empty()) return {};
+  return Fail(
+      ErrorKind::kInvalid, "config-kind",
+      "quantization_config has no config_groups: nothing says how the weights are quantized",
+      "config.json: quantization_config.config_groups");
+}
+
+Status ReadMethod(const nlohmann::json& table, const nlohmann::json& config,
+                  QuantizationConfig& out) {
+  if (out.method == "compressed-tensors") return ReadCompressedTensors(table, out);
+  if (out.method == "modelopt") return ReadModelOpt(table, out);
+  if (out.method != "mxfp4") return ReadFp8(table, config, out);
+  out.promises.push_back({.where = kTable, .claims = {{"quant_method mxfp4", {"mxfp4"}}}});
+  return {};
+}
+
+Status ReadLeftPlain(const nlohmann::json& table, QuantizationConfig& out) {
+  for (const char* key :
+       {"ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"}) {
+    WB_TRY(out.left_plain, TextsIn(table, key, kTable));
+    out.left_plain_key = key;
+    if (!out.left_plain.empty()) break;
+  }
+  return {};
+}
+
+// ModelOpt also writes a string.
+Status ReadCache(const nlohmann::json& table, QuantizationConfig& out) {
+  const auto found = table.find("kv_cache_scheme");
+  if (found == table.end() || found->is_null() || found->is_string()) return {};
+  WB_TRY(const nlohmann::json* scheme, TableIn(table, "kv_cache_scheme", kTable));
+  WB_TRY(out.cache_scales, IsStatic(*scheme, "quantization_config.kv_cache_scheme"));
+  return {};
 }
 
 DType DTypeOf(const nlohmann::json& config) {
@@ -114,10 +217,7 @@ Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config) 
   out.dtype = DTypeOf(config);
   const nlohmann::json* table = FindTable(config);
   if (table == nullptr) return out;
-  if (!table->is_object()) {
-    return Fail(ErrorKind::kInvalid, "config-value", "quantization_config is not a table",
-                "config.json: quantization_config");
-  }
+  if (!table->is_object()) return WrongKind(kTable, *table, "a table");
   out.method = "unnamed";
   const auto method = table->find("quant_method");
   if (method != table->end() && method->is_string() && !method->get<std::string>().empty()) {
@@ -130,8 +230,9 @@ Result<QuantizationConfig> ReadQuantizationConfig(const nlohmann::json& config) 
                 "config.json: quantization_config",
                 fmt::format("it reads {}; dequantize to bf16 first", fmt::join(kMethods, ", ")));
   }
-  WB_TRY(out.block, BlockOf(*table));
-  out.zero_points = HasZeroPoints(*table);
+  WB_RETURN_IF_ERROR(ReadMethod(*table, config, out));
+  WB_RETURN_IF_ERROR(ReadLeftPlain(*table, out));
+  WB_RETURN_IF_ERROR(ReadCache(*table, out));
   return out;
 }
 

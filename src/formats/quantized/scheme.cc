@@ -127,6 +127,30 @@ std::optional<ScaleGrid> GridOfBlocks(int64_t rows, int64_t columns, int64_t sca
   return ScaleGrid{*block_rows, *block_columns, scale_rows, scale_columns, false};
 }
 
+// The size of blocks that a layout and a scheme ask for; nullopt where they contradict each other.
+std::optional<std::optional<std::array<int64_t, 2>>> AskedBlock(const QuantizationScheme& scheme,
+                                                                const ScaleLayout& layout,
+                                                                int64_t rows, int64_t columns) {
+  using Block = std::array<int64_t, 2>;
+  using Kind = ScaleLayout::Kind;
+  std::optional<Block> said;
+  if (layout.kind == Kind::kBlocks) said = layout.block;
+  if (layout.kind == Kind::kChannel) said = Block{1, columns};
+  if (layout.kind == Kind::kTensor) said = Block{rows, columns};
+  if (scheme.group == 0) return said;
+  const Block own = {1, scheme.group};
+  if (said && *said != own) return std::nullopt;
+  return std::optional(own);
+}
+
+int64_t RowsOf(const Shape& values) { return values.size() < 2 ? 1 : values[values.size() - 2]; }
+int64_t ColumnsOf(const Shape& values) { return values.empty() ? 1 : values.back(); }
+
+bool IsGuessedAxis(int64_t extent, int64_t blocks) { return blocks > 1 && blocks < extent; }
+bool IsAmbiguousAxis(int64_t extent, int64_t blocks, int64_t taken) {
+  return IsGuessedAxis(extent, blocks) && extent % blocks == 0 && extent / blocks != taken;
+}
+
 }  // namespace
 
 std::span<const QuantizationScheme> QuantizationSchemes() { return kSchemes; }
@@ -151,24 +175,35 @@ std::optional<Shape> ValueShape(const QuantizationScheme& scheme, const Shape& c
 }
 
 std::optional<ScaleGrid> ResolveGrid(const QuantizationScheme& scheme, const Shape& values,
-                                     const Shape& scales,
-                                     const std::optional<std::array<int64_t, 2>>& block) {
+                                     const Shape& scales, const ScaleLayout& layout) {
+  using Kind = ScaleLayout::Kind;
   const auto count = CheckedNumel(scales);
   if (!count || *count == 0) return std::nullopt;
   const size_t rank = values.size();
-  const int64_t rows = rank < 2 ? 1 : values[rank - 2], columns = rank < 1 ? 1 : values[rank - 1];
-  // Of FP8 only: exponents stand for groups of their own beside blocks of the config's size.
-  const bool blocks = block && scheme.format == CodeFormat::kF8E4M3;
-  if (*count == 1 && !blocks && scheme.group == 0) return ScaleGrid{rows, columns, 1, 1, true};
-  if (rank == 2 && scales.size() == 1 && scales[0] == rows && !blocks && scheme.group == 0) {
+  const int64_t rows = RowsOf(values), columns = ColumnsOf(values);
+  const auto asked = AskedBlock(scheme, layout, rows, columns);
+  if (!asked) return std::nullopt;
+  const bool said = layout.kind != Kind::kUnsaid;
+  if (*count == 1 && scheme.group == 0 && (!said || layout.kind == Kind::kTensor)) {
+    return ScaleGrid{rows, columns, 1, 1, true};
+  }
+  const bool a_row_each = rank == 2 && scales.size() == 1 && scales[0] == rows;
+  if (a_row_each && scheme.group == 0 && (!said || layout.kind == Kind::kChannel)) {
     return ScaleGrid{1, columns, rows, 1, false};
   }
   if (rank < 2 || scales.size() != rank) return std::nullopt;
   if (!std::equal(values.begin(), values.end() - 2, scales.begin())) return std::nullopt;
-  std::optional<std::array<int64_t, 2>> asked;
-  if (blocks) asked = block;
-  if (scheme.group > 0) asked = {1, scheme.group};
-  return GridOfBlocks(rows, columns, scales[rank - 2], scales[rank - 1], asked);
+  return GridOfBlocks(rows, columns, scales[rank - 2], scales[rank - 1], *asked);
+}
+
+bool IsGuessed(const ScaleGrid& grid, const Shape& values) {
+  return !grid.shared && (IsGuessedAxis(RowsOf(values), grid.rows) ||
+                          IsGuessedAxis(ColumnsOf(values), grid.columns));
+}
+
+bool IsAmbiguous(const ScaleGrid& grid, const Shape& values) {
+  return !grid.shared && (IsAmbiguousAxis(RowsOf(values), grid.rows, grid.block_rows) ||
+                          IsAmbiguousAxis(ColumnsOf(values), grid.columns, grid.block_columns));
 }
 
 }  // namespace weighbridge

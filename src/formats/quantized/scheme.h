@@ -36,12 +36,17 @@ std::span<const QuantizationScheme> QuantizationSchemes();
 // The values' shape of codes of shape `codes`; nullopt where it cannot be.
 std::optional<Shape> ValueShape(const QuantizationScheme& scheme, const Shape& codes);
 
-// How scales of shape `scales` lie over values of shape `values`; nullopt where they do not fit.
-// One scale counts for all; a list of as many as rows for a row each; else there are as many axes
-// as the values have, the last two a grid of blocks: of `block` where the config gives it, of the
-// scheme's group, of 128 with smaller ones at the edge, or of the exact quotient of the extents.
+// How scales of shape `scales` lie over values of shape `values`; nullopt where they do not fit, or
+// lie otherwise than `layout` says. One scale counts for all; a list of as many as rows for a row
+// each; else there are as many axes as the values have, the last two a grid of blocks: of those of
+// `layout`, of the scheme's group, of 128 with smaller ones at the edge, or of the exact quotient
+// of the extents.
 std::optional<ScaleGrid> ResolveGrid(const QuantizationScheme& scheme, const Shape& values,
-                                     const Shape& scales,
-                                     const std::optional<std::array<int64_t, 2>>& block);
+                                     const Shape& scales, const ScaleLayout& layout);
+
+// Of a grid that was found without a layout: whether the size of its blocks was taken from 128 or a
+// quotient, and whether both were possible and differ.
+bool IsGuessed(const ScaleGrid& grid, const Shape& values);
+bool IsAmbiguous(const ScaleGrid& grid, const Shape& values);
 
 }  // namespace weighbridge
