@@ -57,6 +57,8 @@ class CanonicalTensors {
   const std::vector<ResultRow>& rows() const { return rows_; }
   const std::vector<Cause>& causes() const { return causes_; }
   const std::vector<Note>& notes() const { return notes_; }
+  // Tensors that are none of these, in any checkpoint of the model.
+  const std::vector<NotNeeded>& not_held() const { return primary_->not_needed(); }
 
   // How tensor.quantized is stored; nullptr without one.
   const QuantizedTensor* Quantized(const CanonicalTensor& tensor) const {

@@ -29,10 +29,19 @@ class Planner {
   Planner(const Model& model, const Checkpoint* like, const ExportOptions& options)
       : model_(model), like_(like), options_(options) {}
 
-  Result<std::vector<ExportTensor>> Run(const MegatronBinding& binding) {
-    for (const BoundParameter& b : binding.bound) WB_RETURN_IF_ERROR(Add(b));
-    if (like_ == nullptr) return std::move(tensors_);
-    return InOrderOfLike();
+  Status Run(ExportPlan& plan) {
+    for (const BoundParameter& b : plan.source.binding().bound) WB_RETURN_IF_ERROR(Add(b));
+    if (like_ == nullptr) {
+      plan.tensors = std::move(tensors_);
+      plan.left_out = PartsNotMade(model_);
+      return {};
+    }
+    WB_TRY(plan.tensors, InOrderOfLike());
+    for (const TensorInfo& t : like_->tensors()) {
+      const NotNeeded* rule = known_.contains(t.name) ? nullptr : model_.Ignored(t.name);
+      if (rule != nullptr) AddLeftOut(*like_, t, *rule, plan.left_out);
+    }
+    return {};
   }
 
  private:
@@ -296,8 +305,9 @@ Result<ExportPlan> PlanExport(const Model& model, const MegatronCheckpoint& mega
                               const Checkpoint* like, const ExportOptions& options) {
   WB_TRY(MegatronParameters source,
          MegatronParameters::Create(model, megatron, options.without_mtp));
-  WB_TRY(std::vector<ExportTensor> tensors, Planner(model, like, options).Run(source.binding()));
-  return ExportPlan{std::move(source), std::move(tensors), like};
+  ExportPlan plan{std::move(source), {}, like, {}};
+  WB_RETURN_IF_ERROR(Planner(model, like, options).Run(plan));
+  return plan;
 }
 
 Result<RequantizeCounts> Export(const Model& model, const ExportPlan& plan,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/left_out.h"
 #include "checks/parameter_source.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
@@ -33,6 +34,8 @@ struct ExportPlan {
   MegatronParameters source;
   std::vector<ExportTensor> tensors;
   const Checkpoint* like = nullptr;  // whose scales and bytes are taken
+  // Tensors that the model has and that are not made; without `like` the parts that it may have.
+  std::vector<LeftOut> left_out;
 };
 
 struct ExportOptions {

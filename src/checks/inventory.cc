@@ -249,11 +249,40 @@ class Taker {
   }
 
   void Copies() {
+    std::vector<const TensorCopy*> absent;
+    bool any = false;  // of those that layers hold
     for (const TensorCopy& rule : model_.copies()) {
       const TensorInfo* copy = hf_.Find(rule.hf);
-      if (copy == nullptr) continue;
-      used_[IndexOf(copy)] = true;
-      out_.copies.push_back({&rule, copy, hf_.Find(rule.same_as)});
+      if (copy != nullptr) {
+        used_[IndexOf(copy)] = true;
+        out_.copies.push_back({&rule, copy, hf_.Find(rule.same_as)});
+        any = any || rule.stack != nullptr;
+      } else if (rule.stack != nullptr && !rule.optional &&
+                 !empty_layers_.contains({rule.stack, rule.layer})) {
+        absent.push_back(&rule);
+      }
+    }
+    if (absent.empty()) return;
+    if (any) return MissingCopies(absent);
+    out_.notes.push_back(
+        {"copies-absent",
+         fmt::format("the {} copies that files may hold of tensors are not there, and are not "
+                     "needed: {} ({}){}",
+                     absent.size(), absent[0]->hf, absent[0]->why,
+                     absent.size() > 1 ? ", ..." : "")});
+  }
+
+  // Files are written with all copies or with none.
+  void MissingCopies(const std::vector<const TensorCopy*>& absent) {
+    for (const TensorCopy* rule : absent) {
+      const TensorInfo* original = hf_.Find(rule->same_as);
+      ResultRow row = Row(rule->hf, original != nullptr ? original->shape : Shape{}, std::nullopt,
+                          RowStatus::kMissing);
+      row.transform = "copy";
+      row.why =
+          fmt::format("tensor-missing: {}, and other such copies are in the files", rule->why);
+      out_.rows.push_back(std::move(row));
+      where_["tensor-missing"].push_back(rule->hf);
     }
   }
 
@@ -281,13 +310,11 @@ class Taker {
   }
 
   void Leftovers() {
-    std::map<std::string, int64_t> ignored;
     for (size_t i = 0; i < used_.size(); ++i) {
       if (used_[i]) continue;
       const TensorInfo& t = hf_.tensors()[i];
-      if (const IgnoreRule* rule = model_.Ignored(t.name)) {
-        ++ignored[rule->why];
-        ++out_.ignored;
+      if (const NotNeeded* rule = model_.Ignored(t.name)) {
+        AddLeftOut(hf_, t, *rule, out_.left_out);
         continue;
       }
       const std::string id = CauseOfExtra(t.name);
@@ -298,10 +325,7 @@ class Taker {
       out_.rows.push_back(std::move(row));
       extra_[id].push_back(t.name);
     }
-    for (const auto& [why, count] : ignored) {
-      out_.notes.push_back(
-          {"not-needed", fmt::format("{} HF tensor(s) are not needed: {}", count, why)});
-    }
+    for (const LeftOut& group : out_.left_out) out_.notes.push_back(Describe(group));
   }
 
   static std::vector<std::string> Some(const std::vector<std::string>& names) {

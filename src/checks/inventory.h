@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checks/left_out.h"
 #include "checks/result.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
@@ -25,7 +26,7 @@ struct Inventory {
     const TensorInfo* original = nullptr;
   };
   std::vector<Copy> copies;
-  int64_t ignored = 0;  // HF tensors that a rule names as not needed
+  std::vector<LeftOut> left_out;  // HF tensors that a rule names as not needed; `notes` has them
 };
 
 // Every HF tensor that is neither usable, nor ignored, nor a copy has a row. Errors, kUnsupported:

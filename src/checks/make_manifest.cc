@@ -56,7 +56,7 @@ std::vector<size_t> ShareOf(const Coordinator& ranks, const std::vector<Canonica
 // Sends what this rank hashed, and on rank 0 takes what the others did.
 Status Collect(Coordinator& ranks, const std::vector<size_t>& share, Manifest& manifest) {
   const Manifest mine = [&] {
-    Manifest part{manifest.family, {}};
+    Manifest part{manifest.family, {}, {}};
     for (const size_t i : share) part.tensors.push_back(manifest.tensors[i]);
     std::sort(part.tensors.begin(), part.tensors.end(),
               [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
@@ -134,7 +134,10 @@ Result<Manifest> MakeManifest(const std::string& family, const CanonicalTensors&
   WB_RETURN_IF_ERROR(RequireWhole(tensors));
   const std::vector<CanonicalTensor>& all = tensors.tensors();
   const DType main = options.config_dtype.value_or(MainDType(all));
-  Manifest manifest{family, std::vector<ManifestTensor>(all.size())};
+  Manifest manifest{family, std::vector<ManifestTensor>(all.size()), {}};
+  for (const NotNeeded& rule : tensors.not_held()) {
+    manifest.not_held.push_back({rule.pattern, rule.why});
+  }
   std::vector<size_t> order = LargestFirst(all.size(), [&](size_t i) { return all[i].bytes(); });
   const bool shared = options.coordinator != nullptr && options.coordinator->size() > 1;
   if (shared) order = ShareOf(*options.coordinator, all, order);

@@ -201,13 +201,15 @@ class Binder {
       const Passed* rule = PassedOver(object.key);
       ++passed[rule != nullptr ? rule : &kOtherObjects];
     }
-    int64_t mtp = 0;
     for (const DistTensor& tensor : metadata_.tensors) {
       if (used_.contains(&tensor)) continue;
       if (const Passed* rule = PassedOver(tensor.key)) {
         ++passed[rule];
       } else if (without_mtp_ && IsMtp(tensor.key)) {
-        ++mtp;
+        const std::string pattern = tensor.key.substr(0, tensor.key.find("mtp.")) + "mtp.*";
+        AddLeftOut("Megatron", {pattern, std::string(kWithoutMtp)},
+                   static_cast<uint64_t>(Numel(tensor.shape) * BitsOf(tensor.dtype) / 8),
+                   out_.left_out);
       } else {
         Extra(tensor);
       }
@@ -215,11 +217,7 @@ class Binder {
     for (const auto& [rule, count] : passed) {
       out_.notes.push_back({rule->note, fmt::format("{} entries are {}", count, rule->what)});
     }
-    if (mtp > 0) {
-      out_.notes.push_back({"not-needed", fmt::format("{} MTP tensor(s) of the Megatron checkpoint "
-                                                      "are left out (--without-mtp)",
-                                                      mtp)});
-    }
+    for (const LeftOut& group : out_.left_out) out_.notes.push_back(Describe(group));
     for (const auto& [key, text] : longer_) {
       ResultRow row;
       row.megatron = {key, metadata_.Find(key)->shape, metadata_.Find(key)->dtype};

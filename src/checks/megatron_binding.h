@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "checks/leading_axes.h"
+#include "checks/left_out.h"
 #include "checks/result.h"
 #include "family/disk_names.h"
 #include "family/model.h"
@@ -33,6 +34,7 @@ struct MegatronBinding {
   std::vector<ResultRow> rows;
   std::vector<Cause> causes;
   std::vector<Note> notes;
+  std::vector<LeftOut> left_out;  // MTP layers that are passed over; `notes` has them
   // A tied model's output layer that is stored although it need not be; must equal the embedding.
   const DistTensor* tied_copy = nullptr;
 };

@@ -18,10 +18,12 @@ Result<Plan> ParameterBytes::Box(const Shape& offsets, const Shape& sizes) const
 }
 
 Result<HfParameters> HfParameters::Create(const Model& model, const Checkpoint& hf) {
-  WB_TRY(const Inventory inventory, TakeInventory(model, hf));
+  WB_TRY(Inventory inventory, TakeInventory(model, hf));
   WB_RETURN_IF_ERROR(RequireNoCause(inventory.causes));
   WB_RETURN_IF_ERROR(RequireNoCause(JudgeCopies(hf, inventory, false).causes));
-  return HfParameters(model, hf);
+  HfParameters parameters(model, hf);
+  parameters.left_out_ = std::move(inventory.left_out);
+  return parameters;
 }
 
 DType HfParameters::StoredDType(const Parameter& p) const { return hf_->Find(p.hf[0])->dtype; }

@@ -45,6 +45,8 @@ class HfParameters final : public ParameterSource {
   static Result<HfParameters> Create(const Model& model, const Checkpoint& hf);
   // Of a checkpoint that may lack some: only what the inventory calls usable may be asked for.
   static HfParameters OfUsable(const Model& model, const Checkpoint& hf) { return {model, hf}; }
+  // What of a checkpoint that Create() read is no part of any parameter.
+  const std::vector<LeftOut>& left_out() const { return left_out_; }
   DType StoredDType(const Parameter& p) const override;
   Result<ParameterBytes> Open(const Parameter& p) const override;
 
@@ -52,6 +54,7 @@ class HfParameters final : public ParameterSource {
   HfParameters(const Model& model, const Checkpoint& hf) : model_(&model), hf_(&hf) {}
   const Model* model_;
   const Checkpoint* hf_;
+  std::vector<LeftOut> left_out_;
 };
 
 // From a Megatron checkpoint. Model and checkpoint must outlive it.

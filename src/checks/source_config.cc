@@ -24,6 +24,7 @@ constexpr char kSayIt[] = "--like MODEL or --config FILE says which model it is"
 struct Attempt {
   const FamilySpec* family = nullptr;
   json config;
+  StoredModel stored;  // the config expanded
   std::vector<FieldDifference> differences;
 };
 
@@ -37,16 +38,13 @@ std::string Letters(const std::string& text) {
   return out;
 }
 
-Result<StoredModel> Expand(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
-  return ExpandAsStored(*attempt.family, attempt.config, {}, Borrowed(checkpoint));
-}
-
 Result<Attempt> Try(const FamilySpec& family, const MegatronConfig& megatron,
                     const MegatronCheckpoint& checkpoint) {
-  Attempt attempt{&family, {}, {}};
+  Attempt attempt;
+  attempt.family = &family;
   WB_TRY(attempt.config, DeriveHfConfig(family, megatron.fields, megatron.from_bridge()));
-  WB_TRY(const StoredModel stored, Expand(attempt, checkpoint));
-  attempt.differences = CompareFields(stored.model, megatron);
+  WB_TRY(attempt.stored, ExpandAsStored(family, attempt.config, {}, Borrowed(checkpoint)));
+  attempt.differences = CompareFields(attempt.stored.model, megatron);
   return attempt;
 }
 
@@ -62,18 +60,16 @@ bool Means(const Attempt& attempt) {
 
 // Every parameter is there in its shape, and nothing else.
 bool Binds(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
-  const Result<StoredModel> stored = Expand(attempt, checkpoint);
-  if (!stored) return false;
-  const MegatronCheckpoint& seen = stored->view != nullptr ? *stored->view : checkpoint;
-  return seen.faults().empty() &&
-         BindMegatron(stored->model, seen.metadata(), false).causes.empty();
+  const StoredModel& stored = attempt.stored;
+  const MegatronCheckpoint& seen = stored.view != nullptr ? *stored.view : checkpoint;
+  return seen.faults().empty() && BindMegatron(stored.model, seen.metadata(), false).causes.empty();
 }
 
 // The one whose name the source has; of two, the longer: qwen3_moe before qwen3.
-const Attempt* NamedBySource(const std::vector<Attempt>& attempts, const std::string& source) {
+Attempt* NamedBySource(std::vector<Attempt>& attempts, const std::string& source) {
   const std::string name = Letters(source);
-  const Attempt* best = nullptr;
-  for (const Attempt& a : attempts) {
+  Attempt* best = nullptr;
+  for (Attempt& a : attempts) {
     const std::string family = Letters(a.family->name);
     if (name.find(family) == std::string::npos) continue;
     if (best == nullptr || family.size() > Letters(best->family->name).size()) best = &a;
@@ -94,24 +90,23 @@ bool Interchangeable(const Model& a, const Model& b) {
 
 // Of families that are interchangeable here, the one with the fewest rules: Llama before Mistral,
 // which is a Llama with a window. nullptr where they are not.
-const Attempt* Plainest(const std::vector<Attempt>& attempts,
-                        const MegatronCheckpoint& checkpoint) {
-  const Attempt* best = &attempts[0];
-  const Result<StoredModel> first = Expand(attempts[0], checkpoint);
-  for (const Attempt& a : attempts) {
-    const Result<StoredModel> other = Expand(a, checkpoint);
-    if (!first || !other || !Interchangeable(first->model, other->model)) return nullptr;
-    if (a.family->config.size() < best->family->config.size()) best = &a;
+Attempt* Plainest(const std::vector<Attempt*>& attempts) {
+  Attempt* best = attempts[0];
+  for (Attempt* a : attempts) {
+    if (!Interchangeable(attempts[0]->stored.model, a->stored.model)) return nullptr;
+    if (a->family->config.size() < best->family->config.size()) best = a;
   }
   return best;
 }
 
 // Without variants, where another family fits: a variant of Qwen2 without biases is a Llama too.
-std::vector<Attempt> Originals(const std::vector<Attempt>& attempts) {
-  std::vector<Attempt> originals;
-  std::copy_if(attempts.begin(), attempts.end(), std::back_inserter(originals),
-               [](const Attempt& a) { return a.family->variant_of.empty(); });
-  return originals.empty() ? attempts : originals;
+std::vector<Attempt*> Originals(std::vector<Attempt>& attempts) {
+  std::vector<Attempt*> all, originals;
+  for (Attempt& a : attempts) {
+    all.push_back(&a);
+    if (a.family->variant_of.empty()) originals.push_back(&a);
+  }
+  return originals.empty() ? all : originals;
 }
 
 std::string Names(const std::vector<Attempt>& attempts) {
@@ -176,23 +171,24 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
       fitting.push_back(std::move(*attempt));
     } else if (!nearest || attempt->differences.size() < nearest->differences.size()) {
       nearest = std::move(*attempt);
+      nearest->stored = {};
     }
   }
   if (fitting.empty()) return NothingFits(nearest, why, megatron);
   if (fitting.size() == 1) return Finish(std::move(fitting[0]), megatron);
-  if (const Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
-    return Finish(*named, megatron);
+  if (Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
+    return Finish(std::move(*named), megatron);
   }
-  const std::vector<Attempt> originals = Originals(fitting);
-  if (const Attempt* plainest = Plainest(originals, checkpoint)) {
-    SourceConfig source = Finish(*plainest, megatron);
-    source.notes.push_back(fmt::format(
-        "families that fit equally: {}; --family NAME chooses another", Names(fitting)));
+  const std::string names = Names(fitting);
+  if (Attempt* plainest = Plainest(Originals(fitting))) {
+    SourceConfig source = Finish(std::move(*plainest), megatron);
+    source.notes.push_back(
+        fmt::format("families that fit equally: {}; --family NAME chooses another", names));
     return source;
   }
   return Fail(ErrorKind::kUsage, "usage",
               fmt::format("by {} the checkpoint may be of any of these families: {}",
-                          megatron.origin, Names(fitting)),
+                          megatron.origin, names),
               "", "--family NAME chooses one");
 }
 

@@ -12,7 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/strings.h"
 #include "base/threads.h"
+#include "checks/left_out.h"
 #include "checks/make_manifest.h"
 #include "checks/scales.h"
 #include "checks/tensor_hash.h"
@@ -111,6 +113,11 @@ class ManifestVerifier {
   }
 
   void Extra(const CanonicalTensor& found) {
+    for (const ManifestGap& gap : manifest_.not_held) {
+      if (!GlobMatch(gap.pattern, found.name)) continue;
+      AddLeftOut("checkpoint", {gap.pattern, gap.why}, found.bytes(), beyond_);
+      return;
+    }
     ResultRow row;
     row.megatron = Ref(found);
     row.status = RowStatus::kExtra;
@@ -283,6 +290,14 @@ class ManifestVerifier {
                                            count)});
       }
     }
+    for (const LeftOut& group : beyond_) {
+      report_.notes.push_back({"not-in-manifest", fmt::format("of what the manifest says that it "
+                                                              "does not hold, {}",
+                                                              Describe(group).message)});
+      report_.unproven.push_back(
+          fmt::format("{} tensor(s) of {} were not compared: the manifest does not hold them",
+                      group.tensors, group.pattern));
+    }
     report_.unproven.push_back(options_.headers_only
                                    ? "no tensor data was read: --level L1 compares every hash"
                                    : "equal weights are not an equal model: a manifest holds no "
@@ -332,6 +347,7 @@ class ManifestVerifier {
   std::map<std::pair<uint64_t, uint64_t>, const ManifestTensor*> owners_;
   std::map<std::string, std::vector<std::string>> where_;  // cause -> tensors
   std::map<std::string, int64_t> matched_;                 // how -> tensors
+  std::vector<LeftOut> beyond_;  // tensors that the manifest says it does not hold
   Report report_;
 };
 

@@ -27,7 +27,8 @@ struct VerifyManifestOptions {
 //   dtype-rounded  (structural)  it is stored in a dtype that does not hold the manifest's, and the
 //       values differ; with headers_only, that dtype is enough
 //   unexplained    every other hash that differs
-// and those of the checkpoint itself. The report is not concluded.
+// and those of the checkpoint itself. What the manifest says that it does not hold is no fault of a
+// checkpoint that has it: a note and a line of what is unproven. The report is not concluded.
 Result<Report> VerifyManifest(const CanonicalTensors& tensors, const Manifest& manifest,
                               const VerifyManifestOptions& options);
 

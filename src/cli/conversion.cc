@@ -53,6 +53,14 @@ std::string Json(const Conversion& done) {
   out["ranks"] = done.ranks;
   out["copied"] = done.copied;
   out["notes"] = done.notes;
+  out["left_out"] = nlohmann::ordered_json::array();
+  for (const LeftOut& group : done.left_out) {
+    out["left_out"].push_back({{"side", group.side},
+                               {"pattern", group.pattern},
+                               {"why", group.why},
+                               {"tensors", group.tensors},
+                               {"bytes", group.bytes}});
+  }
   out["memory"] = {{"peak_anonymous_bytes", PeakAnonymousBytes()}};
   out["version"] = VersionText();
   return out.dump(2) + "\n";
@@ -163,6 +171,20 @@ void Describe(const RankedOutput& made, const Coordinator& ranks, Conversion& do
   done.reused_files = made.reused_files();
   done.reused_bytes = made.reused_bytes();
   done.ranks = ranks.size();
+}
+
+void NoteLeftOut(const std::vector<LeftOut>& groups, Conversion& done) {
+  for (const LeftOut& group : groups) {
+    done.notes.push_back(Describe(group).message);
+    done.left_out.push_back(group);
+  }
+}
+
+void NoteLeftOut(const MegatronBinding& binding, Conversion& done) {
+  for (const Note& note : binding.notes) {
+    if (note.id == "optimizer-state") done.notes.push_back("not converted: " + note.message);
+  }
+  NoteLeftOut(binding.left_out, done);
 }
 
 Status CheckConversionOutput(const ConversionOutput& output, const CommandInputs& inputs) {

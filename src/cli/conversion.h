@@ -11,6 +11,8 @@
 
 #include "base/atomic_output.h"
 #include "base/source_files.h"
+#include "checks/left_out.h"
+#include "checks/megatron_binding.h"
 #include "checks/ranked_output.h"
 #include "cli/command.h"
 #include "cli/output_guard.h"
@@ -29,6 +31,7 @@ struct Conversion {
   uint64_t reused_bytes = 0;
   int ranks = 1;
   std::vector<std::string> copied, notes;
+  std::vector<LeftOut> left_out;
   Publication published;
 };
 
@@ -70,6 +73,11 @@ int RunConversion(const WritingOptions& writing, const std::filesystem::path& ta
 
 // Fills in what was taken over and how many ranks took part.
 void Describe(const RankedOutput& made, const Coordinator& ranks, Conversion& done);
+
+// Notes what of the source, or of --like, has no place in what was made.
+void NoteLeftOut(const std::vector<LeftOut>& groups, Conversion& done);
+// The same of a Megatron checkpoint: MTP layers, the state of an optimizer.
+void NoteLeftOut(const MegatronBinding& binding, Conversion& done);
 
 // The usage error in where the JSON goes, if there is one.
 Status CheckConversionOutput(const ConversionOutput& output, const CommandInputs& inputs);

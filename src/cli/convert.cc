@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/file.h"
 #include "checks/bridge_config.h"
@@ -17,7 +18,6 @@
 #include "formats/megatron_config/run_config.h"
 #include "formats/megatron_config/yaml.h"
 #include "formats/torch_dist/run_files.h"
-#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -125,9 +125,7 @@ Status DescribeRun(const ConvertArguments& a, const MegatronInput& input, const 
 
 void NoteChanges(const Model& stored, const Model& model, const MegatronBinding& binding,
                  Conversion& done) {
-  for (const Note& note : binding.notes) {
-    if (note.id == "optimizer-state") done.notes.push_back("not converted: " + note.message);
-  }
+  NoteLeftOut(binding, done);
   if (stored.padded_vocab() != model.padded_vocab()) {
     done.notes.push_back(
         fmt::format("the vocabulary of {} rows, padded to {} before, is padded to "
@@ -169,9 +167,14 @@ Result<Conversion> Make(ConvertArguments& a, Coordinator& ranks) {
   done.format =
       fmt::format("{}, {} spec, {}", a.layout.format,
                   a.options.dialect == Dialect::kLocal ? "local" : "te", ToString(a.layout.grid));
-  done.next = input->like_name.empty()
-                  ? CommandLine({"weighbridge", "export", done.target, "HF", "--config", a.config})
-                  : CommandLine({"weighbridge", "verify", input->like_name, done.target});
+  const bool judged = !input->like_name.empty();
+  std::vector<std::string> next = {"weighbridge", judged ? "verify" : "export"};
+  if (judged) next.push_back(input->like_name);
+  next.push_back(done.target);
+  if (!judged) next.emplace_back("HF");
+  if (!a.config.empty()) next.insert(next.end(), {"--config", a.config});
+  if (a.layout.without_mtp) next.emplace_back("--without-mtp");
+  done.next = NextCommand(std::move(next), a.families);
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (a.target.run_config.empty()) {
     done.notes.push_back(fmt::format("no {}: the source has none", kRunConfigName));

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/atomic_output.h"
 #include "base/file.h"
@@ -21,7 +22,6 @@
 #include "cli/size_option.h"
 #include "formats/checkpoint_files.h"
 #include "formats/quantized/config.h"
-#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -190,6 +190,8 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
   WB_RETURN_IF_ERROR(
       OrKept(Write(a, {model, *input, what, plan, sources}, ranks, made, done), made));
   Describe(made, ranks, done);
+  NoteLeftOut(what.source.binding(), done);
+  NoteLeftOut(what.left_out, done);
   done.bytes = plan.total_size;
   done.files = plan.files.size();
   done.tensors = what.tensors.size();
@@ -203,7 +205,7 @@ Result<Conversion> Make(ExportArguments& a, Coordinator& ranks) {
     next.emplace_back("--without-mtp");
     NoteMtpLeftOut(*input, done);
   }
-  done.next = CommandLine(next);
+  done.next = NextCommand(std::move(next), a.families);
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return done;
 }

@@ -116,8 +116,10 @@ json ParamJson(const ParamRule& rule) {
 }
 
 Result<std::string> Show(const FamiliesArguments& a) {
-  WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
-  WB_TRY(const FamilySpec* spec, library.Find(a.name));
+  std::vector<std::string> files = a.files;
+  if (IsFamilyFile(a.name)) files.push_back(a.name);
+  WB_TRY(const FamilyLibrary library, LoadFamilies(files));
+  WB_TRY(const FamilySpec* spec, ChosenFamily(library, a.name));
   if (a.as_json) {
     json params = json::array();
     for (const ParamRule& rule : spec->params) params.push_back(ParamJson(rule));
@@ -237,10 +239,13 @@ Result<std::string> Expand(const FamiliesArguments& a) {
 // -- lint --
 
 Result<std::string> Lint(const FamiliesArguments& a) {
-  WB_TRY(const FamilyLibrary library, LoadFamilies(a.files));
+  WB_TRY(const FamilyLibrary library, LoadFamilyOptions(a.files));
   if (a.files.empty()) {
     WB_TRY(const auto* all, library.All());
     return fmt::format("{} families, no fault found\n", all->size());
+  }
+  for (const std::string& name : a.files) {
+    if (!IsFamilyFile(name)) WB_RETURN_IF_ERROR(library.Find(name));
   }
   return fmt::format("{}: no fault found\n", fmt::join(a.files, ", "));
 }
@@ -275,7 +280,7 @@ void AddFamilies(CLI::App& app, Context& context) {
         ->excludes("--json");
   });
   AddAction(*families, context, a, "show", "the rules of one family", Show, [&](CLI::App& c) {
-    c.add_option("NAME", a->name, "a family's name")->required();
+    c.add_option("NAME", a->name, "a family's name, or a family file")->required();
     common(c);
   });
   AddAction(
@@ -292,7 +297,7 @@ void AddFamilies(CLI::App& app, Context& context) {
         common(c);
       });
   AddAction(*families, context, a, "lint", "checks family files", Lint, [&](CLI::App& c) {
-    c.add_option("FILE", a->files, "family files; default: the built-in ones");
+    c.add_option("NAME", a->files, "family files, or names of families; default: all families");
     c.add_flag("--json", a->as_json)->group("");
   });
   AddExamples(*families, {"weighbridge families list", "weighbridge families show qwen3_moe",

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "base/strings.h"
 #include "checks/bridge_config.h"
@@ -18,7 +19,6 @@
 #include "formats/megatron_config/run_config.h"
 #include "formats/megatron_config/yaml.h"
 #include "formats/torch_dist/run_files.h"
-#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -93,8 +93,12 @@ Result<Conversion> Make(ImportArguments& a, Coordinator& ranks) {
   done.family = input->family->name;
   done.format =
       fmt::format("{}, {} spec, {}", a.layout.format, a.layout.dialect, ToString(a.layout.grid));
-  done.next = CommandLine({"weighbridge", "verify", a.model, done.target});
+  std::vector<std::string> next = {"weighbridge", "verify", a.model, done.target};
+  if (!a.config.empty()) next.insert(next.end(), {"--config", a.config});
+  if (a.layout.without_mtp) next.emplace_back("--without-mtp");
+  done.next = NextCommand(std::move(next), a.families);
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  NoteLeftOut(source.left_out(), done);
   if (a.target.run_config.empty()) {
     done.notes.push_back(fmt::format("no {}: family {} names no provider of Megatron Bridge",
                                      kRunConfigName, input->family->name));

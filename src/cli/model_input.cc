@@ -17,6 +17,7 @@
 #include "formats/quantized/checkpoint.h"
 #include "formats/torch_dist/reader.h"
 #include "formats/torch_legacy/reader.h"
+#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -113,6 +114,15 @@ void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool
       ->type_name(names ? "NAME" : "FILE")
       ->allow_extra_args(false)
       ->group("Model");
+}
+
+std::string NextCommand(std::vector<std::string> command,
+                        const std::vector<std::string>& families) {
+  for (const std::string& family : families) {
+    command.emplace_back("--family");
+    command.push_back(family);
+  }
+  return CommandLine(command);
 }
 
 void AddGridOptions(CLI::App& command, ParallelGrid& grid) {

@@ -37,6 +37,9 @@ Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::
 // --family, to be repeated: a NAME or a FILE, or with `names` false files only.
 void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool names = true);
 
+// The command line that a summary suggests: `command`, with the --family options that were given.
+std::string NextCommand(std::vector<std::string> command, const std::vector<std::string>& families);
+
 // --tp --pp --vpp --ep --etp --first-stage-layers --last-stage-layers --pp-layout and Megatron's
 // own spellings of them.
 void AddGridOptions(CLI::App& command, ParallelGrid& grid);

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <memory>
 
 #include "base/file.h"
@@ -16,7 +18,6 @@
 #include "cli/size_option.h"
 #include "cli/version_text.h"
 #include "report/output_file.h"
-#include "report/rows.h"
 
 namespace weighbridge::cli {
 namespace fs = std::filesystem;
@@ -140,10 +141,16 @@ std::string LayersText(int64_t layers) {
   return fmt::format("{} layer{}", layers, layers == 1 ? "" : "s");
 }
 
-// What one would type next; a model of no known family cannot make the round trip.
+// What one would type next; a model of no known family cannot make the round trip. The config of a
+// random model names its family, so only files are needed to know it.
 std::string NextText(const ToyArguments& a, const Toy& toy) {
+  std::vector<std::string> families;
+  if (!toy.family.empty()) {
+    std::copy_if(a.families.begin(), a.families.end(), std::back_inserter(families),
+                 [&](const std::string& f) { return !a.like.empty() || IsFamilyFile(f); });
+  }
   const char* command = toy.family.empty() ? "inspect" : "roundtrip";
-  return fmt::format("next: {}\n", CommandLine({"weighbridge", command, a.out}));
+  return fmt::format("next: {}\n", NextCommand({"weighbridge", command, a.out}, families));
 }
 
 std::string Text(const ToyArguments& a, const Toy& toy) {

@@ -213,12 +213,14 @@ class Deriver {
   Status Invert(const std::string& field, const ConfigRule& rule, const json& value) {
     if (!rule.when.empty()) {
       SetSymbol(rule.when, IsNone(value) ? 0 : 1);
-      // No layer has a window; the classes of EXAONE cannot tell that from its width alone.
-      const auto flag = spec_.flags.find(rule.when);
-      const bool width = flag != spec_.flags.end() && SaysByBeingThere(flag->second);
-      if (IsNone(value) && width && field == "window_attn_skip_freq") InvertLayers(field, rule, 1);
-      if (IsNone(value)) return {};
+      if (IsNone(value)) {
+        return rule.none_as.is_null() ? Status{} : InvertSource(field, rule, rule.none_as);
+      }
     }
+    return InvertSource(field, rule, value);
+  }
+
+  Status InvertSource(const std::string& field, const ConfigRule& rule, const json& value) {
     if (!rule.rope.empty()) return InvertRope(field, rule, value);
     if (!rule.layer_kind.empty() && rule.equals.empty()) return InvertKinds(field, rule, value);
     if (!rule.layer_kind.empty()) {

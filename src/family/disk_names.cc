@@ -50,11 +50,9 @@ std::string StackExperts(std::string name) {
 
 // Megatron-Core's HybridModel (state-space and attention layers in one stack) numbers its layers.
 bool IsHybrid(const Model& model) {
-  const std::string& name = model.spec().megatron_model;
   const std::vector<Field>& config = model.config();
-  return name == "FalconH1Model" || std::any_of(config.begin(), config.end(), [](const Field& f) {
-           return f.name == "is_hybrid_model" && f.value == true;
-         });
+  return std::any_of(config.begin(), config.end(),
+                     [](const Field& f) { return f.name == "is_hybrid_model" && f.value == true; });
 }
 
 // The key of a module's name, with the layers stacked or numbered.
@@ -77,7 +75,7 @@ DiskName Placed(const Model& model, const Parameter& p, std::string name, bool s
 }
 
 bool NumbersLayers(const Model& model) {
-  if (IsHybrid(model)) return true;
+  if (IsHybrid(model) || model.spec().numbered_layers) return true;
   for (const Field& field : model.config()) {
     const bool asks =
         field.name == "hetereogenous_dist_checkpoint" || field.name == "heterogeneous_block_specs";

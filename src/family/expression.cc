@@ -2,12 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cctype>
 
 namespace weighbridge {
 namespace {
 
 constexpr int kMaxDepth = 64;
+
+bool IsWordChar(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
 class Parser {
  public:
@@ -36,8 +40,6 @@ class Parser {
   void SkipSpace() {
     while (at_ < text_.size() && std::isspace(static_cast<unsigned char>(text_[at_]))) ++at_;
   }
-
-  static bool IsWordChar(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
   bool Take(std::string_view token) {
     SkipSpace();
@@ -162,6 +164,20 @@ Result<int64_t> Evaluate(std::string_view expression, const NameLookup& lookup) 
     return Fail(ErrorKind::kInvalid, "expression", "the expression is longer than 4096 characters");
   }
   return Parser(expression, lookup).Parse();
+}
+
+std::set<std::string> NamesIn(std::string_view expression) {
+  static constexpr std::array<std::string_view, 5> kWords = {"and", "or", "not", "true", "false"};
+  std::set<std::string> names;
+  for (size_t at = 0; at < expression.size();) {
+    size_t end = at;
+    while (end < expression.size() && IsWordChar(expression[end])) ++end;
+    const std::string_view word = expression.substr(at, end - at);
+    const bool name = !word.empty() && std::isdigit(static_cast<unsigned char>(word[0])) == 0;
+    if (name && std::find(kWords.begin(), kWords.end(), word) == kWords.end()) names.emplace(word);
+    at = std::max(end, at + 1);
+  }
+  return names;
 }
 
 Result<std::string> Substitute(std::string_view text, const NameLookup& lookup) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,9 @@ using NameLookup = std::function<Result<int64_t>(std::string_view)>;
 
 // Errors: kInvalid with the column; overflow, division by zero and inexact division included.
 Result<int64_t> Evaluate(std::string_view expression, const NameLookup& lookup);
+
+// The names that an expression (or any text like one) uses.
+std::set<std::string> NamesIn(std::string_view expression);
 
 // Replaces each {expression} in `text` by its value: "model.layers.{layers + layer}.".
 Result<std::string> Substitute(std::string_view text, const NameLookup& lookup);

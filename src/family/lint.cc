@@ -11,6 +11,7 @@
 #include "family/config.h"
 #include "family/expression.h"
 #include "family/layer_rules.h"
+#include "family/lint_structure.h"
 #include "mapping/ops.h"
 #include "mapping/transforms/transform.h"
 #include "tensor/quantized.h"
@@ -49,14 +50,13 @@ class Linter {
     WB_RETURN_IF_ERROR(Rules());
     WB_RETURN_IF_ERROR(Config());
     for (const ParamRule& rule : spec_.params) WB_RETURN_IF_ERROR(Param(rule));
-    return NamesWithoutParameter();
+    WB_RETURN_IF_ERROR(NamesWithoutParameter());
+    return LintStructure(spec_);
   }
 
  private:
   tl::unexpected<Error> Bad(std::string what, int line) const {
-    return Fail(ErrorKind::kInvalid, "family-file", std::move(what),
-                line > 0 ? fmt::format("{}:{}", spec_.origin, line) : spec_.origin,
-                "docs/families.md describes every key");
+    return BadFamily(spec_, std::move(what), line);
   }
 
   // Every name in an expression must be a symbol. Their values are made up, so what they compute is

@@ -156,6 +156,7 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
   rule.layer_kind = t.String("layer_kind");
   rule.equals = t.String("equals");
   rule.when = t.Expression("when");
+  rule.none_as = t.Json("none_as");
   if (const toml::node* list = t.Node("list")) {
     const toml::array* entries = list->as_array();
     if (entries == nullptr) {
@@ -370,6 +371,9 @@ Status ReadRemove(TomlTable& top, FamilySpec& spec) {
   for (const std::string& name : t.Strings("ignores")) {
     drop(spec.ignores, name, [](const IgnoreRule& i) { return i.hf; });
   }
+  for (const std::string& name : t.Strings("copies")) {
+    drop(spec.copies, name, [](const CopyRule& c) { return c.hf; });
+  }
   for (const std::string& name : t.Strings("config")) {
     if (spec.config.erase(name) == 0 && !spec.abstract) {
       t.SetError(nullptr, fmt::format("[remove] names '{}', which the parent does not have", name));
@@ -557,6 +561,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   spec.hf_architectures = top.Strings("hf_architectures");
   spec.hf_model_types = top.Strings("hf_model_types");
   spec.quantization = top.Strings("quantization");
+  if (top.Has("numbered_layers")) spec.numbered_layers = top.Bool("numbered_layers", false);
   if (top.Has("megatron_model")) spec.megatron_model = top.String("megatron_model");
   WB_RETURN_IF_ERROR(ReadRemove(top, spec));
   ReadRename(top, spec);

@@ -28,6 +28,14 @@ const char* FaultOf(std::string_view dim) {
   return heads ? "head-geometry" : "config-value";
 }
 
+// "model.layers.{layer}.norm" -> "model.layers.*.norm".
+std::string WithoutBraces(std::string name) {
+  for (size_t open; (open = name.find('{')) != std::string::npos;) {
+    name.replace(open, name.find('}', open) - open + 1, "*");
+  }
+  return name;
+}
+
 bool IsFault(const Error& error) {
   return error.id == "config-value" || error.id == "head-geometry";
 }
@@ -602,8 +610,10 @@ class Model::Builder {
           WB_TRY(std::string name, StackName(stack, rule.hf, layer));
           const bool head = m_.tied_ && rule.same_as == spec().tied->hf;
           const std::string of = m_.Spell(head ? spec().tied->same_as : rule.same_as);
-          m_.copies_.push_back(
-              {std::move(name), of, rule.why.empty() ? "a copy of " + of : rule.why, false});
+          // Files leave out what shares the embedding.
+          m_.copies_.push_back({std::move(name), of,
+                                rule.why.empty() ? "a copy of " + of : rule.why, false, stack,
+                                layer, head});
         }
       }
     }
@@ -613,12 +623,18 @@ class Model::Builder {
   Status Ignores() {
     for (const IgnoreRule& rule : spec().ignores) {
       if (rule.stacks.empty()) {
-        (rule.hf.ends_with(".") ? m_.ignored_prefixes_ : m_.ignored_)[m_.Spell(rule.hf)] = &rule;
+        const std::string name = m_.Spell(rule.hf);
+        if (name.ends_with(".")) {
+          m_.ignored_prefixes_[name] = NotNeededAs(name + "*", rule.why);
+        } else {
+          m_.ignored_[name] = NotNeededAs(name, rule.why);
+        }
       }
       for (const StackRule* stack : StacksOf(rule.stacks)) {
+        const std::string pattern = WithoutBraces(m_.Spell(stack->hf + rule.hf));
         for (int64_t layer = 0; layer < m_.counts_[stack->name]; ++layer) {
           WB_TRY(std::string name, StackName(stack, rule.hf, layer));
-          m_.ignored_[std::move(name)] = &rule;
+          m_.ignored_[std::move(name)] = NotNeededAs(pattern, rule.why);
         }
       }
     }
@@ -627,14 +643,23 @@ class Model::Builder {
     return options_.without_mtp ? IgnoreMtp() : Status{};
   }
 
+  // Index into not_needed_.
+  size_t NotNeededAs(const std::string& pattern, const std::string& why) {
+    const NotNeeded rule{pattern, why};
+    auto& all = m_.not_needed_;
+    const auto known = std::find(all.begin(), all.end(), rule);
+    const auto index = static_cast<size_t>(known - all.begin());
+    if (known == all.end()) all.push_back(rule);
+    return index;
+  }
+
   Status IgnoreMtp() {
-    static const IgnoreRule kWithoutMtp{{}, "", "MTP layers are left out (--without-mtp)"};
     for (const StackRule& stack : spec().stacks) {
       if (!IsMtp(stack)) continue;
       WB_TRY(const int64_t count, Value(stack.count));
       for (int64_t layer = 0; layer < std::min(count, kMaxLayers); ++layer) {
         WB_TRY(std::string prefix, StackName(&stack, "", layer));
-        m_.ignored_prefixes_[std::move(prefix)] = &kWithoutMtp;
+        m_.ignored_prefixes_[prefix] = NotNeededAs(prefix + "*", std::string(kWithoutMtp));
       }
     }
     return {};
@@ -817,12 +842,8 @@ std::string Model::Fill(const std::string& name, int64_t layer, int64_t expert) 
 
 std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {
   const bool local = dialect == Dialect::kLocal && !p.rule->local.empty();
-  std::string text =
-      (p.stack != nullptr ? p.stack->megatron : "") + (local ? p.rule->local : p.rule->megatron);
-  for (size_t open; (open = text.find('{')) != std::string::npos;) {
-    text.replace(open, text.find('}', open) - open + 1, "*");
-  }
-  return text;
+  return WithoutBraces((p.stack != nullptr ? p.stack->megatron : "") +
+                       (local ? p.rule->local : p.rule->megatron));
 }
 
 Result<TransformPlan> Model::Plan(const Parameter& p) const {
@@ -845,10 +866,10 @@ Result<TransformPlan> Model::Plan(const Parameter& p) const {
   return FindTransform(storage.transform)->plan(request);
 }
 
-const IgnoreRule* Model::Ignored(const std::string& hf_name) const {
-  if (const auto it = ignored_.find(hf_name); it != ignored_.end()) return it->second;
-  for (const auto& [prefix, rule] : ignored_prefixes_) {
-    if (hf_name.starts_with(prefix)) return rule;
+const NotNeeded* Model::Ignored(const std::string& hf_name) const {
+  if (const auto it = ignored_.find(hf_name); it != ignored_.end()) return &not_needed_[it->second];
+  for (const auto& [prefix, index] : ignored_prefixes_) {
+    if (hf_name.starts_with(prefix)) return &not_needed_[index];
   }
   return nullptr;
 }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -20,6 +21,9 @@
 namespace weighbridge {
 
 enum class Dialect { kTe, kLocal };  // Megatron's module specs
+
+// Why the tensors of MTP layers are not needed when they are left out.
+inline constexpr std::string_view kWithoutMtp = "MTP layers, by --without-mtp";
 
 // Where a parameter stands in the pipeline, in the order of a listing.
 enum class Place { kFirst, kDecoder, kFinalNorm, kOutput, kMtp };
@@ -44,6 +48,21 @@ struct Parameter {
 struct TensorCopy {
   std::string hf, same_as, why;
   bool tied = false;  // the output layer that shares the embedding
+  // Of what is not tied: the layer that holds it. Files with one such copy have all that are not
+  // `optional`.
+  const StackRule* stack = nullptr;
+  int64_t layer = 0;
+  bool optional = false;
+};
+
+// HF tensors that no Megatron parameter needs.
+struct NotNeeded {
+  std::string pattern;  // "vision_tower.*", "model.layers.*.rotary_emb.inv_freq"
+  std::string why;
+
+  // All names that begin so: a part of the model, not single tensors of it.
+  bool is_part() const { return pattern.ends_with(".*"); }
+  bool operator==(const NotNeeded&) const = default;
 };
 
 struct Field {
@@ -114,7 +133,9 @@ class Model {
   // HF shapes and the layout.
   Result<TransformPlan> Plan(const Parameter& p) const;
   // Why an HF tensor that nothing reads is not needed; nullptr when it is not known.
-  const IgnoreRule* Ignored(const std::string& hf_name) const;
+  const NotNeeded* Ignored(const std::string& hf_name) const;
+  // All of them, whether a checkpoint has such tensors or not.
+  const std::vector<NotNeeded>& not_needed() const { return not_needed_; }
 
   // What the HF names of a layer begin with ("model.layers.3."), or without a layer those of all
   // layers ("model.layers."), in the spelling of the files.
@@ -137,7 +158,8 @@ class Model {
   std::vector<Parameter> parameters_;
   std::vector<TensorCopy> copies_;
   std::vector<Field> config_, bridge_fields_, local_bridge_fields_;
-  std::map<std::string, const IgnoreRule*> ignored_, ignored_prefixes_;
+  std::vector<NotNeeded> not_needed_;
+  std::map<std::string, size_t> ignored_, ignored_prefixes_;  // name -> index into not_needed_
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;
   bool tied_ = false;
   std::string quantization_;

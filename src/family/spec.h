@@ -50,6 +50,7 @@ struct ConfigRule {
   std::vector<ConfigRule> list;
   std::map<std::string, ConfigRule> table;  // its entries, each with a source of its own
   std::string when;                         // where false, the value is none
+  nlohmann::json none_as;  // when not null, what none stands for when the field is read backwards
 };
 
 // A key of config.json where [config] does not lead back to it.
@@ -168,6 +169,8 @@ struct FamilySpec {
   // which it is, it is of that one.
   std::string variant_of;
   bool abstract = false;
+  // On disk the keys of the decoder have layer numbers, whatever the config says.
+  bool numbered_layers = false;
   std::vector<std::string> hf_architectures, hf_model_types;
   std::vector<std::string> quantization;  // as what its authors release it beside bf16: "fp8"
   std::map<std::string, Symbol> dims, flags;

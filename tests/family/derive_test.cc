@@ -197,6 +197,15 @@ TEST(DeriveHfConfig, WindowThatIsNoneIsNull) {
   EXPECT_EQ(Derived("exaone4", window)["sliding_window"], 16);
 }
 
+TEST(DeriveHfConfig, NoneMayStandForAValueThatIsSaidLayerByLayer) {
+  const json none = {
+      {"num_layers", 2}, {"window_size", nullptr}, {"window_attn_skip_freq", nullptr}};
+  EXPECT_EQ(Derived("olmo3", none)["layer_types"],
+            json::parse(R"(["full_attention", "full_attention"])"));
+  // A class with a switch of its own needs no list.
+  EXPECT_FALSE(Derived("qwen3", none).contains("layer_types"));
+}
+
 // Sizes of the small random model are no model's sizes.
 TEST(DeriveHfConfig, NumbersOfTheToyAreNotTaken) {
   const json config = Derived("llama", {{"num_layers", 2}});

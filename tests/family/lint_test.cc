@@ -178,5 +178,91 @@ TEST(Lint, FindsDefaultsThatNoConfigCanCompute) {
   EXPECT_THAT(Fault("\"hidden / 2\"", "\"2 * half\""), HasSubstr("is defined by itself"));
 }
 
+TEST(Lint, FindsDimsThatAreDefinedByEachOther) {
+  EXPECT_EQ(Fault("[flags]\n",
+                  "a = { keys = [\"a\"], default = \"b + 1\" }\n"
+                  "b = { value = \"c\" }\n\n[flags]\nc = { value = \"a > 1\" }\n"),
+            "[dims] 'a' is defined by itself: a -> b -> c -> a");
+  EXPECT_EQ(Fault("[flags]\n", "a = { value = \"b\" }\nb = { value = \"half\" }\n\n[flags]\n"),
+            "accepted");
+}
+
+TEST(Lint, FindsStacksWhoseLayersHaveOneName) {
+  EXPECT_EQ(Fault("\"decoder.layers.{layer}.\"", "\"decoder.layers.\""),
+            "[[stack]] 'decoder': 'decoder.layers.mlp.linear_fc1.weight' is the same name in every "
+            "layer, 'megatron' lacks {layer}");
+  const std::string hf =
+      "[[stack]]\nname = \"s\"\nmegatron = \"s.{layer}.\"\nhf = \"s.{layers}.\"\n";
+  EXPECT_EQ(ErrorOf(kSampleFamily + hf + "count = \"layers\"\n[[param]]\nstack = \"s\"\n" +
+                    "megatron = \"x\"\nhf = \"x\"\nshape = [\"hidden\"]\n")
+                .what,
+            "[[stack]] 's': 's.{layers}.x' is the same name in every layer, 'hf' lacks {layer}");
+  EXPECT_EQ(Fault("\"model.layers.{layer}.\"", "\"model.layers.{layers + layer}.\""), "accepted");
+  EXPECT_THAT(ErrorOf(kSampleFamily + "[[stack]]\nname = \"s\"\ncount = \"2\"\n").what,
+              HasSubstr("[[stack]] 's': '' is the same name in every layer"));
+}
+
+TEST(Lint, FindsStacksThatBorrowFromThemselves) {
+  const auto stack = [](const std::string& name, const std::string& of) {
+    return "[[stack]]\nname = \"" + name + "\"\nmegatron = \"" + name + ".{layer}.\"\nhf = \"" +
+           name + ".{layer}.\"\ncount = \"2\"\nparams_of = \"" + of + "\"\n";
+  };
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack("a", "b") + stack("b", "a")).what,
+            "[[stack]] 'a' has its own parameters by 'params_of': a -> b -> a");
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack("a", "a")).what,
+            "[[stack]] 'a' has its own parameters by 'params_of': a -> a");
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack("a", "decoder")).what, "accepted");
+}
+
+TEST(Lint, FindsExtentsAndPeriodsThatAreNeverPositive) {
+  const std::string shape = "shape = [\"hidden\", \"half\"]";
+  EXPECT_EQ(Fault(shape, "shape = [\"0-5\", \"half\"]"),
+            "[[param]] 'mlp.experts.linear_fc2.weight': the extent '0-5' of its shape is never "
+            "positive");
+  EXPECT_THAT(Fault(shape, "shape = [0, \"half\"]"), HasSubstr("is never positive"));
+  EXPECT_THAT(Fault(shape, "shape = [\"hidden - hidden\"]"), HasSubstr("is never positive"));
+  EXPECT_THAT(Fault(shape, "shape = [\"0 - hidden * half\"]"), HasSubstr("is never positive"));
+  EXPECT_EQ(Fault(shape, "shape = [\"hidden - 4096\"]"), "accepted");
+  EXPECT_EQ(Fault(shape, "shape = [\"hidden - 2 * half - vocab\"]"), "accepted");
+  EXPECT_EQ(Fault(shape, "shape = [\"hidden / half / layers\"]"), "accepted");
+  EXPECT_EQ(Fault("n = 2\n", "n = 0\n"),
+            "[layer_kinds.mlp]: rule every_n has n = 0, which is never positive");
+  EXPECT_THAT(Fault("n = 2\n", "n = \"0 * layers\"\n"), HasSubstr("which is never positive"));
+  EXPECT_EQ(Fault("n = 2\n", "n = \"layers\"\n"), "accepted");
+}
+
+TEST(Lint, FindsIgnoresOfWhatRulesRead) {
+  const auto ignore = [](const std::string& name) {
+    return ErrorOf(kSampleFamily + "[[hf_ignore]]\nhf = \"" + name + "\"\n").what;
+  };
+  EXPECT_EQ(ignore("model."),
+            "[[hf_ignore]] 'model.' passes over 'model.layers.{layer}.gate.weight', which the rule "
+            "of 'mlp.linear_fc1.weight' reads");
+  EXPECT_THAT(ignore("norm.weight"), HasSubstr("passes over 'norm.weight'"));
+  // Where the output layer is tied there is no rule for it.
+  EXPECT_EQ(ignore("lm_head.weight"), "accepted");
+  EXPECT_EQ(ignore("model.visual."), "accepted");
+}
+
+TEST(Lint, FindsRulesThatTheKindsOfAStackMakeDead) {
+  const std::string stack =
+      "[[stack]]\nname = \"mtp\"\nmegatron = \"mtp.{layer}.\"\nhf = \"mtp.{layer}.\"\ncount = 1\n"
+      "kinds = { mlp = \"moe\" }\n";
+  const auto rule = [](const std::string& layers) {
+    return "[[param]]\nstack = \"mtp\"\nlayers = \"" + layers +
+           "\"\nmegatron = \"x\"\nhf = \"x\"\nshape = [\"hidden\"]\n";
+  };
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack + rule("dense")).what,
+            "[[param]] 'x' is of no layer: by the kinds of [[stack]] 'mtp' none is dense");
+  EXPECT_THAT(ErrorOf(kSampleFamily + stack + rule("!moe")).what, HasSubstr("none is !moe"));
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack + rule("moe")).what, "accepted");
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack + rule("!dense")).what, "accepted");
+  EXPECT_EQ(ErrorOf(kSampleFamily + stack +
+                    "[layer_kinds.mlp.stacks.mtp]\nrule = \"const\"\n"
+                    "kind = \"dense\"\n")
+                .what,
+            "[layer_kinds.mlp.stacks.mtp] is never used: [[stack]] 'mtp' fixes that kind as 'moe'");
+}
+
 }  // namespace
 }  // namespace weighbridge

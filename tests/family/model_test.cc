@@ -331,6 +331,7 @@ TEST(Model, SampleHasItsParameters) {
   EXPECT_EQ(names, expected);
   EXPECT_NE(model->Ignored("model.layers.3.inv_freq"), nullptr);
   EXPECT_EQ(model->Ignored("model.layers.4.inv_freq"), nullptr);
+  EXPECT_EQ(model->not_needed(), (std::vector<NotNeeded>{{"model.layers.*.inv_freq", "computed"}}));
   EXPECT_EQ(model->MegatronPattern(model->parameters()[5], Dialect::kTe),
             "decoder.layers.*.mlp.experts.linear_fc2.weight*");
 }

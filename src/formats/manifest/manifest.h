@@ -47,9 +47,17 @@ struct ManifestTensor {
   bool operator==(const ManifestTensor&) const = default;
 };
 
+// Tensors that the model may have and that are not listed.
+struct ManifestGap {
+  std::string pattern;  // "vision_tower.*", for GlobMatch
+  std::string why;
+  bool operator==(const ManifestGap&) const = default;
+};
+
 struct Manifest {
   std::string family;
   std::vector<ManifestTensor> tensors;  // sorted by name; names are unique
+  std::vector<ManifestGap> not_held;    // of the model, whichever checkpoint was hashed
   bool operator==(const Manifest&) const = default;
 };
 

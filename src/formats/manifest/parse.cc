@@ -17,6 +17,7 @@ namespace od = simdjson::ondemand;
 
 constexpr size_t kMaxAxes = 64;
 constexpr size_t kMaxStored = 16;
+constexpr size_t kMaxNotHeld = 4096;
 
 class Parser {
  public:
@@ -39,6 +40,8 @@ class Parser {
         WB_RETURN_IF_ERROR(TakeSchema(field.value()));
       } else if (key == "family") {
         WB_TRY(manifest_.family, Text(field.value(), "family"));
+      } else if (key == "not_held") {
+        WB_RETURN_IF_ERROR(TakeNotHeld(field.value()));
       } else if (key == "tensors") {
         WB_RETURN_IF_ERROR(TakeTensors(field.value()));
       }
@@ -68,6 +71,33 @@ class Parser {
       return Bad(fmt::format("has a '{}' that is no text", what));
     }
     return std::string(text);
+  }
+
+  Status TakeNotHeld(od::value value) {
+    if (!manifest_.not_held.empty()) return Bad("has 'not_held' twice");
+    od::array array;
+    if (value.get_array().get(array)) return Bad("has 'not_held' that is no list");
+    for (auto element : array) {
+      od::object object;
+      if (std::move(element).get_object().get(object)) return Bad("has 'not_held' without objects");
+      ManifestGap gap;
+      for (auto member : object) {
+        od::field field;
+        if (auto code = std::move(member).get(field)) return BadJson(code);
+        std::string_view key;
+        if (auto code = field.unescaped_key().get(key)) return BadJson(code);
+        if (key == "pattern") {
+          WB_TRY(gap.pattern, Text(field.value(), "pattern"));
+        } else if (key == "why") {
+          WB_TRY(gap.why, Text(field.value(), "why"));
+        }
+      }
+      if (gap.pattern.empty()) return Bad("has 'not_held' without a pattern");
+      manifest_.not_held.push_back(std::move(gap));
+      if (manifest_.not_held.size() > kMaxNotHeld)
+        return Bad("has too many patterns in 'not_held'");
+    }
+    return {};
   }
 
   Status TakeTensors(od::value value) {

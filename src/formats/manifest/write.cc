@@ -41,11 +41,22 @@ std::string TensorText(const ManifestTensor& tensor) {
   return text + "}";
 }
 
+std::string NotHeldText(const std::vector<ManifestGap>& gaps) {
+  std::string text;
+  for (const ManifestGap& gap : gaps) {
+    text += fmt::format(R"({}{{"pattern": {}, "why": {}}})", text.empty() ? "" : ",\n",
+                        Quoted(gap.pattern), Quoted(gap.why));
+  }
+  return fmt::format("\"not_held\": [\n{}\n],\n", text);
+}
+
 }  // namespace
 
 void WriteManifest(const Manifest& manifest, const std::function<void(std::string_view)>& sink) {
-  sink(fmt::format("{{\n\"schema\": \"{}\",\n\"family\": {},\n\"tensors\": [", kManifestSchema,
+  sink(fmt::format("{{\n\"schema\": \"{}\",\n\"family\": {},\n", kManifestSchema,
                    Quoted(manifest.family)));
+  if (!manifest.not_held.empty()) sink(NotHeldText(manifest.not_held));
+  sink("\"tensors\": [");
   for (size_t i = 0; i < manifest.tensors.size(); ++i) {
     sink((i == 0 ? "\n" : ",\n") + TensorText(manifest.tensors[i]));
   }
