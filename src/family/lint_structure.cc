@@ -40,22 +40,24 @@ class Signs {
     constexpr int kSamples = 48, kEnough = 8;
     int computed = 0;
     for (int sample = 0; sample < kSamples; ++sample) {
-      std::map<std::string, int64_t, std::less<>> tried;
-      uint64_t random = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(sample + 1);
-      const NameLookup lookup = [&](std::string_view name) -> Result<int64_t> {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        return tried.emplace(std::string(name), int64_t{1} << ((random >> 33) % 16)).first->second;
-      };
-      const Result<int64_t> value = Value(expression, lookup, 0);
+      Sample tried{0x9E3779B97F4A7C15u * static_cast<uint64_t>(sample + 1)};
+      const Result<int64_t> value = Value(expression, tried, 0);
       if (value && *value > 0) return false;
       computed += value ? 1 : 0;
-      if (tried.empty()) break;
+      if (!tried.any_free) break;
     }
     return computed >= kEnough || (computed == 1 && NamesIn(expression).empty()) ||
            Fixed(expression);
   }
 
  private:
+  // One value for each name: of those that the config gives a random one.
+  struct Sample {
+    uint64_t random;
+    std::map<std::string, int64_t, std::less<>> values;
+    bool any_free = false;
+  };
+
   // The expression of a symbol that no key of the config gives; nullptr for all others.
   const std::string* Definition(const std::string& name) const {
     for (const auto* table : {&spec_.dims, &spec_.flags}) {
@@ -71,17 +73,32 @@ class Signs {
 
   // No key of a config has a part in it.
   bool Fixed(const std::string& expression) const {
+    std::set<std::string> seen;
+    return Fixed(expression, seen);
+  }
+  bool Fixed(const std::string& expression, std::set<std::string>& seen) const {
     const auto names = NamesIn(expression);
     return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
       const std::string* definition = Definition(name);
-      return definition != nullptr && Fixed(*definition);
+      return definition != nullptr && (!seen.insert(name).second || Fixed(*definition, seen));
     });
   }
 
-  Result<int64_t> Value(const std::string& expression, const NameLookup& other, int depth) const {
+  Result<int64_t> Value(const std::string& expression, Sample& sample, int depth) const {
     return Evaluate(expression, [&](std::string_view name) -> Result<int64_t> {
-      const std::string* definition = depth < kMaxDepth ? Definition(std::string(name)) : nullptr;
-      return definition != nullptr ? Value(*definition, other, depth + 1) : other(name);
+      const std::string key(name);
+      if (const auto known = sample.values.find(key); known != sample.values.end()) {
+        return known->second;
+      }
+      const std::string* definition = depth < kMaxDepth ? Definition(key) : nullptr;
+      if (definition != nullptr) {
+        WB_TRY(sample.values[key], Value(*definition, sample, depth + 1));
+      } else {
+        sample.any_free = true;
+        sample.random = sample.random * 6364136223846793005u + 1442695040888963407u;
+        sample.values[key] = int64_t{1} << ((sample.random >> 33) % 16);
+      }
+      return sample.values[key];
     });
   }
 

@@ -217,8 +217,8 @@ TEST(Lint, FindsStacksThatBorrowFromThemselves) {
 TEST(Lint, FindsExtentsAndPeriodsThatAreNeverPositive) {
   const std::string shape = "shape = [\"hidden\", \"half\"]";
   EXPECT_EQ(Fault(shape, "shape = [\"0-5\", \"half\"]"),
-            "[[param]] 'mlp.experts.linear_fc2.weight': the extent '0-5' of its shape is never "
-            "positive");
+            "[[param]] 'mlp.experts.linear_fc2.weight{expert}': the extent '0-5' of its shape is "
+            "never positive");
   EXPECT_THAT(Fault(shape, "shape = [0, \"half\"]"), HasSubstr("is never positive"));
   EXPECT_THAT(Fault(shape, "shape = [\"hidden - hidden\"]"), HasSubstr("is never positive"));
   EXPECT_THAT(Fault(shape, "shape = [\"0 - hidden * half\"]"), HasSubstr("is never positive"));

@@ -502,8 +502,8 @@ TEST(Model, GeometryThatNoTensorHasIsAnError) {
     const auto model = Sample(With(kSampleFamily, from, to), kSampleConfig);
     return model ? std::string("accepted") : model.error().id;
   };
-  EXPECT_EQ(fault("\"2 * half\"", "\"0\""), "config-value");
-  EXPECT_EQ(fault("\"2 * half\"", "\"0 - 4\""), "config-value");
+  EXPECT_EQ(fault("\"2 * half\"", "\"0\""), "family-file");
+  EXPECT_EQ(fault("\"2 * half\"", "\"0 - 4\""), "family-file");
   EXPECT_EQ(fault("\"2 * half\"", "\"9999999999999\""), "config-value");
   EXPECT_EQ(fault("\"2 * half\"", "\"3\""), "shape");  // gated_mlp needs halves
   EXPECT_EQ(
