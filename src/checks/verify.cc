@@ -190,14 +190,13 @@ class Verifier {
     std::vector<const Parameter*> usable, differ;
     for (const auto& subject : subjects_) {
       usable.push_back(subject->bound->parameter);
-      const bool misread =
-          subject->measured && subject->measured->misreading != Misreading::kNone;
+      const bool misread = subject->measured && subject->measured->misreading != Misreading::kNone;
       if (subject->differs && !misread) differ.push_back(usable.back());
     }
     if (differ.empty()) return {};
-    WB_TRY(diagnosis_,
-           ExplainDifferences({model_, hf_, megatron_, binding_, std::move(usable), std::move(differ)},
-                              Threads()));
+    WB_TRY(diagnosis_, ExplainDifferences(
+                           {model_, hf_, megatron_, binding_, std::move(usable), std::move(differ)},
+                           Threads()));
     return {};
   }
 

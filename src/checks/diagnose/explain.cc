@@ -20,9 +20,9 @@
 namespace weighbridge {
 namespace {
 
-constexpr size_t kFingerprint = 24;       // elements
-constexpr size_t kMostNear = 256;         // other tensors that are tried with changes too
-constexpr size_t kMostUnexplained = 6;    // of one rule; the rest gets no pairs
+constexpr size_t kFingerprint = 24;     // elements
+constexpr size_t kMostNear = 256;       // other tensors that are tried with changes too
+constexpr size_t kMostUnexplained = 6;  // of one rule; the rest gets no pairs
 
 // Where the values came from when they are another tensor's.
 struct Other {
@@ -40,6 +40,10 @@ struct Finding {
   int64_t left = 0;
   std::string evidence;
 };
+
+bool IsUnexplained(const Finding& finding) {
+  return !finding.steps.empty() && finding.steps[0].cause == "unexplained";
+}
 
 bool EndsWith(std::string_view text, std::string_view end) { return text.ends_with(end); }
 
@@ -85,7 +89,8 @@ class Explainer {
     form.cut = p.cut;
     const std::string& name = p.rule->megatron;
     form.convolution = p.shape.size() > 2 || name.find("conv1d") != std::string::npos;
-    form.vocabulary = EndsWith(name, "word_embeddings.weight") || EndsWith(name, "output_layer.weight");
+    form.vocabulary =
+        EndsWith(name, "word_embeddings.weight") || EndsWith(name, "output_layer.weight");
     form.tp_sizes = {2, 4, 8, 16, 3, 6, 32};
     return form;
   }
@@ -117,7 +122,7 @@ class Explainer {
       WB_TRY(parts, ByRegion(p, pair, values, search, ""));
     }
     if (parts.empty()) parts.push_back(Statistical(p, search, ""));
-    if (parts[0].steps[0].cause == "unexplained") ++unexplained_[p.rule];
+    if (IsUnexplained(parts[0])) ++unexplained_[p.rule];
     for (Finding& part : parts) findings_.push_back(std::move(part));
     return {};
   }
@@ -204,7 +209,8 @@ class Explainer {
       if (!plan) return std::vector<Finding>();
       TensorPair pair;
       const int64_t size = BitsOf(info->dtype) / 8;
-      pair.expected.plan = Plan({Run{.other_offset = source.begin * size, .length = source.numel * size}});
+      pair.expected.plan =
+          Plan({Run{.other_offset = source.begin * size, .length = source.numel * size}});
       pair.expected.sources.dtype = info->dtype;
       pair.expected.sources.Add(in_.hf.Data(*info).data(), nullptr);
       pair.expected.op = p.op;
@@ -213,9 +219,7 @@ class Explainer {
       pair.actual.plan = Compose(*plan, actual.plan);
       pair.actual.shape = pair.expected.shape;
       WB_TRY(std::vector<Finding> found, OneSource(p, s, pair));
-      for (const Finding& f : found) {
-        if (f.steps[0].cause == "unexplained") return std::vector<Finding>();
-      }
+      if (std::any_of(found.begin(), found.end(), IsUnexplained)) return std::vector<Finding>();
       std::move(found.begin(), found.end(), std::back_inserter(findings));
     }
     return findings;
@@ -299,9 +303,9 @@ class Explainer {
     TensorSearch search(region, form, values, limits_);
     WB_RETURN_IF_ERROR(search.TakeSample());
     const std::string where =
-        part + (some_rows < rows
-                    ? fmt::format("rows {} to {}", sample.first_row, sample.last_row)
-                    : std::string()) +
+        part +
+        (some_rows < rows ? fmt::format("rows {} to {}", sample.first_row, sample.last_row)
+                          : std::string()) +
         (some_columns < columns ? fmt::format("{}columns {} to {}", some_rows < rows ? ", " : "",
                                               sample.first_column, sample.last_column)
                                 : std::string()) +
@@ -333,7 +337,8 @@ class Explainer {
     const int64_t mismatched = search.sample().mismatched;
     if (s.not_finite > 0) {
       finding.proof = Proof::kStructural;
-      finding.steps = {{"not-finite", fmt::format("{} of {} values looked at", s.not_finite, s.seen)}};
+      finding.steps = {
+          {"not-finite", fmt::format("{} of {} values looked at", s.not_finite, s.seen)}};
     } else if (const auto rank = search.LowRank(); rank && std::fabs(s.correlation) > 0.3) {
       finding.steps = {{"adapter-unmerged",
                         fmt::format("the difference has rank {}; merged twice or with another "
@@ -344,10 +349,10 @@ class Explainer {
     } else if (mismatched >= 16 && s.seen >= 16 &&
                std::fabs(s.correlation) < 0.15 + 2.5 / std::sqrt(static_cast<double>(s.seen)) &&
                !search.SameValues()) {
-      finding.steps = {{"uninitialized",
-                        fmt::format("correlation with the source {:.2f}; values of another "
-                                    "checkpoint look the same",
-                                    s.correlation)}};
+      finding.steps = {
+          {"uninitialized", fmt::format("correlation with the source {:.2f}; values of another "
+                                        "checkpoint look the same",
+                                        s.correlation)}};
     } else {
       finding.proof = Proof::kStructural;
       finding.steps = {{"unexplained", NearestText(search)}};
@@ -362,7 +367,8 @@ class Explainer {
                           text.empty() ? "nearest: " : ", ", near.step.cause, near.step.what,
                           100 * near.share);
     }
-    if (search.SameValues()) text += (text.empty() ? "" : "; ") + std::string("the same values in another order");
+    if (search.SameValues())
+      text += (text.empty() ? "" : "; ") + std::string("the same values in another order");
     return text;
   }
 
@@ -391,9 +397,10 @@ class Explainer {
       const std::string& hf = p.hf[static_cast<size_t>(run.other)];
       const TensorInfo* info = in_.hf.Find(hf);
       const auto bits = ReadElement(from, Op::kNone, dtype, found.source_element);
-      text = fmt::format("{}{} holds {}, which is {}{}", Name(p), IndexToString(p.shape, found.element),
-                         bits ? FormatBits(dtype, *bits) : "", hf,
-                         IndexToString(info->shape, run.other_offset / size));
+      text =
+          fmt::format("{}{} holds {}, which is {}{}", Name(p),
+                      IndexToString(p.shape, found.element), bits ? FormatBits(dtype, *bits) : "",
+                      hf, IndexToString(info->shape, run.other_offset / size));
     });
     return text;
   }
@@ -407,7 +414,9 @@ class Explainer {
     std::map<std::pair<const ParamRule*, int64_t>, std::map<int64_t, int64_t>> layers;
     std::map<int64_t, std::map<int64_t, int>> of_layer;  // layer -> source layer -> tensors
     for (const Finding& f : findings_) {
-      if (!f.other || f.other->parameter == nullptr || f.other->parameter->rule != f.parameter->rule) continue;
+      if (!f.other || f.other->parameter == nullptr ||
+          f.other->parameter->rule != f.parameter->rule)
+        continue;
       const Parameter& from = *f.other->parameter;
       layers[{f.parameter->rule, f.parameter->expert}][f.parameter->layer] = from.layer;
       if (from.layer != f.parameter->layer) ++of_layer[f.parameter->layer][from.layer];
@@ -439,7 +448,9 @@ class Explainer {
     int64_t same_shift = 0;
     for (const auto& [layer, source] : moved) same_shift += layer - source == p.layer - from.layer;
     if (source_moved || same_shift > 1) return {"layer-offset", what};
-    return {of_layer.at(p.layer).at(from.layer) > 1 || TensorsOf(p) == 1 ? "layer-duplicated" : "stale", what};
+    return {
+        of_layer.at(p.layer).at(from.layer) > 1 || TensorsOf(p) == 1 ? "layer-duplicated" : "stale",
+        what};
   }
 
   // Of one HF tensor within a parameter.
@@ -486,7 +497,8 @@ class Explainer {
     if (it->parameters.empty() || it->parameters.back() != f.parameter) {
       it->parameters.push_back(f.parameter);
     }
-    if (std::find(it->whats.begin(), it->whats.end(), what) == it->whats.end()) it->whats.push_back(what);
+    if (std::find(it->whats.begin(), it->whats.end(), what) == it->whats.end())
+      it->whats.push_back(what);
     if (it->evidence.empty()) it->evidence = f.evidence;
   }
 
@@ -538,7 +550,8 @@ class Explainer {
   const MegatronParameters megatron_;
   std::set<const Parameter*> failing_;
   std::map<const ParamRule*, size_t> unexplained_;
-  std::map<std::pair<Shape, DType>, std::optional<std::unordered_multimap<uint64_t, const Parameter*>>>
+  std::map<std::pair<Shape, DType>,
+           std::optional<std::unordered_multimap<uint64_t, const Parameter*>>>
       index_;
   std::vector<Finding> findings_;
 };

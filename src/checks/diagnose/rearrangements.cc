@@ -56,9 +56,8 @@ std::vector<StridedPiece> Inverse(std::vector<StridedPiece> pieces) {
 bool IsIdentity(const std::vector<StridedPiece>& pieces) {
   return std::all_of(pieces.begin(), pieces.end(), [](const StridedPiece& piece) {
     return piece.source_offset == piece.target_offset &&
-           std::all_of(piece.axes.begin(), piece.axes.end(), [](const StridedAxis& a) {
-             return a.source_stride == a.target_stride;
-           });
+           std::all_of(piece.axes.begin(), piece.axes.end(),
+                       [](const StridedAxis& a) { return a.source_stride == a.target_stride; });
   });
 }
 
@@ -142,8 +141,7 @@ class Generator {
         moves.Add(at, offsets[p], {{rows_.groups, r, r}, {rows, 1, 1}});
         at += rows;
       }
-      Add(OrderCause(),
-          fmt::format("{}{}", Names(order), rows_.groups > 1 ? " in each group" : ""),
+      Add(OrderCause(), fmt::format("{}{}", Names(order), rows_.groups > 1 ? " in each group" : ""),
           std::move(moves).Take());
     }
   }
@@ -168,8 +166,7 @@ class Generator {
         }
       }
       const std::string ranks = t > 1 ? fmt::format(", on each of {} ranks", t) : "";
-      AddBothWays("qkv-concatenated",
-                  "one whole after another, not per group" + ranks,
+      AddBothWays("qkv-concatenated", "one whole after another, not per group" + ranks,
                   "divided into groups although they were so already" + ranks,
                   std::move(moves).Take());
     }
@@ -209,8 +206,7 @@ class Generator {
       if (rows % block != 0 || rows == block) continue;
       RowMoves moves(k_);
       for (int64_t p = 0; p < count; ++p) {
-        moves.Add(p * block, p * rows,
-                  {{rows / block, count * block, block}, {block, 1, 1}});
+        moves.Add(p * block, p * rows, {{rows / block, count * block, block}, {block, 1, 1}});
       }
       const std::string size = block == 1 ? "rows" : fmt::format("blocks of {} rows", block);
       AddBothWays(cause, size + " of each in turn", size + " taken from each in turn",
@@ -254,7 +250,8 @@ class Generator {
       const RowPart& first = rows_.parts[set[0]];
       const int64_t d = first.rows / first.heads;
       for (int64_t rope : {first.rope, d / 2 * 2, d / 4 * 2}) {
-        if (rope < 4 || (rope != first.rope && rope > first.rope && first.rope != d / 4 * 2)) continue;
+        if (rope < 4 || (rope != first.rope && rope > first.rope && first.rope != d / 4 * 2))
+          continue;
         AddRope(set, rope);
         if (d == rope && first.rope == d) break;
       }
@@ -320,11 +317,9 @@ class Generator {
     if (form_.cut.replicated() || k_ < 2 || form_.shape.size() != 2) return;
     for (int t : form_.tp_sizes) {
       if (n_ % t != 0 || k_ % t != 0 || n_ / t < 2) continue;
-      AddBothWays("tp-axis",
-                  fmt::format("{} ranks hold columns where rows were to be cut", t),
+      AddBothWays("tp-axis", fmt::format("{} ranks hold columns where rows were to be cut", t),
                   fmt::format("{} ranks hold rows where columns were to be cut", t),
-                  {{0, 0, 0,
-                    {{t, k_ / t, n_ * k_ / t}, {n_, k_, k_ / t}, {k_ / t, 1, 1}}}});
+                  {{0, 0, 0, {{t, k_ / t, n_ * k_ / t}, {n_, k_, k_ / t}, {k_ / t, 1, 1}}}});
     }
   }
 
@@ -348,7 +343,8 @@ std::vector<StridedPiece> ShardsInOrder(const Shape& shape, const TensorCut& cut
   if (cut.axis == 1) {
     const int64_t own = k / t;
     for (size_t i = 0; i < order.size(); ++i) {
-      pieces.push_back({0, order[i] * own, static_cast<int64_t>(i) * own, {{n, k, k}, {own, 1, 1}}});
+      pieces.push_back(
+          {0, order[i] * own, static_cast<int64_t>(i) * own, {{n, k, k}, {own, 1, 1}}});
     }
     return pieces;
   }

@@ -34,8 +34,8 @@ struct TensorForm {
 // Those that change anything, the plainest first. Of a small tensor several may be equal.
 std::vector<Rearrangement> KnownRearrangements(const TensorForm& form);
 
-// The cut of `axis` into equal shards, one of packed parts each on its own, with shard i in place of
-// order[i].
+// The cut of `axis` into equal shards, one of packed parts each on its own, with shard i in place
+// of order[i].
 std::vector<StridedPiece> ShardsInOrder(const Shape& shape, const TensorCut& cut,
                                         const std::vector<int>& order);
 // Rows moved by `shift` (down where positive); rows that come from nowhere are wrapped.

@@ -31,7 +31,8 @@ RowStructure OrPlain(RowStructure structure, int64_t rows) {
 int64_t RotatedRows(const Model& model, int64_t head_dim) {
   for (const Field& field : model.config()) {
     if (field.name != "rotary_percent" || !field.value.is_number()) continue;
-    const auto rows = static_cast<int64_t>(static_cast<double>(head_dim) * field.value.get<double>());
+    const auto rows =
+        static_cast<int64_t>(static_cast<double>(head_dim) * field.value.get<double>());
     return rows / 2 * 2;
   }
   return head_dim / 2 * 2;
@@ -94,8 +95,8 @@ RowStructure MegatronRows(const Model& model, const Parameter& p) {
   }
   const auto& components = p.cut.components;
   if (components.size() >= 2) {
-    const bool gated = components.size() == 2 && components[0] == components[1] &&
-                       Has(p, "linear_fc1");
+    const bool gated =
+        components.size() == 2 && components[0] == components[1] && Has(p, "linear_fc1");
     RowStructure out{gated ? RowKind::kGated : RowKind::kPacked, 1, {}};
     for (size_t i = 0; i < components.size(); ++i) {
       const char* half[] = {"gate", "up"};
@@ -113,7 +114,7 @@ RowStructure HfRows(const Model& model, const Parameter& p, size_t source, const
     // Each source is one part, or the query with its gate.
     const size_t at = p.hf.size() == whole.parts.size() ? source
                       : source == 0                     ? 0
-                                    : source + whole.parts.size() - p.hf.size();
+                                                        : source + whole.parts.size() - p.hf.size();
     const RowPart& part = whole.parts.at(std::min(at, whole.parts.size() - 1));
     return OrPlain({RowKind::kPlain,
                     1,

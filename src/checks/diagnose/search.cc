@@ -22,10 +22,10 @@ constexpr size_t kDifferingInSample = 40, kAnyInSample = 32;
 constexpr int64_t kStatistics = 4096;
 constexpr int64_t kBlockElements = 256 << 10;
 constexpr int64_t kFewElements = 8;
-constexpr int64_t kMostBlocks = 1024;           // that are matched with each other
-constexpr int64_t kMostRuns = 4 << 20;          // of a composed plan
-constexpr int kMostConfirmed = 12;              // hypotheses that are tried on every byte
-constexpr int64_t kTableElements = 64 << 10;    // from here on a table of all 16-bit values pays
+constexpr int64_t kMostBlocks = 1024;         // that are matched with each other
+constexpr int64_t kMostRuns = 4 << 20;        // of a composed plan
+constexpr int kMostConfirmed = 12;            // hypotheses that are tried on every byte
+constexpr int64_t kTableElements = 64 << 10;  // from here on a table of all 16-bit values pays
 
 uint64_t BitsAt(DType dtype, std::span<const std::byte> bytes, int64_t i) {
   return RawBits(dtype, bytes.data(), static_cast<size_t>(i));
@@ -55,10 +55,10 @@ std::optional<uint64_t> ReadElement(const ParameterBytes& bytes, Op op, DType dt
 
 struct TensorSearch::Candidate {
   const ParameterBytes* from = nullptr;
-  std::vector<size_t> moves;              // of moves_, in their order
-  const ValueChange* change = nullptr;    // of the values
-  bool scaled = false;                    // by a constant that is to be found
-  int64_t free_begin = 0, free_end = 0;   // elements that may be anything
+  std::vector<size_t> moves;             // of moves_, in their order
+  const ValueChange* change = nullptr;   // of the values
+  bool scaled = false;                   // by a constant that is to be found
+  int64_t free_begin = 0, free_end = 0;  // elements that may be anything
 };
 
 // A candidate that is tried on every byte.
@@ -118,8 +118,8 @@ Status TensorSearch::TakeSample() {
   const auto blocks = static_cast<size_t>((numel + kBlockElements - 1) / kBlockElements);
   std::vector<BlockFound> found(blocks);
   const size_t each = std::max<size_t>(8, kDifferingInSample / std::max<size_t>(blocks, 1));
-  WB_RETURN_IF_ERROR(TryParallelFor(
-      blocks, limits_.threads, [&](size_t b) { return SampleBlock(b, each, found[b]); }));
+  WB_RETURN_IF_ERROR(TryParallelFor(blocks, limits_.threads,
+                                    [&](size_t b) { return SampleBlock(b, each, found[b]); }));
   std::vector<int64_t> differing;
   sample_.first_column = Columns();
   for (BlockFound& f : found) {
@@ -164,10 +164,12 @@ bool TensorSearch::SameAt(int64_t found_element, int64_t expected_element) const
 
 // Arrangements that no list holds are read off the tensor: which block stands where.
 void TensorSearch::Discover() {
+  known_ = moves_.size();
   if (pair_.actual.shape.empty() || sample_.mismatched <= kFewElements) return;
   DiscoverShards();
-  DiscoverHeads();
   DiscoverShift();
+  known_ = moves_.size();
+  DiscoverHeads();
 }
 
 void TensorSearch::DiscoverShards() {
@@ -271,13 +273,13 @@ void TensorSearch::DiscoverHeads() {
     mixed = mixed || part_of(order[i]) != part_of(static_cast<int64_t>(i));
   }
   if (!moved) return;
-  moves_.push_back({mixed ? "qkv-order" : "qkv-head-order",
-                    fmt::format("heads in the order {}{}",
-                                fmt::join(order.begin(), order.begin() + std::min<std::ptrdiff_t>(
-                                                                           16, std::ssize(order)),
-                                          ", "),
-                                order.size() > 16 ? ", ..." : ""),
-                    BlocksInOrder(form_.shape, block, order)});
+  moves_.push_back(
+      {mixed ? "qkv-order" : "qkv-head-order",
+       fmt::format("heads in the order {}{}",
+                   fmt::join(order.begin(),
+                             order.begin() + std::min<std::ptrdiff_t>(16, std::ssize(order)), ", "),
+                   order.size() > 16 ? ", ..." : ""),
+       BlocksInOrder(form_.shape, block, order)});
 }
 
 // Of a vocabulary: the row that stands in the middle of what differs is looked for everywhere.
@@ -296,10 +298,10 @@ void TensorSearch::DiscoverShift() {
     for (const int64_t source : {row - step, row + step}) {
       if (source < 0 || source >= n || !same_row(row, source)) continue;
       const int64_t shift = row - source;
-      moves_.push_back({"vocab-shifted",
-                        fmt::format("rows moved {} by {}", shift > 0 ? "down" : "up",
-                                    std::abs(shift)),
-                        RowsShifted(form_.shape, shift)});
+      moves_.push_back(
+          {"vocab-shifted",
+           fmt::format("rows moved {} by {}", shift > 0 ? "down" : "up", std::abs(shift)),
+           RowsShifted(form_.shape, shift)});
       shift_ = shift;
       return;
     }
@@ -350,10 +352,10 @@ bool TensorSearch::HoldsOnSample(const Candidate& candidate) const {
     for (size_t m = candidate.moves.size(); m-- > 0 && e >= 0;) e = maps_[candidate.moves[m]](e);
     if (e < 0) return false;
     if (candidate.scaled) {
-      const auto bits = ReadElement(*candidate.from, candidate.from->op,
-                                    candidate.from->sources.dtype, e);
-      if (!bits || !scale.Add(BitsToDouble(candidate.from->sources.dtype, *bits),
-                              sample_.found[i])) {
+      const auto bits =
+          ReadElement(*candidate.from, candidate.from->op, candidate.from->sources.dtype, e);
+      if (!bits ||
+          !scale.Add(BitsToDouble(candidate.from->sources.dtype, *bits), sample_.found[i])) {
         return false;
       }
     } else if (Expected(*candidate.from, candidate.change, e) != sample_.found[i]) {
@@ -437,8 +439,7 @@ Status TensorSearch::CountBlock(const Comparison& c, size_t b,
 
 std::optional<Explanation> TensorSearch::Confirm(const Candidate& candidate) {
   ScaleInterval interval(pair_.dtype());
-  const Result<int64_t> left =
-      CountDifferences(candidate, candidate.scaled ? &interval : nullptr);
+  const Result<int64_t> left = CountDifferences(candidate, candidate.scaled ? &interval : nullptr);
   if (!left || *left > kFewElements || (*left > 0 && pair_.numel() < 64 * *left)) {
     return std::nullopt;
   }
@@ -476,26 +477,30 @@ std::optional<Explanation> TensorSearch::Search(bool pairs) {
   if (auto found = BitFlips()) return found;
   std::vector<Candidate> alone;
   for (const ValueChange& change : changes_) alone.push_back({own, {}, &change});
-  for (size_t m = 0; m < moves_.size(); ++m) {
+  for (size_t m = 0; m < known_; ++m) {
     alone.push_back({own, {m}});
     if (moves_[m].cause == "vocab-shifted") FreeEdge(alone.back());
   }
   if (!changes_.empty()) alone.push_back({own, {}, nullptr, true});
   if (auto found = TryAll(alone)) return found;
-  if (!pairs) return std::nullopt;
+  // An order of heads that has no name of its own: after pairs that have.
+  std::vector<Candidate> last;
+  for (size_t m = known_; m < moves_.size(); ++m) last.push_back({own, {m}});
+  if (!pairs) return TryAll(last);
   std::vector<Candidate> both;
-  for (size_t m = 0; m < moves_.size(); ++m) {
+  for (size_t m = 0; m < known_; ++m) {
     for (const ValueChange& change : changes_) {
       if (change.cause != "zero-filled") both.push_back({own, {m}, &change});
     }
     if (!changes_.empty()) both.push_back({own, {m}, nullptr, true});
   }
-  for (size_t a = 0; a < moves_.size(); ++a) {
-    for (size_t b = 0; b < moves_.size(); ++b) {
+  for (size_t a = 0; a < known_; ++a) {
+    for (size_t b = 0; b < known_; ++b) {
       if (moves_[a].cause != moves_[b].cause) both.push_back({own, {a, b}});
     }
   }
-  return TryAll(both);
+  if (auto found = TryAll(both)) return found;
+  return TryAll(last);
 }
 
 std::optional<Explanation> TensorSearch::SearchFrom(const ParameterBytes& other, bool changed) {
@@ -525,8 +530,8 @@ ValueStatistics TensorSearch::Statistics() const {
     const int64_t at = picks < kStatistics
                            ? i
                            : static_cast<int64_t>(random() % static_cast<uint64_t>(rows * columns));
-    const int64_t e = (sample_.first_row + at / columns) * Columns() + sample_.first_column +
-                      at % columns;
+    const int64_t e =
+        (sample_.first_row + at / columns) * Columns() + sample_.first_column + at % columns;
     const auto expected = Expected(pair_.expected, nullptr, e);
     const auto found = ReadElement(pair_.actual, Op::kNone, dtype, e);
     if (!expected || !found) return out;
@@ -557,10 +562,10 @@ bool TensorSearch::SameValues() const {
   for (int64_t begin = 0; begin < pair_.numel(); begin += kBlockElements) {
     const int64_t n = std::min(kBlockElements, pair_.numel() - begin);
     block.resize(static_cast<size_t>(n * size));
-    for (const auto& [side, op, sum] :
-         {std::tuple(&pair_.expected, pair_.expected.op, &sums[0]),
-          std::tuple(&pair_.actual, Op::kNone, &sums[1])}) {
-      if (!GatherElements(side->plan, side->sources, op, dtype, begin, block, scratch)) return false;
+    for (const auto& [side, op, sum] : {std::tuple(&pair_.expected, pair_.expected.op, &sums[0]),
+                                        std::tuple(&pair_.actual, Op::kNone, &sums[1])}) {
+      if (!GatherElements(side->plan, side->sources, op, dtype, begin, block, scratch))
+        return false;
       for (int64_t i = 0; i < n; ++i) *sum += Mixed(BitsAt(dtype, block, i));
     }
   }
@@ -617,7 +622,8 @@ std::optional<int> TensorSearch::LowRank() const {
 std::vector<Nearest> TensorSearch::NearestOf(size_t count) {
   std::vector<Nearest> all;
   const size_t differing = sample_.elements.size() - kAnyInSample;
-  const auto add = [&](const Candidate& candidate, std::string_view cause, const std::string& what) {
+  const auto add = [&](const Candidate& candidate, std::string_view cause,
+                       const std::string& what) {
     int64_t right = 0;
     for (size_t i = 0; i < differing; ++i) {
       int64_t e = sample_.elements[i];

@@ -53,8 +53,8 @@ struct SearchLimits {
 // The elements that a hypothesis is tried on: some that differ, in order, then some of all.
 struct ElementSample {
   std::vector<int64_t> elements;
-  std::vector<uint64_t> found;          // their bits
-  int64_t mismatched = 0;               // of the whole tensor
+  std::vector<uint64_t> found;  // their bits
+  int64_t mismatched = 0;       // of the whole tensor
   // The box of those that differ: rows are the first axis, columns all others.
   int64_t first_row = 0, last_row = 0, first_column = 0, last_column = 0;
 };
@@ -62,15 +62,14 @@ struct ElementSample {
 // How the differing values of two tensors are related, on a sample of them.
 struct ValueStatistics {
   int64_t seen = 0;
-  int64_t not_finite = 0;    // found where the source is finite
-  bool constant = false;     // what was found is one value
-  double correlation = 0;    // Pearson's, of expected and found; 0 where one is constant
+  int64_t not_finite = 0;  // found where the source is finite
+  bool constant = false;   // what was found is one value
+  double correlation = 0;  // Pearson's, of expected and found; 0 where one is constant
 };
 
 // One element of `bytes` after `op`, in `dtype`; nullopt for dtypes that no op knows.
 std::optional<uint64_t> ReadElement(const ParameterBytes& bytes, Op op, DType dtype,
                                     int64_t element);
-
 
 class TensorSearch {
  public:
@@ -130,6 +129,7 @@ class TensorSearch {
   ElementSample sample_;
   std::vector<Rearrangement> moves_;
   std::vector<PointMap> maps_;  // of moves_
+  size_t known_ = 0;            // of moves_, those that have a name; then what was read off
   std::vector<ValueChange> changes_;
   int64_t shift_ = 0;  // of the rows of a vocabulary
 };
