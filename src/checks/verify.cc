@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "checks/copies.h"
+#include "checks/diagnose/explain.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/megatron_config_check.h"
@@ -171,11 +172,31 @@ class Verifier {
 
   // One row per parameter.
   Status JudgeGlobal() {
-    if (!options_.headers_only) WB_RETURN_IF_ERROR(CompareAll());
+    if (!options_.headers_only) {
+      WB_RETURN_IF_ERROR(CompareAll());
+      WB_RETURN_IF_ERROR(Diagnose());
+    }
     for (const auto& subject : subjects_) {
       WB_TRY(ResultRow row, RowOf(*subject));
       report_.results.push_back(std::move(row));
     }
+    for (Cause& cause : diagnosis_.causes) AddCause(std::move(cause), report_);
+    return {};
+  }
+
+  // What explains the tensors that differ, misread codes aside.
+  Status Diagnose() {
+    if (Rank() != 0) return {};
+    std::vector<const Parameter*> usable, differ;
+    for (const auto& subject : subjects_) {
+      usable.push_back(subject->bound->parameter);
+      const bool misread = subject->measured && subject->measured->misreading != Misreading::kNone;
+      if (subject->differs && !misread) differ.push_back(usable.back());
+    }
+    if (differ.empty()) return {};
+    WB_TRY(diagnosis_, ExplainDifferences(
+                           {model_, hf_, megatron_, binding_, std::move(usable), std::move(differ)},
+                           Threads()));
     return {};
   }
 
@@ -542,6 +563,10 @@ class Verifier {
     row.why = fmt::format("{} of {} element(s) differ", measured.metrics.mismatched,
                           Numel(subject.bound->parameter->shape));
     NameMisreading(measured.misreading, row);
+    if (const auto why = diagnosis_.why.find(subject.bound->parameter);
+        why != diagnosis_.why.end()) {
+      row.why += ": " + why->second;
+    }
     if (!measured.element) return;
     FirstDifference first;
     first.expected = measured.expected;
@@ -720,6 +745,7 @@ class Verifier {
   const int64_t block_elements_;
   MegatronBinding binding_;
   ScaleJudgement scales_;
+  Diagnosis diagnosis_;
   std::vector<std::unique_ptr<Subject>> subjects_;
   Report report_;
 };

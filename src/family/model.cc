@@ -846,6 +846,13 @@ std::string Model::MegatronPattern(const Parameter& p, Dialect dialect) const {
                        (local ? p.rule->local : p.rule->megatron));
 }
 
+Result<int64_t> Model::Dim(const Parameter& p, std::string_view name) const {
+  const auto option = p.storage->options.find(std::string(name));
+  const std::string expression =
+      option == p.storage->options.end() ? std::string(name) : option->second;
+  return Evaluate(expression, [&](std::string_view n) { return Lookup(n, p.layer, p.expert); });
+}
+
 Result<TransformPlan> Model::Plan(const Parameter& p) const {
   const HfStorage& storage = *p.storage;
   TransformRequest request;
@@ -853,12 +860,7 @@ Result<TransformPlan> Model::Plan(const Parameter& p) const {
   request.expert = p.expert;
   request.experts = std::max<int64_t>(p.experts, 1);
   request.vocab = vocab_;
-  request.dim = [&](std::string_view name) -> Result<int64_t> {
-    const auto option = storage.options.find(std::string(name));
-    const std::string expression =
-        option == storage.options.end() ? std::string(name) : option->second;
-    return Evaluate(expression, [&](std::string_view n) { return Lookup(n, p.layer, p.expert); });
-  };
+  request.dim = [&](std::string_view name) { return Dim(p, name); };
   request.flag = [&](std::string_view name) {
     const auto option = storage.options.find(std::string(name));
     return option != storage.options.end() && option->second == "true";

@@ -130,6 +130,9 @@ class Model {
   // "{layer}" and "{expert}" as *: one name for all layers.
   std::string MegatronPattern(const Parameter& p, Dialect dialect) const;
 
+  // A number that the transform of `p` is given: its option of that name, else the family's dim.
+  // kInvalid when there is neither.
+  Result<int64_t> Dim(const Parameter& p, std::string_view name) const;
   // HF shapes and the layout.
   Result<TransformPlan> Plan(const Parameter& p) const;
   // Why an HF tensor that nothing reads is not needed; nullptr when it is not known.

@@ -142,13 +142,18 @@ size_t Plan::FirstRunAt(int64_t offset) const {
 }
 
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes) {
+  return CompileByTarget(layout.Pieces(), layout.numel(), element_bytes);
+}
+
+Result<Plan> CompileByTarget(std::span<const StridedPiece> pieces, int64_t numel,
+                             int64_t element_bytes) {
   std::vector<Run> runs;
-  for (const StridedPiece& piece : layout.Pieces()) {
+  for (const StridedPiece& piece : pieces) {
     WalkPiece walk = FromPiece(piece, Side::kTarget, element_bytes);
     const Run inner = InnermostRun(walk, element_bytes);
     EmitRuns(walk, inner, 0, walk.walked_offset, walk.other_offset, runs);
   }
-  return FromRuns(std::move(runs), layout.numel() * element_bytes);
+  return FromRuns(std::move(runs), numel * element_bytes);
 }
 
 Result<Plan> CompileBySource(const Layout& layout, int source, SourceExtent extent,

@@ -65,6 +65,9 @@ class RunCollector {
 // Walks the target: run.offset is in the target, run.other a source of the layout.
 // Error kInternal when the layout does not tile its target in this order.
 Result<Plan> CompileByTarget(const Layout& layout, int64_t element_bytes);
+// The same of pieces that tile `numel` elements of a target.
+Result<Plan> CompileByTarget(std::span<const StridedPiece> pieces, int64_t numel,
+                             int64_t element_bytes);
 
 // Walks the elements `extent` of source `source`: run.offset counts those alone, run.other is
 // 0 (the target); copies are left out. Error kUnsupported "interleaved" when the source's elements

@@ -1,0 +1,100 @@
+#include "checks/diagnose/cause_text.h"
+
+#include <algorithm>
+#include <array>
+
+namespace weighbridge {
+namespace {
+
+constexpr std::array<CauseText, 32> kTexts = {{
+    {"unexplained", "values differ and no single known mistake gives them", "", ""},
+    {"qkv-concatenated", "query, key and value rows stand whole, not per query group",
+     "a plain concatenation (ConcatenatedQKVMapping, torch.cat) where Megatron groups",
+     "use QKVMapping: per query group its query heads, then its key, then its value"},
+    {"qkv-order", "the parts of a query group stand in another order",
+     "QKVMapping's order of q, k, v", "per group: query heads, key, value"},
+    {"qkv-head-order", "heads are assigned to other query groups",
+     "the reshape of the query heads in QKVMapping",
+     "query head h belongs to group h / (heads / groups)"},
+    {"gate-up-swapped", "up stands before gate", "the order of gate and up in GatedMLPMapping",
+     "linear_fc1 is gate, then up"},
+    {"gate-up-interleaved", "gate and up rows alternate",
+     "GatedMLPMapping, or a GLU interleave size that only one side has",
+     "linear_fc1 is all of gate, then all of up"},
+    {"tp-gate-up", "gate and up were cut as one block",
+     "ColumnParallelMapping (or AutoMapping) on a fused gate/up",
+     "use GatedMLPMapping: each rank holds its part of gate, then its part of up"},
+    {"tp-packed", "a packed projection was cut evenly, whatever its components",
+     "ColumnParallelMapping (or AutoMapping) on a packed projection",
+     "cut each component on its own (MambaInProjMapping, GDNLinearMapping, ...)"},
+    {"packed-order", "the components of a packed projection stand in another order",
+     "the mapping of the packed projection", "put the components in Megatron's order"},
+    {"tp-order", "the ranks' shards are joined in another order",
+     "gathering or scattering over the tensor-parallel group",
+     "join by tensor-parallel rank, not by global rank or by file name"},
+    {"tp-axis", "the tensor was cut along the wrong axis",
+     "RowParallelMapping where ColumnParallelMapping belongs, or the reverse",
+     "choose the mapping of the module's class"},
+    {"transposed", "the matrix is transposed",
+     "a mapping that guesses the orientation by shape, or a Conv1D layer",
+     "say the orientation in the mapping (transpose=True)"},
+    {"rope-permuted", "rotated rows are permuted between halves and pairs",
+     "a permutation for rotary embeddings in the mapping of q and k",
+     "leave the rows, and set rotary_interleaved as the source has it"},
+    {"conv-layout", "the axes of a convolution's weight stand in another order",
+     "the mapping of the convolution", "permute the axes as Megatron's module has them"},
+    {"expert-order", "experts stand in each other's place",
+     "the expert's number with expert parallelism (local instead of global)",
+     "global expert = rank * experts per rank + local expert"},
+    {"expert-stacking", "stacked and per-expert layouts are confused",
+     "the mapping of experts' weights", "axis 0 of a stacked tensor is the expert"},
+    {"layer-offset", "layers stand in each other's place",
+     "the layer's number with pipeline stages (local instead of global)",
+     "add the stage's layer offset before names are made"},
+    {"layer-duplicated", "two layers hold the same values",
+     "the layer's number with pipeline stages",
+     "add the stage's layer offset before names are made"},
+    {"kv-latent-order", "the compressed keys and values and the rotary part are swapped",
+     "the mapping of MLA's down projection", "first the latent, then the rotary part"},
+    {"vocab-shifted", "rows of the vocabulary are moved",
+     "padding or cutting of the embedding at the wrong end",
+     "padding rows stand behind the vocabulary"},
+    {"norm-offset", "norm weights are off by 1",
+     "a norm with zero-centred gamma without its +1 or -1",
+     "convert between w and 1 + w exactly where layernorm_zero_centered_gamma says so"},
+    {"dtype-rounded", "values went through a narrower dtype", "a cast while converting",
+     "convert in the dtype of the source"},
+    {"router-bias-rounded", "the router's correction bias went through a 16-bit dtype",
+     "a blanket cast of buffers (Float16Module, export_dtype)", "keep expert_bias in float32"},
+    {"scaled", "all values are multiplied by one constant",
+     "a scale folded into the weight (adapter, embedding, softmax)",
+     "leave the weight, and set the multiplier in the config"},
+    {"adapter-unmerged", "the difference is a matrix of low rank, as an adapter's",
+     "merging of an adapter", "merge exactly once: W + alpha / rank * B A"},
+    {"zero-filled", "every value is zero", "a tensor that was allocated and never written",
+     "check that the mapping covers it on every rank"},
+    {"uninitialized", "values that have nothing to do with the source's",
+     "a tensor that no mapping fills, or a load that is not strict",
+     "check that the mapping covers it on every rank"},
+    {"not-finite", "NaN or infinity where the source has numbers",
+     "a tensor that was allocated and never written, or an overflow while casting",
+     "check coverage and dtypes"},
+    {"stale", "the values are those of another tensor", "a rule that matches the wrong name",
+     "check the mapping's wildcards"},
+    {"bit-flip", "a few values differ, all others are equal", "storage or transfer",
+     "copy the file again and compare hashes"},
+    {"sign-flipped", "all values are multiplied by -1", "the mapping's arithmetic",
+     "leave the sign"},
+    {"adapter-scale", "the adapter's scale is applied wrongly", "alpha / rank",
+     "merge W + alpha / rank * B A"},
+}};
+
+}  // namespace
+
+const CauseText& TextOf(std::string_view cause) {
+  const auto it = std::find_if(kTexts.begin(), kTexts.end(),
+                               [&](const CauseText& text) { return text.id == cause; });
+  return it == kTexts.end() ? kTexts[0] : *it;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,565 @@
+#include "checks/diagnose/explain.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <unordered_map>
+#include <utility>
+
+#include "checks/diagnose/cause_text.h"
+#include "checks/diagnose/search.h"
+#include "checks/parameter_source.h"
+#include "mapping/boxes.h"
+#include "tensor/float_bits.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr size_t kFingerprint = 24;     // elements
+constexpr size_t kMostNear = 256;       // other tensors that are tried with changes too
+constexpr size_t kMostUnexplained = 6;  // of one rule; the rest gets no pairs
+
+// Where the values came from when they are another tensor's.
+struct Other {
+  const Parameter* parameter = nullptr;  // or nullptr: the HF tensor `hf`
+  std::string hf;
+};
+
+// What is known of one tensor that differs, or of one HF tensor in it.
+struct Finding {
+  const Parameter* parameter = nullptr;
+  std::string part;  // "q_proj.weight: ", "rows 3 to 7: "; empty: all of it
+  std::vector<Step> steps;
+  Proof proof = Proof::kExact;
+  std::optional<Other> other;
+  int64_t left = 0;
+  std::string evidence;
+};
+
+bool IsUnexplained(const Finding& finding) {
+  return !finding.steps.empty() && finding.steps[0].cause == "unexplained";
+}
+
+bool EndsWith(std::string_view text, std::string_view end) { return text.ends_with(end); }
+
+// Elements at fixed places of a tensor of that size.
+std::vector<int64_t> FingerprintPlaces(int64_t numel) {
+  std::mt19937_64 random(static_cast<uint64_t>(numel) * 31 + 1);
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < kFingerprint; ++i) {
+    places.push_back(static_cast<int64_t>(random() % static_cast<uint64_t>(numel)));
+  }
+  return places;
+}
+
+uint64_t Fingerprint(const ParameterBytes& bytes, Op op, DType dtype,
+                     const std::vector<int64_t>& places) {
+  uint64_t hash = 14695981039346656037ULL;
+  for (int64_t place : places) {
+    hash = (hash ^ ReadElement(bytes, op, dtype, place).value_or(0)) * 1099511628211ULL;
+  }
+  return hash;
+}
+
+class Explainer {
+ public:
+  Explainer(const DifferingTensors& input, int threads)
+      : in_(input),
+        limits_{threads},
+        hf_(HfParameters::OfUsable(input.model, input.hf)),
+        megatron_(MegatronParameters::OfBound(input.megatron, input.binding)) {}
+
+  Result<Diagnosis> Explain() {
+    for (const Parameter* p : in_.differ) failing_.insert(p);
+    for (const Parameter* p : in_.differ) WB_RETURN_IF_ERROR(ExplainOne(*p));
+    NameOthers();
+    return Collect();
+  }
+
+ private:
+  TensorForm FormOf(const Parameter& p) const {
+    TensorForm form;
+    form.shape = p.shape;
+    form.rows = MegatronRows(in_.model, p);
+    form.cut = p.cut;
+    const std::string& name = p.rule->megatron;
+    form.convolution = p.shape.size() > 2 || name.find("conv1d") != std::string::npos;
+    form.vocabulary =
+        EndsWith(name, "word_embeddings.weight") || EndsWith(name, "output_layer.weight");
+    form.tp_sizes = {2, 4, 8, 16, 3, 6, 32};
+    return form;
+  }
+
+  static ValueForm ValuesOf(const Parameter& p, DType from, DType to) {
+    const std::string& name = p.rule->megatron;
+    ValueForm form{p.op, from, to};
+    form.norm = name.find("norm") != std::string::npos && name.find("bias") == std::string::npos;
+    form.router_bias = name.find("router") != std::string::npos && EndsWith(name, "bias");
+    return form;
+  }
+
+  Status ExplainOne(const Parameter& p) {
+    WB_TRY(const ParameterBytes expected, hf_.Open(p));
+    WB_TRY(const ParameterBytes actual, megatron_.Open(p));
+    const TensorPair pair{expected, actual};
+    const TensorForm form = FormOf(p);
+    const ValueForm values = ValuesOf(p, expected.sources.dtype, pair.dtype());
+    TensorSearch search(pair, form, values, limits_);
+    WB_RETURN_IF_ERROR(search.TakeSample());
+    if (search.sample().mismatched == 0) return {};
+    const bool tired = unexplained_[p.rule] >= kMostUnexplained;
+    if (auto found = WholeTensor(p, pair, search, !tired)) {
+      findings_.push_back(*std::move(found));
+      return {};
+    }
+    WB_TRY(std::vector<Finding> parts, BySource(p, actual));
+    if (parts.empty()) {
+      WB_TRY(parts, ByRegion(p, pair, values, search, ""));
+    }
+    if (parts.empty()) parts.push_back(Statistical(p, search, ""));
+    if (IsUnexplained(parts[0])) ++unexplained_[p.rule];
+    for (Finding& part : parts) findings_.push_back(std::move(part));
+    return {};
+  }
+
+  // One mistake, or a pair, for all of the tensor.
+  std::optional<Finding> WholeTensor(const Parameter& p, const TensorPair& pair,
+                                     TensorSearch& search, bool pairs) {
+    if (auto found = search.Search(pairs)) return FindingOf(p, "", *found, pair.expected);
+    if (const Parameter* other = Elsewhere(p, pair)) {
+      if (auto bytes = hf_.Open(*other)) {
+        if (auto found = search.SearchFrom(*bytes, false)) {
+          Finding finding = FindingOf(p, "", *found, *bytes);
+          finding.other = Other{other, ""};
+          return finding;
+        }
+      }
+    }
+    if (!pairs) return std::nullopt;
+    for (const Parameter* near : Near(p)) {
+      const auto bytes = hf_.Open(*near);
+      if (!bytes) continue;
+      if (auto found = search.SearchFrom(*bytes, true)) {
+        Finding finding = FindingOf(p, "", *found, *bytes);
+        finding.other = Other{near, ""};
+        return finding;
+      }
+    }
+    return std::nullopt;
+  }
+
+  // Same rule: other layers, other experts of the layer; the nearest first.
+  std::vector<const Parameter*> Near(const Parameter& p) {
+    std::vector<const Parameter*> near;
+    for (const Parameter* q : in_.usable) {
+      if (q == &p || q->rule != p.rule || q->shape != p.shape) continue;
+      if (q->layer == p.layer || q->expert == p.expert) near.push_back(q);
+    }
+    std::stable_sort(near.begin(), near.end(), [&](const Parameter* a, const Parameter* b) {
+      return std::abs(a->layer - p.layer) < std::abs(b->layer - p.layer);
+    });
+    if (near.size() > kMostNear) near.resize(kMostNear);
+    return near;
+  }
+
+  // The parameter whose values stand in p's place, by their fingerprint.
+  const Parameter* Elsewhere(const Parameter& p, const TensorPair& pair) {
+    const DType dtype = pair.dtype();
+    const auto places = FingerprintPlaces(pair.numel());
+    auto& index = index_[{p.shape, dtype}];
+    if (!index) {
+      index.emplace();
+      for (const Parameter* q : in_.usable) {
+        if (q->shape != p.shape) continue;
+        const auto bytes = hf_.Open(*q);
+        if (bytes) index->emplace(Fingerprint(*bytes, bytes->op, dtype, places), q);
+      }
+    }
+    const uint64_t found = Fingerprint(pair.actual, Op::kNone, dtype, places);
+    const auto [begin, end] = index->equal_range(found);
+    const Parameter* best = nullptr;
+    for (auto it = begin; it != end; ++it) {
+      const Parameter* q = it->second;
+      if (q == &p) continue;
+      const bool same_rule = q->rule == p.rule;
+      if (best == nullptr || (same_rule && best->rule != p.rule) ||
+          (same_rule && std::abs(q->layer - p.layer) < std::abs(best->layer - p.layer))) {
+        best = q;
+      }
+    }
+    return best;
+  }
+
+  // The tensor as it would be exported: each HF tensor in it on its own. Empty when one of them
+  // cannot be explained.
+  Result<std::vector<Finding>> BySource(const Parameter& p, const ParameterBytes& actual) {
+    std::vector<Finding> findings;
+    WB_TRY(const TransformPlan transform, in_.model.Plan(p));
+    for (size_t s = 0; s < p.hf.size(); ++s) {
+      const TensorInfo* info = in_.hf.Find(p.hf[s]);
+      const TransformSource& source = transform.sources[s];
+      if (source.run != 0 || in_.hf.Quantized(*info) != nullptr) return std::vector<Finding>();
+      const auto plan = CompileBySource(transform.layout, static_cast<int>(s), source.extent(),
+                                        BitsOf(actual.sources.dtype) / 8);
+      if (!plan) return std::vector<Finding>();
+      TensorPair pair;
+      const int64_t size = BitsOf(info->dtype) / 8;
+      pair.expected.plan =
+          Plan({Run{.other_offset = source.begin * size, .length = source.numel * size}});
+      pair.expected.sources.dtype = info->dtype;
+      pair.expected.sources.Add(in_.hf.Data(*info).data(), nullptr);
+      pair.expected.op = p.op;
+      pair.expected.shape = SourceShape(source);
+      pair.actual = actual;
+      pair.actual.plan = Compose(*plan, actual.plan);
+      pair.actual.shape = pair.expected.shape;
+      WB_TRY(std::vector<Finding> found, OneSource(p, s, pair));
+      if (std::any_of(found.begin(), found.end(), IsUnexplained)) return std::vector<Finding>();
+      std::move(found.begin(), found.end(), std::back_inserter(findings));
+    }
+    return findings;
+  }
+
+  static Shape SourceShape(const TransformSource& source) {
+    if (Numel(source.shape) == source.numel) return source.shape;
+    // One expert of a stacked tensor.
+    Shape rest(source.shape.begin() + 1, source.shape.end());
+    return Numel(rest) == source.numel ? rest : Shape{source.numel};
+  }
+
+  Result<std::vector<Finding>> OneSource(const Parameter& p, size_t s, const TensorPair& pair) {
+    TensorForm form;
+    form.shape = pair.actual.shape;
+    form.rows = HfRows(in_.model, p, s, form.shape);
+    const ValueForm values = ValuesOf(p, pair.expected.sources.dtype, pair.dtype());
+    TensorSearch search(pair, form, values, limits_);
+    WB_RETURN_IF_ERROR(search.TakeSample());
+    if (search.sample().mismatched == 0) return std::vector<Finding>();
+    const std::string part = p.hf[s] + ": ";
+    if (auto found = search.Search(true)) {
+      return std::vector<Finding>{FindingOf(p, part, *found, pair.expected)};
+    }
+    if (auto found = SourceElsewhere(p, s, pair, search)) return std::vector<Finding>{*found};
+    WB_TRY(std::vector<Finding> region, ByRegion(p, pair, values, search, part));
+    if (!region.empty()) return region;
+    return std::vector<Finding>{Statistical(p, search, part)};
+  }
+
+  std::optional<Finding> SourceElsewhere(const Parameter& p, size_t s, const TensorPair& pair,
+                                         TensorSearch& search) {
+    const TensorInfo* own = in_.hf.Find(p.hf[s]);
+    if (Numel(own->shape) != pair.numel()) return std::nullopt;
+    const auto places = FingerprintPlaces(pair.numel());
+    const uint64_t wanted = Fingerprint(pair.actual, Op::kNone, pair.dtype(), places);
+    for (const TensorInfo& info : in_.hf.tensors()) {
+      if (info.shape != own->shape || info.dtype != own->dtype || info.name == own->name) continue;
+      if (in_.hf.Quantized(info) != nullptr) continue;
+      ParameterBytes bytes = pair.expected;
+      bytes.sources.starts = {in_.hf.Data(info).data()};
+      bytes.plan = Plan({Run{.length = static_cast<int64_t>(info.nbytes)}});
+      if (Fingerprint(bytes, p.op, pair.dtype(), places) != wanted) continue;
+      if (auto found = search.SearchFrom(bytes, false)) {
+        Finding finding = FindingOf(p, own->name + ": ", *found, bytes);
+        finding.other = Other{nullptr, info.name};
+        return finding;
+      }
+    }
+    return std::nullopt;
+  }
+
+  // Only some rows or columns differ: they are searched alone.
+  Result<std::vector<Finding>> ByRegion(const Parameter& p, const TensorPair& pair,
+                                        const ValueForm& values, const TensorSearch& whole,
+                                        const std::string& part) {
+    const ElementSample& sample = whole.sample();
+    const Shape& shape = pair.actual.shape;
+    if (shape.empty() || shape.size() > 2) return std::vector<Finding>();
+    const int64_t rows = shape[0], columns = pair.numel() / rows;
+    const int64_t some_rows = sample.last_row - sample.first_row + 1;
+    const int64_t some_columns = sample.last_column - sample.first_column + 1;
+    if (some_rows == rows && some_columns == columns) return std::vector<Finding>();
+    Shape offsets = {sample.first_row}, sizes = {some_rows};
+    if (shape.size() == 2) {
+      offsets.push_back(sample.first_column);
+      sizes.push_back(some_columns);
+    }
+    const auto box = [&](const ParameterBytes& bytes) -> Result<ParameterBytes> {
+      ParameterBytes out = bytes;
+      WB_TRY(out.plan, bytes.Box(offsets, sizes));
+      out.shape = sizes;
+      return out;
+    };
+    TensorPair region;
+    WB_TRY(region.expected, box(pair.expected));
+    WB_TRY(region.actual, box(pair.actual));
+    TensorForm form;
+    form.shape = sizes;
+    form.rows = {RowKind::kPlain, 1, {{"rows", some_rows}}};
+    TensorSearch search(region, form, values, limits_);
+    WB_RETURN_IF_ERROR(search.TakeSample());
+    const std::string where =
+        part +
+        (some_rows < rows ? fmt::format("rows {} to {}", sample.first_row, sample.last_row)
+                          : std::string()) +
+        (some_columns < columns ? fmt::format("{}columns {} to {}", some_rows < rows ? ", " : "",
+                                              sample.first_column, sample.last_column)
+                                : std::string()) +
+        ": ";
+    if (auto found = search.Search(false)) {
+      return std::vector<Finding>{FindingOf(p, where, *found, region.expected)};
+    }
+    if (!part.empty()) return std::vector<Finding>();
+    for (const Parameter* near : Near(p)) {
+      const auto bytes = hf_.Open(*near);
+      if (!bytes) continue;
+      WB_TRY(const ParameterBytes same_box, box(*bytes));
+      if (auto found = search.SearchFrom(same_box, false)) {
+        Finding finding = FindingOf(p, where, *found, same_box);
+        finding.other = Other{near, ""};
+        return std::vector<Finding>{std::move(finding)};
+      }
+    }
+    return std::vector<Finding>();
+  }
+
+  // What values alone tell when nothing explains them bit for bit.
+  Finding Statistical(const Parameter& p, TensorSearch& search, const std::string& part) {
+    Finding finding;
+    finding.parameter = &p;
+    finding.part = part;
+    finding.proof = Proof::kStatistical;
+    const ValueStatistics s = search.Statistics();
+    const int64_t mismatched = search.sample().mismatched;
+    if (s.not_finite > 0) {
+      finding.proof = Proof::kStructural;
+      finding.steps = {
+          {"not-finite", fmt::format("{} of {} values looked at", s.not_finite, s.seen)}};
+    } else if (const auto rank = search.LowRank(); rank && std::fabs(s.correlation) > 0.3) {
+      finding.steps = {{"adapter-unmerged",
+                        fmt::format("the difference has rank {}; merged twice or with another "
+                                    "scale looks the same",
+                                    *rank)}};
+    } else if (mismatched >= 16 && s.constant) {
+      finding.steps = {{"uninitialized", "one value everywhere"}};
+    } else if (mismatched >= 16 && s.seen >= 16 &&
+               std::fabs(s.correlation) < 0.15 + 2.5 / std::sqrt(static_cast<double>(s.seen)) &&
+               !search.SameValues()) {
+      finding.steps = {
+          {"uninitialized", fmt::format("correlation with the source {:.2f}; values of another "
+                                        "checkpoint look the same",
+                                        s.correlation)}};
+    } else {
+      finding.proof = Proof::kStructural;
+      finding.steps = {{"unexplained", NearestText(search)}};
+    }
+    return finding;
+  }
+
+  static std::string NearestText(TensorSearch& search) {
+    std::string text;
+    for (const Nearest& near : search.NearestOf(3)) {
+      text += fmt::format("{}{} ({}) gives {:.0f} % of the values that differ",
+                          text.empty() ? "nearest: " : ", ", near.step.cause, near.step.what,
+                          100 * near.share);
+    }
+    if (search.SameValues())
+      text += (text.empty() ? "" : "; ") + std::string("the same values in another order");
+    return text;
+  }
+
+  Finding FindingOf(const Parameter& p, const std::string& part, const Explanation& found,
+                    const ParameterBytes& from) const {
+    Finding finding;
+    finding.parameter = &p;
+    finding.part = part;
+    finding.steps = found.steps;
+    finding.proof = found.proof;
+    finding.left = found.left;
+    if (found.source_element != found.element && part.empty()) {
+      finding.evidence = EvidenceOf(p, found, from);
+    }
+    return finding;
+  }
+
+  // "linear_qkv.weight[24, 0] holds 0.5 (0x3f00), which is q_proj.weight[24, 0]"
+  std::string EvidenceOf(const Parameter& p, const Explanation& found,
+                         const ParameterBytes& from) const {
+    const DType dtype = from.sources.dtype;
+    const int64_t size = BitsOf(dtype) / 8, at = found.source_element * size;
+    std::string text;
+    from.plan.Visit(at, at + size, [&](const Run& run) {
+      if (run.other == kZeroSource || static_cast<size_t>(run.other) >= p.hf.size()) return;
+      const std::string& hf = p.hf[static_cast<size_t>(run.other)];
+      const TensorInfo* info = in_.hf.Find(hf);
+      const auto bits = ReadElement(from, Op::kNone, dtype, found.source_element);
+      text =
+          fmt::format("{}{} holds {}, which is {}{}", Name(p),
+                      IndexToString(p.shape, found.element), bits ? FormatBits(dtype, *bits) : "",
+                      hf, IndexToString(info->shape, run.other_offset / size));
+    });
+    return text;
+  }
+
+  std::string Name(const Parameter& p) const { return in_.model.MegatronName(p, Dialect::kTe); }
+
+  // -- among tensors --
+
+  void NameOthers() {
+    // By rule: which layer's values stand in which layer's place.
+    std::map<std::pair<const ParamRule*, int64_t>, std::map<int64_t, int64_t>> layers;
+    std::map<int64_t, std::map<int64_t, int>> of_layer;  // layer -> source layer -> tensors
+    for (const Finding& f : findings_) {
+      if (!f.other || f.other->parameter == nullptr ||
+          f.other->parameter->rule != f.parameter->rule)
+        continue;
+      const Parameter& from = *f.other->parameter;
+      layers[{f.parameter->rule, f.parameter->expert}][f.parameter->layer] = from.layer;
+      if (from.layer != f.parameter->layer) ++of_layer[f.parameter->layer][from.layer];
+    }
+    for (Finding& f : findings_) {
+      if (!f.other) continue;
+      Step step = OtherStep(f, layers, of_layer);
+      if (f.steps.empty()) {
+        f.steps = {step};
+      } else {
+        f.steps.insert(f.steps.begin(), step);
+      }
+    }
+  }
+
+  template <typename Layers, typename OfLayer>
+  Step OtherStep(const Finding& f, const Layers& layers, const OfLayer& of_layer) const {
+    const Parameter& p = *f.parameter;
+    if (f.other->parameter == nullptr) return HfStep(f);
+    const Parameter& from = *f.other->parameter;
+    if (from.rule != p.rule) return {"stale", "the values of " + Name(from)};
+    if (from.layer == p.layer) {
+      return {"expert-order", fmt::format("expert {} holds expert {}", p.expert, from.expert)};
+    }
+    const std::string what = fmt::format("layer {} holds layer {}", p.layer, from.layer);
+    if (!f.part.empty()) return {"stale", "the values of " + Name(from)};
+    const auto& moved = layers.at({p.rule, p.expert});
+    const bool source_moved = moved.contains(from.layer) || IsFailing(from);
+    int64_t same_shift = 0;
+    for (const auto& [layer, source] : moved) same_shift += layer - source == p.layer - from.layer;
+    if (source_moved || same_shift > 1) return {"layer-offset", what};
+    return {
+        of_layer.at(p.layer).at(from.layer) > 1 || TensorsOf(p) == 1 ? "layer-duplicated" : "stale",
+        what};
+  }
+
+  // Of one HF tensor within a parameter.
+  static Step HfStep(const Finding& f) { return {"stale", "the values of " + f.other->hf}; }
+
+  bool IsFailing(const Parameter& p) const { return failing_.contains(&p); }
+  int64_t TensorsOf(const Parameter& p) const {
+    return std::count_if(in_.usable.begin(), in_.usable.end(), [&](const Parameter* q) {
+      return q->stack == p.stack && q->layer == p.layer && !q->is_expert();
+    });
+  }
+
+  // -- the report --
+
+  struct Group {
+    std::string cause;
+    Proof proof = Proof::kExact;
+    std::vector<const Parameter*> parameters;
+    std::vector<std::string> whats;  // different ones
+    std::string evidence;
+  };
+
+  Result<Diagnosis> Collect() {
+    Diagnosis out;
+    std::vector<Group> groups;
+    for (const Finding& f : findings_) {
+      std::string& why = out.why[f.parameter];
+      for (const Step& step : f.steps) {
+        const std::string what = f.part + step.what;
+        why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", step.cause, what);
+        Add(f, step.cause, what, groups);
+      }
+      if (f.left > 0) Add(f, "bit-flip", fmt::format("{} more value(s) differ", f.left), groups);
+    }
+    for (const Group& group : groups) out.causes.push_back(CauseOf(group));
+    return out;
+  }
+
+  static void Add(const Finding& f, const std::string& cause, const std::string& what,
+                  std::vector<Group>& groups) {
+    auto it = std::find_if(groups.begin(), groups.end(),
+                           [&](const Group& g) { return g.cause == cause; });
+    if (it == groups.end()) it = groups.insert(groups.end(), {cause, f.proof, {}, {}, f.evidence});
+    if (it->parameters.empty() || it->parameters.back() != f.parameter) {
+      it->parameters.push_back(f.parameter);
+    }
+    if (std::find(it->whats.begin(), it->whats.end(), what) == it->whats.end())
+      it->whats.push_back(what);
+    if (it->evidence.empty()) it->evidence = f.evidence;
+  }
+
+  Cause CauseOf(const Group& group) const {
+    const CauseText& text = TextOf(group.cause);
+    Cause cause;
+    cause.id = group.cause;
+    cause.proof = group.proof;
+    cause.origin = Origin::kCheckpoint;
+    cause.where = Patterns(group.parameters);
+    cause.message = std::string(text.message);
+    constexpr size_t kMost = 4;
+    for (size_t i = 0; i < std::min(kMost, group.whats.size()); ++i) {
+      cause.evidence += (i == 0 ? "" : "; ") + group.whats[i];
+    }
+    if (group.whats.size() > kMost) {
+      cause.evidence += fmt::format("; and {} more", group.whats.size() - kMost);
+    }
+    if (!group.evidence.empty()) cause.evidence += "; " + group.evidence;
+    if (!text.fix.empty()) cause.hint = fmt::format("made by {}: {}", text.rule, text.fix);
+    return cause;
+  }
+
+  // All layers of a rule as one pattern, else the names.
+  std::vector<std::string> Patterns(const std::vector<const Parameter*>& parameters) const {
+    std::map<const ParamRule*, std::vector<const Parameter*>> by_rule;
+    std::vector<const ParamRule*> order;
+    for (const Parameter* p : parameters) {
+      if (by_rule[p->rule].empty()) order.push_back(p->rule);
+      by_rule[p->rule].push_back(p);
+    }
+    std::vector<std::string> out;
+    for (const ParamRule* rule : order) {
+      const auto& some = by_rule[rule];
+      const auto all = std::count_if(in_.usable.begin(), in_.usable.end(),
+                                     [&](const Parameter* q) { return q->rule == rule; });
+      if (all > 1 && static_cast<size_t>(all) == std::set(some.begin(), some.end()).size()) {
+        out.push_back(in_.model.MegatronPattern(*some[0], Dialect::kTe));
+        continue;
+      }
+      for (const Parameter* p : some) out.push_back(Name(*p));
+    }
+    return out;
+  }
+
+  const DifferingTensors& in_;
+  const SearchLimits limits_;
+  const HfParameters hf_;
+  const MegatronParameters megatron_;
+  std::set<const Parameter*> failing_;
+  std::map<const ParamRule*, size_t> unexplained_;
+  std::map<std::pair<Shape, DType>,
+           std::optional<std::unordered_multimap<uint64_t, const Parameter*>>>
+      index_;
+  std::vector<Finding> findings_;
+};
+
+}  // namespace
+
+Result<Diagnosis> ExplainDifferences(const DifferingTensors& input, int threads) {
+  return Explainer(input, threads).Explain();
+}
+
+}  // namespace weighbridge
