@@ -64,8 +64,8 @@ std::optional<Difference> CompareTables(const json& a, const json& b) {
   }
   if (!Equal(a["base"], b["base"])) {
     d.cause = "rope-base";
-    d.hf = a["base"];
-    d.megatron = b["base"];
+    d.hf = fmt::format("base {}", a["base"].get<double>());
+    d.megatron = fmt::format("base {}", b["base"].get<double>());
     return d;
   }
   size_t worst = 0;
@@ -190,24 +190,29 @@ std::string LayersText(const std::vector<int64_t>& layers, int64_t all) {
 // Turns the places of all differences into causes.
 class Reporter {
  public:
-  Reporter(const EffectSide& hf, const EffectSide& megatron, const MegatronConfig& config, Report& report)
-      : hf_(hf), megatron_(megatron), config_(config), report_(report) {}
+  Reporter(const EffectSide& hf, const EffectSide& megatron, const MegatronConfig& config,
+           std::string runtime, Report& report)
+      : hf_(hf),
+        megatron_(megatron),
+        config_(config),
+        runtime_(std::move(runtime)),
+        report_(report) {}
 
   void Tell(const Place& place, Origin origin) {
     const Difference& d = place.difference;
     const EffectInfo& info = *FindEffectInfo(d.effect);
     const std::string where = Where(place, info);
-    std::string message = fmt::format("{}{}: {} by the HF config ({}), {} by {} ({})", info.title,
+    const Behaviour* behaviour = BehaviourOf(d);
+    std::string message = fmt::format("{}{}: {} by {}, {} by {}", info.title,
                                       place.layers.empty() ? "" : " of " + LayersOf(place),
-                                      Shown(d.hf), Keys(hf_, d.hf_fields), Shown(d.megatron),
-                                      config_.origin, Keys(megatron_, d.megatron_fields));
+                                      Shown(d.hf), HfSource(d), Shown(d.megatron),
+                                      behaviour != nullptr ? runtime_ : MegatronSource(d));
+    if (behaviour != nullptr) message += fmt::format(" ({})", behaviour->why);
     if (d.only_beyond) {
       report_.notes.push_back(
           {"no-effect", message + "; it matters only beyond the longest position of the config"});
       return;
     }
-    const Behaviour* behaviour = BehaviourOf(d.megatron_fields);
-    if (behaviour != nullptr) message += "; " + behaviour->why;
     const bool lost = origin == Origin::kConfig && Lost(d);
     if (lost) message += "; the config leaves it out, and its reader's default is another";
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural, origin, {where},
@@ -228,43 +233,43 @@ class Reporter {
     return name;
   }
 
-  static std::string KeyOf(const EffectSide& side, const std::string& field) {
-    const auto keys = side.keys.find(field);
-    return keys == side.keys.end() ? field : fmt::format("{}", fmt::join(keys->second, ", "));
-  }
-
-  // The keys that the config has; else those that it could have.
-  static std::vector<std::string> KeysOf(const EffectSide& side, const std::vector<std::string>& fields) {
-    std::vector<std::string> given, all;
-    for (const std::string& field : fields) {
-      const std::string key = KeyOf(side, field);
-      auto& list = side.given.contains(field) && HasValue(side, field) ? given : all;
-      if (std::find(list.begin(), list.end(), key) == list.end()) list.push_back(key);
+  // "config.json (rms_norm_eps)"; a class may have the value in its code.
+  std::string HfSource(const Difference& d) const {
+    std::vector<std::string> keys;
+    for (const std::string& field : d.hf_fields) {
+      const auto known = hf_.keys.find(field);
+      if (known == hf_.keys.end()) continue;
+      for (const std::string& key : known->second) {
+        if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+      }
     }
-    return given.empty() ? all : given;
+    return keys.empty() ? "its class in transformers"
+                        : fmt::format("config.json ({})", fmt::join(keys, ", "));
   }
 
-  static bool HasValue(const EffectSide& side, const std::string& field) {
-    const auto it = side.fields.find(field);
-    return it != side.fields.end() && !it->is_null();
+  std::string MegatronSource(const Difference& d) const {
+    return fmt::format("{} ({})", config_.origin, Fields(d));
   }
 
-  static std::string Keys(const EffectSide& side, const std::vector<std::string>& fields) {
-    std::vector<std::string> keys = KeysOf(side, fields);
-    if (keys.size() > 4) keys.resize(4);
-    return fmt::format("{}", fmt::join(keys, ", "));
+  // Those that say something; else those that do not.
+  std::string Fields(const Difference& d) const {
+    std::vector<std::string> said, all;
+    for (const std::string& field : d.megatron_fields) {
+      const auto it = config_.fields.find(field);
+      const bool says = it != config_.fields.end() && !it->is_null() && *it != false;
+      (says ? said : all).push_back(field);
+    }
+    return fmt::format("{}", fmt::join(said.empty() ? all : said, ", "));
   }
 
   std::string Evidence(const Difference& d) const {
     return fmt::format("HF {}, Megatron {}", Shown(d.hf), Shown(d.megatron));
   }
 
-  const Behaviour* BehaviourOf(const std::vector<std::string>& fields) const {
-    for (const std::string& field : fields) {
+  const Behaviour* BehaviourOf(const Difference& d) const {
+    for (const std::string& field : d.megatron_fields) {
       const auto it = megatron_.behaviours.find(field);
-      if (it != megatron_.behaviours.end() && it->second->id != "embedding-as-it-is") {
-        return it->second;
-      }
+      if (it != megatron_.behaviours.end()) return it->second;
     }
     return nullptr;
   }
@@ -287,7 +292,7 @@ class Reporter {
     }
     return fmt::format("set {} in {} to what the HF config means, or correct the bridge that "
                        "wrote it",
-                       Keys(megatron_, d.megatron_fields), config_.origin);
+                       Fields(d), config_.origin);
   }
 
   void Merge(Cause cause) {
@@ -304,6 +309,7 @@ class Reporter {
   const EffectSide& hf_;
   const EffectSide& megatron_;
   const MegatronConfig& config_;
+  const std::string runtime_;
   Report& report_;
 };
 
@@ -320,22 +326,23 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
   WB_TRY(const EffectSide plain,
          MegatronSide(config.fields, model, hf, *runtime, {/*hidden=*/false, choice.version}));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
+  const std::string name = fmt::format(
+      "{} {}", runtime->name, choice.version.empty() ? runtime->newest : choice.version);
+  report.details.emplace_back("runtime", choice.hidden ? name : "none");
   if (!choice.hidden) {
-    for (const Place& place : by_config) Reporter(hf, plain, config, report).Tell(place, Origin::kConfig);
+    Reporter reporter(hf, plain, config, name, report);
+    for (const Place& place : by_config) reporter.Tell(place, Origin::kConfig);
     return {};
   }
   WB_TRY(const EffectSide real, MegatronSide(config.fields, model, hf, *runtime, choice));
   WB_TRY(const std::vector<Place> all, Differences(hf, real));
   std::set<std::string> of_config;
   for (const Place& place : by_config) of_config.insert(place.difference.effect);
-  Reporter reporter(hf, real, config, report);
+  Reporter reporter(hf, real, config, name, report);
   for (const Place& place : all) {
     const bool by_runtime = !of_config.contains(place.difference.effect);
     reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);
   }
-  report.details.emplace_back(
-      "runtime", fmt::format("{} {}", runtime->name,
-                             choice.version.empty() ? runtime->newest : choice.version));
   return {};
 }
 

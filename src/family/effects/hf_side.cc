@@ -34,7 +34,7 @@ class KeyFinder {
 
   void Note(const std::string& field, const ConfigRule& rule) {
     if (!rule.hf.empty()) return Take(field, rule.hf, /*default_may_differ=*/true);
-    if (!rule.rope.empty()) return Take(field, {"rope_parameters", "rope_scaling"}, false);
+    if (!rule.rope.empty()) return Take(field, {"rope_scaling", "rope_parameters"}, false);
     if (!rule.dim.empty()) return Symbol(field, spec_.dims, rule.dim, false);
     if (!rule.flag.empty()) return Symbol(field, spec_.flags, rule.flag, true);
     side_.given.insert(field);
@@ -74,13 +74,21 @@ std::vector<double> Numbers(const json& table, const char* key) {
   return out;
 }
 
+// transformers takes rope_scaling, the older spelling, before rope_parameters; nullptr: neither.
+const json* TableOf(const json& config) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const json* table = FindKey(config, key);
+    if (table != nullptr && table->is_object() && !table->empty()) return table;
+  }
+  return nullptr;
+}
+
 // The RoPE of one kind of layer.
 class RopeReader {
  public:
   RopeReader(const json& config, const json& fields, bool windowed)
       : config_(config), fields_(fields), windowed_(windowed) {
-    const json* rope = FirstKey(config, {"rope_parameters", "rope_scaling"});
-    const json* all = rope != nullptr && rope->is_object() ? rope : nullptr;
+    const json* all = TableOf(config);
     const json* own =
         all == nullptr ? nullptr : FindKey(*all, windowed ? "sliding_attention" : "full_attention");
     per_kind_ = own != nullptr && own->is_object();
@@ -201,13 +209,19 @@ class RopeReader {
 };
 
 // What the family does not say in [effects] is as usual.
-void FillUnsaid(const Model& model, json& fields) {
+void FillUnsaid(const Model& model, EffectSide& side) {
+  json& fields = side.fields;
   const auto fill = [&](const char* field, json value) {
-    if (!fields.contains(field)) fields[field] = std::move(value);
+    if (fields.contains(field)) return false;
+    fields[field] = std::move(value);
+    side.given.insert(field);
+    return true;
   };
   const json epsilon = fields.value("layernorm_epsilon", json());
   for (const char* norm : {"post_norm_epsilon", "latent_norm_epsilon", "mixer_norm_epsilon"}) {
-    fill(norm, epsilon);
+    if (!fill(norm, epsilon)) continue;
+    side.keys[norm] = side.keys["layernorm_epsilon"];
+    if (!side.given.contains("layernorm_epsilon")) side.given.erase(norm);
   }
   fill("dt_min", 0.0);
   fill("dt_max", nullptr);
@@ -255,9 +269,9 @@ Result<EffectSide> HfSide(const Model& model) {
     }
   }
   NormalizeFields(side.fields, side.layers);
-  FillUnsaid(model, side.fields);
+  FillUnsaid(model, side);
   side.keys["rope_scaling"] = {
-      ShownKey(model.hf_config(), {"rope_parameters", "rope_scaling"})};
+      ShownKey(model.hf_config(), {"rope_scaling", "rope_parameters"})};
   side.fields["mtp_num_layers"] = model.mtp_layers();
   side.has_input_norm = false;
   for (const Parameter& p : model.parameters()) {
