@@ -319,6 +319,18 @@ Result<std::vector<Place>> Differences(const EffectSide& hf, const EffectSide& m
   return std::move(comparison.places());
 }
 
+// Training cuts its own sequences, and RoPE has no longest position: never a fault.
+void NotePositions(const EffectSide& hf, const MegatronConfig& config, Report& report) {
+  const json longest = hf.fields.value("seq_length", json());
+  const json sequence = config.fields.value("seq_length", json());
+  if (!longest.is_number_integer() || !sequence.is_number_integer() || longest == sequence) return;
+  report.notes.push_back(
+      {"positions-differ",
+       fmt::format("max_position_embeddings is {} in config.json and seq_length {} in {}; without "
+                   "effect on what the weights compute",
+                   Describe(longest), Describe(sequence), config.origin)});
+}
+
 Status Compare(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
                Report& report) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
@@ -329,6 +341,7 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
   const std::string name = fmt::format(
       "{} {}", runtime->name, choice.version.empty() ? runtime->newest : choice.version);
   report.details.emplace_back("runtime", choice.hidden ? name : "none");
+  NotePositions(hf, config, report);
   if (!choice.hidden) {
     Reporter reporter(hf, plain, config, name, report);
     for (const Place& place : by_config) reporter.Tell(place, Origin::kConfig);

@@ -115,6 +115,16 @@ class RopeReader {
     return rope;
   }
 
+  // What Megatron's forms have no fields for.
+  void NoteHidden(json& fields) const {
+    if (Kind() == "llama3") {
+      fields["llama3_low_freq_factor"] = Read(table_, "low_freq_factor", 1);
+      fields["llama3_high_freq_factor"] = Read(table_, "high_freq_factor", 4);
+      fields["llama3_original_max_position_embeddings"] = Original();
+    }
+    fields["mla_yarn_round"] = Truncates();
+  }
+
  private:
   bool Latent() const { return fields_.value("multi_latent_attention", json(false)) == true; }
 
@@ -139,6 +149,8 @@ class RopeReader {
     const bool scales_full = fields_.value("rope_scaling_of_full_layers", json(false)) == true;
     return windowed_ && scales_full && !per_kind_ ? "default" : kind;
   }
+
+  bool Truncates() const { return table_.value("truncate", json(true)) != false; }
 
   double Longest() const { return Read(config_, "max_position_embeddings", 2048); }
 
@@ -182,7 +194,7 @@ class RopeReader {
     s.original_max_position_embeddings = original;
     s.beta_fast = Read(table_, "beta_fast", 32);
     s.beta_slow = Read(table_, "beta_slow", 1);
-    s.truncate = table_.value("truncate", json(true)) != false;
+    s.truncate = Truncates();
     rope.frequencies = YarnFrequencies(rope.base, channels, s);
     const double mscale = Read(table_, "mscale", 0), all = Read(table_, "mscale_all_dim", 0);
     const double by_factor = mscale != 0 && all != 0
@@ -270,6 +282,7 @@ Result<EffectSide> HfSide(const Model& model) {
   }
   NormalizeFields(side.fields, side.layers);
   FillUnsaid(model, side);
+  RopeReader(model.hf_config(), side.fields, /*windowed=*/false).NoteHidden(side.fields);
   side.keys["rope_scaling"] = {
       ShownKey(model.hf_config(), {"rope_scaling", "rope_parameters"})};
   side.fields["mtp_num_layers"] = model.mtp_layers();
