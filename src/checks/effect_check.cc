@@ -180,8 +180,8 @@ std::string LayersText(const std::vector<int64_t>& layers, int64_t all) {
     size_t last = i;
     while (last + 1 < layers.size() && layers[last + 1] == layers[last] + 1) ++last;
     if (!text.empty()) text += ",";
-    text += last == i ? fmt::format("{}", layers[i])
-                      : fmt::format("{}-{}", layers[i], layers[last]);
+    text +=
+        last == i ? fmt::format("{}", layers[i]) : fmt::format("{}-{}", layers[i], layers[last]);
     i = last + 1;
   }
   return text;
@@ -203,10 +203,10 @@ class Reporter {
     const EffectInfo& info = *FindEffectInfo(d.effect);
     const std::string where = Where(place, info);
     const Behaviour* behaviour = BehaviourOf(d);
-    std::string message = fmt::format("{}{}: {} by {}, {} by {}", info.title,
-                                      place.layers.empty() ? "" : " of " + LayersOf(place),
-                                      Shown(d.hf), HfSource(d), Shown(d.megatron),
-                                      behaviour != nullptr ? runtime_ : MegatronSource(d));
+    std::string message =
+        fmt::format("{}{}: {} by {}, {} by {}", info.title,
+                    place.layers.empty() ? "" : " of " + LayersOf(place), Shown(d.hf), HfSource(d),
+                    Shown(d.megatron), behaviour != nullptr ? runtime_ : MegatronSource(d));
     if (behaviour != nullptr) message += fmt::format(" ({})", behaviour->why);
     if (d.only_beyond) {
       report_.notes.push_back(
@@ -215,8 +215,8 @@ class Reporter {
     }
     const bool lost = origin == Origin::kConfig && Lost(d);
     if (lost) message += "; the config leaves it out, and its reader's default is another";
-    Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural, origin, {where},
-                ToPrintable(message), ToPrintable(Evidence(d)), Hint(d, origin)};
+    Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
+                ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
     Merge(std::move(cause));
   }
 
@@ -290,9 +290,10 @@ class Reporter {
       return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
              "it does by itself";
     }
-    return fmt::format("set {} in {} to what the HF config means, or correct the bridge that "
-                       "wrote it",
-                       Fields(d), config_.origin);
+    return fmt::format(
+        "set {} in {} to what the HF config means, or correct the bridge that "
+        "wrote it",
+        Fields(d), config_.origin);
   }
 
   void Merge(Cause cause) {
@@ -338,8 +339,8 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
   WB_TRY(const EffectSide plain,
          MegatronSide(config.fields, model, hf, *runtime, {/*hidden=*/false, choice.version}));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
-  const std::string name = fmt::format(
-      "{} {}", runtime->name, choice.version.empty() ? runtime->newest : choice.version);
+  const std::string name = fmt::format("{} {}", runtime->name,
+                                       choice.version.empty() ? runtime->newest : choice.version);
   report.details.emplace_back("runtime", choice.hidden ? name : "none");
   NotePositions(hf, config, report);
   if (!choice.hidden) {
@@ -361,14 +362,15 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
 
 }  // namespace
 
-void CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
+bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
                     Report& report) {
   const Status compared = Compare(model, config, choice, report);
-  if (compared) return;
+  if (compared) return true;
   report.unproven.push_back(
       fmt::format("equal weights are not an equal model: the configs were not compared by effect "
                   "({})",
                   ToPrintable(compared.error().what)));
+  return false;
 }
 
 }  // namespace weighbridge

@@ -684,20 +684,20 @@ class Verifier {
                report_);
       return {};
     }
-    if (*config) CheckMegatronConfig(model_, **config, report_);
+    const bool by_effect = JudgeEffects(*config);
+    if (*config) CheckMegatronConfig(model_, **config, by_effect, report_);
     JudgePadding(*config);
-    JudgeEffects(*config);
     return {};
   }
 
-  void JudgeEffects(const std::optional<MegatronConfig>& config) {
+  bool JudgeEffects(const std::optional<MegatronConfig>& config) {
     if (options_.effects && config) {
-      CompareEffects(model_, *config, *options_.effects, report_);
-      return;
+      return CompareEffects(model_, *config, *options_.effects, report_);
     }
     report_.unproven.push_back(fmt::format(
         "equal weights are not an equal model: the configs were not compared by effect ({})",
         options_.effects ? "the Megatron checkpoint has none" : "--level L1 judges weights alone"));
+    return false;
   }
 
   // Rows beyond the vocabulary are lawful where Megatron's config declares them; without any config

@@ -162,9 +162,9 @@ int Run(Context& context, VerifyArguments& arguments) {
   inputs.files.push_back(arguments.config);
   return RunRanks(arguments.job, MeetingPlace(arguments), [&](Coordinator& ranks) {
     arguments.options.coordinator = &ranks;
-    return RunCheck(context, "verify", arguments.level == "L0" ? "L0" : "L1", inputs, ranks, [&]() -> Result<Report> {
-      return manifest ? RunOnManifest(arguments) : RunOn(arguments);
-    });
+    return RunCheck(
+        context, "verify", arguments.level == "L0" ? "L0" : "L1", inputs, ranks,
+        [&]() -> Result<Report> { return manifest ? RunOnManifest(arguments) : RunOn(arguments); });
   });
 }
 

@@ -781,11 +781,10 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
   }
   Model model;
   model.spec_ = &spec;
-  model.hf_config_ =
-      spec.text_model.config.empty()
-          ? config
-          : LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
-                              spec.text_model.config, spec.text_model.outer);
+  model.hf_config_ = spec.text_model.config.empty()
+                         ? config
+                         : LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
+                                             spec.text_model.config, spec.text_model.outer);
   WB_RETURN_IF_ERROR(Builder(model, model.hf_config_, options).Run());
   return model;
 }

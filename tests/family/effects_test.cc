@@ -1,5 +1,7 @@
 // RoPE tables against those that transformers and megatron-core computed
 // (tests/testdata/effects/answers.json, tools/make_effect_answers.py).
+#include "family/effects/effects.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include "base/json.h"
-#include "family/effects/effects.h"
 #include "family/effects/rope.h"
 #include "family/effects/runtime.h"
 #include "family/library.h"
@@ -23,8 +24,8 @@ namespace {
 using nlohmann::json;
 
 const json& Answers() {
-  static const json kAnswers = *ReadJsonFile(
-      std::filesystem::path(WEIGHBRIDGE_SOURCE_DIR) / "tests/testdata/effects/answers.json");
+  static const json kAnswers = *ReadJsonFile(std::filesystem::path(WEIGHBRIDGE_SOURCE_DIR) /
+                                             "tests/testdata/effects/answers.json");
   return kAnswers;
 }
 
@@ -108,8 +109,10 @@ TEST(EffectRope, MakesTheTablesOfMegatronCore) {
 }
 
 TEST(EffectRope, AHostileConfigGetsNoHugeTable) {
-  EXPECT_FALSE(MegatronRope({{"position_embedding_type", "rope"}, {"kv_channels", int64_t{1} << 40}}));
-  EXPECT_FALSE(MegatronRope({{"position_embedding_type", "rope"}, {"kv_channels", 8}, {"rotary_base", -1}}));
+  EXPECT_FALSE(
+      MegatronRope({{"position_embedding_type", "rope"}, {"kv_channels", int64_t{1} << 40}}));
+  EXPECT_FALSE(
+      MegatronRope({{"position_embedding_type", "rope"}, {"kv_channels", 8}, {"rotary_base", -1}}));
 }
 
 TEST(EffectWindow, AWidthIsWhatBothLibrariesSee) {
@@ -124,9 +127,12 @@ TEST(EffectWindow, AWidthIsWhatBothLibrariesSee) {
 
 TEST(EffectRouter, FormulasAreEqualWhereTheLibrariesAgree) {
   const std::vector<std::pair<std::string, json>> megatron = {
-      {"megatron softmax", {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", false}}},
-      {"megatron pre_softmax", {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", true}}},
-      {"megatron sigmoid", {{"moe_router_score_function", "sigmoid"}, {"moe_router_pre_softmax", false}}},
+      {"megatron softmax",
+       {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", false}}},
+      {"megatron pre_softmax",
+       {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", true}}},
+      {"megatron sigmoid",
+       {{"moe_router_score_function", "sigmoid"}, {"moe_router_pre_softmax", false}}},
       {"megatron sigmoid pre_softmax",
        {{"moe_router_score_function", "sigmoid"}, {"moe_router_pre_softmax", true}}}};
   const std::vector<std::pair<std::string, std::pair<const char*, json>>> hf = {

@@ -37,10 +37,8 @@ constexpr std::array<EffectInfo, 52> kEffects = {{
      "self_attention.linear_proj.post_layernorm"},
     {"norm.post_mlp.eps", "norm-eps", "the epsilon of the norm after the MLP",
      "mlp.linear_fc2.post_layernorm"},
-    {"norm.pre_mlp.convention", "norm-convention", "the norm before the MLP",
-     "pre_mlp_layernorm"},
-    {"norm.pre_mlp.eps", "norm-eps", "the epsilon of the norm before the MLP",
-     "pre_mlp_layernorm"},
+    {"norm.pre_mlp.convention", "norm-convention", "the norm before the MLP", "pre_mlp_layernorm"},
+    {"norm.pre_mlp.eps", "norm-eps", "the epsilon of the norm before the MLP", "pre_mlp_layernorm"},
     {"norm.pre_mlp.kind", "norm-kind", "the norm before the MLP", "pre_mlp_layernorm"},
     {"norm.qk.eps", "norm-eps", "the epsilon of the norms of q and k",
      "self_attention.q_layernorm"},
@@ -188,9 +186,8 @@ class Resolver {
       if (shared == nullptr || !shared->is_boolean()) return Unknown();
       return shared->get<bool>() ? "the embedding" : "a matrix of its own";
     });
-    Add("positions.learned", [](Reader& r) -> json {
-      return r.Text("position_embedding_type") == "learned_absolute";
-    });
+    Add("positions.learned",
+        [](Reader& r) -> json { return r.Text("position_embedding_type") == "learned_absolute"; });
     Add("mtp.depth", [](Reader& r) -> json { return r.Integer("mtp_num_layers").value_or(0); });
   }
 
@@ -302,8 +299,8 @@ class Resolver {
 
   void LatentScale() {
     Add("softmax.scale", [](Reader& r) -> json {
-      const double d = r.Number("qk_head_dim").value_or(0) +
-                       r.Number("qk_pos_emb_head_dim").value_or(0);
+      const double d =
+          r.Number("qk_head_dim").value_or(0) + r.Number("qk_pos_emb_head_dim").value_or(0);
       const double m = YarnMscale(r.Number("rotary_scaling_factor").value_or(1),
                                   r.Number("mscale_all_dim").value_or(0));
       return d > 0 ? json(m * m / std::sqrt(d)) : Unknown();
@@ -449,8 +446,9 @@ Effects WholeEffects(const EffectSide& side) {
 }
 
 const EffectInfo* FindEffectInfo(std::string_view name) {
-  const auto it = std::lower_bound(kEffects.begin(), kEffects.end(), name,
-                                   [](const EffectInfo& e, std::string_view n) { return e.name < n; });
+  const auto it =
+      std::lower_bound(kEffects.begin(), kEffects.end(), name,
+                       [](const EffectInfo& e, std::string_view n) { return e.name < n; });
   return it != kEffects.end() && it->name == name ? &*it : nullptr;
 }
 

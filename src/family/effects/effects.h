@@ -1,8 +1,8 @@
-// What a model computes apart from its weights, as numbers, each under a name: the RoPE table and the
-// mask of each layer, norms, the softmax scale, the router's formula, multipliers. Both sides of a
-// conversion are resolved to fields of one vocabulary (Megatron-Core's names, and names for what it
-// has no field for), and what is here makes effects of either; so two configs that spell an effect
-// differently give equal ones. No I/O.
+// What a model computes apart from its weights, as numbers, each under a name: the RoPE table and
+// the mask of each layer, norms, the softmax scale, the router's formula, multipliers. Both sides
+// of a conversion are resolved to fields of one vocabulary (Megatron-Core's names, and names for
+// what it has no field for), and what is here makes effects of either; so two configs that spell an
+// effect differently give equal ones. No I/O.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ struct EffectSide {
   std::map<std::string, std::vector<std::string>> keys;  // field -> how the config calls it
   std::map<std::string, const Behaviour*> behaviours;    // field -> what gave it its value
   int64_t layers = 0;
-  bool has_input_norm = true;      // of either side: the family's parameters say it
+  bool has_input_norm = true;  // of either side: the family's parameters say it
   bool has_post_norms = false;
   // The table of a layer; `windowed`: it sees only a window. kUnsupported for a kind that nothing
   // here computes.
@@ -56,8 +56,9 @@ Result<EffectSide> HfSide(const Model& model);
 
 // From the fields of a Megatron config (formats/megatron_config), with what `runtime` is known to
 // do. `hf` gives what the Megatron side has no field for and no behaviour says.
-Result<EffectSide> MegatronSide(const nlohmann::json& fields, const Model& model, const EffectSide& hf,
-                          const RuntimeTable& runtime, const RuntimeChoice& choice);
+Result<EffectSide> MegatronSide(const nlohmann::json& fields, const Model& model,
+                                const EffectSide& hf, const RuntimeTable& runtime,
+                                const RuntimeChoice& choice);
 
 // `layer` counts from 0. Errors: those of EffectSide::rope.
 Result<Effects> LayerEffects(const EffectSide& side, int64_t layer);

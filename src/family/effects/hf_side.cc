@@ -157,9 +157,8 @@ class RopeReader {
   // transformers prefers the config's own entry, and falls back to its longest position.
   double Original() const {
     const double outside = Read(config_, "original_max_position_embeddings", 0);
-    return outside > 0 && !per_kind_
-               ? outside
-               : Read(table_, "original_max_position_embeddings", Longest());
+    return outside > 0 && !per_kind_ ? outside
+                                     : Read(table_, "original_max_position_embeddings", Longest());
   }
 
   Status Fill(const std::string& kind, int64_t channels, double share, Rope& rope) const {
@@ -170,10 +169,9 @@ class RopeReader {
     } else if (kind == "linear") {
       rope.frequencies = LinearFrequencies(rope.base, channels, factor);
     } else if (kind == "llama3") {
-      rope.frequencies = Llama3Frequencies(
-          rope.base, channels,
-          {factor, Read(table_, "low_freq_factor", 1), Read(table_, "high_freq_factor", 4),
-           Original()});
+      rope.frequencies = Llama3Frequencies(rope.base, channels,
+                                           {factor, Read(table_, "low_freq_factor", 1),
+                                            Read(table_, "high_freq_factor", 4), Original()});
     } else if (kind == "yarn") {
       Yarn(channels, rope);
     } else if (kind == "longrope") {
@@ -206,8 +204,7 @@ class RopeReader {
   void LongRope(int64_t channels, Rope& rope) const {
     const double original = Original();
     const double factor = Read(table_, "factor", Longest() / original);
-    rope.frequencies =
-        LongRopeFrequencies(rope.base, channels, Numbers(table_, "short_factor"));
+    rope.frequencies = LongRopeFrequencies(rope.base, channels, Numbers(table_, "short_factor"));
     const double by_factor =
         factor <= 1 || original <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(original));
     rope.factor = Read(table_, "attention_factor", by_factor);
@@ -283,14 +280,14 @@ Result<EffectSide> HfSide(const Model& model) {
   NormalizeFields(side.fields, side.layers);
   FillUnsaid(model, side);
   RopeReader(model.hf_config(), side.fields, /*windowed=*/false).NoteHidden(side.fields);
-  side.keys["rope_scaling"] = {
-      ShownKey(model.hf_config(), {"rope_scaling", "rope_parameters"})};
+  side.keys["rope_scaling"] = {ShownKey(model.hf_config(), {"rope_scaling", "rope_parameters"})};
   side.fields["mtp_num_layers"] = model.mtp_layers();
   side.has_input_norm = false;
   for (const Parameter& p : model.parameters()) {
     const std::string& name = p.rule->megatron;
     side.has_input_norm |= EndsWithAny(
-        name, {"linear_qkv.layer_norm_weight", "input_layernorm.weight", "in_proj.layer_norm_weight"});
+        name,
+        {"linear_qkv.layer_norm_weight", "input_layernorm.weight", "in_proj.layer_norm_weight"});
     side.has_post_norms |= name.ends_with("post_layernorm.weight");
   }
   // The side may be copied, and outlive the model.

@@ -105,7 +105,8 @@ class RopeMaker {
 
   Result<Rope> Make() {
     const bool latent = f_.value("multi_latent_attention", json(false)) == true;
-    const std::string kind = Text(latent ? "rope_type" : "position_embedding_type");
+    std::string kind = Text(latent ? "rope_type" : "position_embedding_type");
+    if (latent && kind.empty()) kind = "yarn";  // Megatron-LM hands no None on
     if (kind == "none" || kind == "learned_absolute" || kind.empty()) {
       return Rope{{}, 0, 1, {"position_embedding_type"}};
     }
@@ -164,12 +165,11 @@ class RopeMaker {
     if (f_.value("rope_scaling", json(false)) == true) {
       rope_.fields.insert(rope_.fields.end(), {"rope_scaling", "rope_scaling_factor",
                                                "llama3_original_max_position_embeddings"});
-      rope_.frequencies =
-          Llama3Frequencies(rope_.base, channels,
-                            {PositiveOr(f_, "rope_scaling_factor", 8),
-                             PositiveOr(f_, "llama3_low_freq_factor", 1),
-                             PositiveOr(f_, "llama3_high_freq_factor", 4),
-                             PositiveOr(f_, "llama3_original_max_position_embeddings", 8192)});
+      rope_.frequencies = Llama3Frequencies(
+          rope_.base, channels,
+          {PositiveOr(f_, "rope_scaling_factor", 8), PositiveOr(f_, "llama3_low_freq_factor", 1),
+           PositiveOr(f_, "llama3_high_freq_factor", 4),
+           PositiveOr(f_, "llama3_original_max_position_embeddings", 8192)});
     }
     // Gemma 3's class divides the table of the layers without a window.
     if (!windowed_ && f_.contains("linear_factor_of_full_layers")) {
@@ -194,13 +194,14 @@ class RopeMaker {
 }  // namespace
 
 Result<EffectSide> MegatronSide(const json& fields, const Model& model, const EffectSide& hf,
-                          const RuntimeTable& runtime, const RuntimeChoice& choice) {
+                                const RuntimeTable& runtime, const RuntimeChoice& choice) {
   EffectSide side;
   side.layers = model.layers();
   side.has_input_norm = hf.has_input_norm;
   side.has_post_norms = hf.has_post_norms;
   side.fields = fields;
-  const RuntimeSubject subject{Target(fields, "_target_"), Target(fields, "transformer_layer_spec")};
+  const RuntimeSubject subject{Target(fields, "_target_"),
+                               Target(fields, "transformer_layer_spec")};
   for (const auto& [field, value] : fields.items()) side.given.insert(field);
   FillDefaults(runtime, subject.provider, side.fields);
   ExpandPattern(side.layers, side.fields);

@@ -31,8 +31,7 @@ Frequencies Llama3Frequencies(double base, int64_t channels, const Llama3Scaling
       f /= s.factor;
       continue;
     }
-    const double smooth =
-        (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+    const double smooth = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
     f = (1 - smooth) * f / s.factor + smooth * f;
   }
   return out;
@@ -42,8 +41,7 @@ Frequencies YarnFrequencies(double base, int64_t channels, const YarnScaling& s)
   Frequencies out = PlainFrequencies(base, channels);
   const auto dim = static_cast<double>(channels);
   const auto channel_of = [&](double rotations) {
-    return dim *
-           std::log(s.original_max_position_embeddings / (rotations * 2 * std::numbers::pi)) /
+    return dim * std::log(s.original_max_position_embeddings / (rotations * 2 * std::numbers::pi)) /
            (2 * std::log(base));
   };
   double low = channel_of(s.beta_fast), high = channel_of(s.beta_slow);
@@ -61,8 +59,7 @@ Frequencies YarnFrequencies(double base, int64_t channels, const YarnScaling& s)
   return out;
 }
 
-Frequencies LongRopeFrequencies(double base, int64_t channels,
-                                const std::vector<double>& factors) {
+Frequencies LongRopeFrequencies(double base, int64_t channels, const std::vector<double>& factors) {
   Frequencies out = PlainFrequencies(base, channels);
   for (size_t i = 0; i < out.size() && i < factors.size(); ++i) out[i] /= factors[i];
   return out;
@@ -70,8 +67,8 @@ Frequencies LongRopeFrequencies(double base, int64_t channels,
 
 Frequencies ProportionalFrequencies(double base, int64_t channels, double share, double factor) {
   Frequencies out = LinearFrequencies(base, channels, factor);
-  const auto angles = static_cast<size_t>(
-      std::max(0.0, std::floor(share * static_cast<double>(channels) / 2)));
+  const auto angles =
+      static_cast<size_t>(std::max(0.0, std::floor(share * static_cast<double>(channels) / 2)));
   for (size_t i = angles; i < out.size(); ++i) out[i] = 0;
   return out;
 }

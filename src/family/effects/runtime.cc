@@ -86,8 +86,7 @@ bool Holds(const json& wanted, const json& found) {
 Result<RuntimeTable> ReadBuiltIn() {
   RuntimeTable table;
   for (const EmbeddedFile& file : EmbeddedRuntimes()) {
-    WB_RETURN_IF_ERROR(
-        ReadRuntime(file.text, fmt::format("runtimes/{}.toml", file.name), table));
+    WB_RETURN_IF_ERROR(ReadRuntime(file.text, fmt::format("runtimes/{}.toml", file.name), table));
   }
   return table;
 }
@@ -139,6 +138,12 @@ Result<const RuntimeTable*> BuiltInRuntime() {
   static const Result<RuntimeTable> kTable = ReadBuiltIn();
   if (!kTable) return Fail(kTable.error());
   return &*kTable;
+}
+
+bool IsReadForEffects(const std::string& field) {
+  const auto table = BuiltInRuntime();
+  return table && std::any_of((*table)->defaults.begin(), (*table)->defaults.end(),
+                              [&](const auto& reader) { return reader.second.contains(field); });
 }
 
 Result<RuntimeChoice> ParseRuntime(const std::string& text) {

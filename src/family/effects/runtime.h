@@ -51,6 +51,9 @@ Status ReadRuntime(std::string_view text, const std::string& origin, RuntimeTabl
 // All embedded ones.
 Result<const RuntimeTable*> BuiltInRuntime();
 
+// Whether an effect depends on the field: one of those whose defaults the table lists.
+bool IsReadForEffects(const std::string& field);
+
 // "none", or NAME==VERSION of a runtime that the table has. Errors: kUsage.
 struct RuntimeChoice {
   bool hidden = true;
