@@ -332,13 +332,24 @@ void NotePositions(const EffectSide& hf, const MegatronConfig& config, Report& r
                    Describe(longest), Describe(sequence), config.origin)});
 }
 
+void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime, Report& report) {
+  const std::string name = config.provider.substr(config.provider.rfind('.') + 1);
+  if (name.empty() || runtime.defaults.contains(name)) return;
+  report.unproven.push_back(fmt::format(
+      "the class {} is not known: what it computes by itself, and fields that {} leaves out, were "
+      "not compared",
+      ToPrintable(name), config.origin));
+}
+
 Status Compare(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
-               Report& report) {
+               bool without_mtp, Report& report) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
-  WB_TRY(const EffectSide hf, HfSide(model));
+  WB_TRY(EffectSide hf, HfSide(model));
+  if (without_mtp) hf.fields["mtp_num_layers"] = config.fields.value("mtp_num_layers", json());
   WB_TRY(const EffectSide plain,
          MegatronSide(config.fields, model, hf, *runtime, {/*hidden=*/false, choice.version}));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
+  NoteUnknownClass(config, *runtime, report);
   const std::string name = fmt::format("{} {}", runtime->name,
                                        choice.version.empty() ? runtime->newest : choice.version);
   report.details.emplace_back("runtime", choice.hidden ? name : "none");
@@ -363,8 +374,8 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
 }  // namespace
 
 bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
-                    Report& report) {
-  const Status compared = Compare(model, config, choice, report);
+                    bool without_mtp, Report& report) {
+  const Status compared = Compare(model, config, choice, without_mtp, report);
   if (compared) return true;
   report.unproven.push_back(
       fmt::format("equal weights are not an equal model: the configs were not compared by effect "

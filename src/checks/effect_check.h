@@ -11,8 +11,9 @@ namespace weighbridge {
 // Adds to `report` a cause for each kind of effect in which the two differ, with the layers, both
 // values, and the keys and fields behind them. Origin is runtime where the difference is gone
 // without the hidden behaviours, else config. What differs only beyond the longest position is a
-// note. False: they cannot be compared, and `unproven` says why.
+// note; `without_mtp` leaves the depth of multi-token prediction out. False: they cannot be
+// compared, and `unproven` says why.
 bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
-                    Report& report);
+                    bool without_mtp, Report& report);
 
 }  // namespace weighbridge

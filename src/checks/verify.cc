@@ -692,7 +692,7 @@ class Verifier {
 
   bool JudgeEffects(const std::optional<MegatronConfig>& config) {
     if (options_.effects && config) {
-      return CompareEffects(model_, *config, *options_.effects, report_);
+      return CompareEffects(model_, *config, *options_.effects, options_.without_mtp, report_);
     }
     report_.unproven.push_back(fmt::format(
         "equal weights are not an equal model: the configs were not compared by effect ({})",

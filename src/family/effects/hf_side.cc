@@ -281,7 +281,9 @@ Result<EffectSide> HfSide(const Model& model) {
   FillUnsaid(model, side);
   RopeReader(model.hf_config(), side.fields, /*windowed=*/false).NoteHidden(side.fields);
   side.keys["rope_scaling"] = {ShownKey(model.hf_config(), {"rope_scaling", "rope_parameters"})};
-  side.fields["mtp_num_layers"] = model.mtp_layers();
+  // What the config says, also where MTP layers are left out.
+  const auto mtp = model.dims().find("mtp_layers");
+  side.fields["mtp_num_layers"] = mtp == model.dims().end() ? 0 : mtp->second;
   side.has_input_norm = false;
   for (const Parameter& p : model.parameters()) {
     const std::string& name = p.rule->megatron;

@@ -26,6 +26,8 @@ std::string Target(const json& fields, const char* field) {
 
 // What a reader of the config fills in, the nearest class first.
 void FillDefaults(const RuntimeTable& runtime, const std::string& provider, json& fields) {
+  // A class that is not known may have defaults of its own: what it leaves out is not known either.
+  if (!provider.empty() && !runtime.defaults.contains(provider)) return;
   std::vector<std::string> classes = {provider};
   if (!provider.empty()) classes.emplace_back("GPTModelProvider");
   if (fields.value("multi_latent_attention", json(false)) == true) {
