@@ -1,5 +1,5 @@
-# cmake -DOUTPUT=x.cc -DINPUTS="a.toml;b.toml" -P Embed.cmake
-# Writes weighbridge::EmbeddedFamilies(): a sorted table of {file name without ending, text}.
+# cmake -DOUTPUT=x.cc -DTABLE=EmbeddedFamilies -DINPUTS="a.toml;b.toml" -P Embed.cmake
+# Writes weighbridge::TABLE(): a sorted table of {file name without ending, text}.
 set(rows "")
 list(SORT INPUTS)
 foreach(file IN LISTS INPUTS)
@@ -7,4 +7,4 @@ foreach(file IN LISTS INPUTS)
   file(READ "${file}" text)
   string(APPEND rows "    {\"${name}\", R\"embedded(${text})embedded\"},\n")
 endforeach()
-file(WRITE "${OUTPUT}" "#include \"family/embedded.h\"\n\nnamespace weighbridge {\nnamespace {\nconst EmbeddedFile kFiles[] = {\n${rows}    {\"\", \"\"}};\n}\nstd::span<const EmbeddedFile> EmbeddedFamilies() { return {kFiles, sizeof(kFiles) / sizeof(kFiles[0]) - 1}; }\n}  // namespace weighbridge\n")
+file(WRITE "${OUTPUT}" "#include \"family/embedded.h\"\n\nnamespace weighbridge {\nnamespace {\nconst EmbeddedFile kFiles[] = {\n${rows}    {\"\", \"\"}};\n}\nstd::span<const EmbeddedFile> ${TABLE}() { return {kFiles, sizeof(kFiles) / sizeof(kFiles[0]) - 1}; }\n}  // namespace weighbridge\n")

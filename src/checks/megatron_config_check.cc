@@ -13,6 +13,7 @@
 #include "base/strings.h"
 #include "family/config.h"
 #include "family/derive.h"
+#include "family/effects/runtime.h"
 
 namespace weighbridge {
 namespace {
@@ -198,7 +199,8 @@ std::string SizeCause(const std::string& field) {
   return it == kSizes.end() ? "" : std::string(it->cause);
 }
 
-void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Report& report) {
+void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool by_effect,
+                         Report& report) {
   const auto detail = [&](const char* key, const std::string& value) {
     if (!value.empty()) report.details.emplace_back(key, ToPrintable(value));
   };
@@ -222,7 +224,7 @@ void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Repor
                fmt::format("{} is no integer but {}", d.field, d.found.type_name()), config.origin);
     } else if (IsSize(d.field)) {
       AddCause(report, SizeCause(d.field), d.field, Describe(d, config), config.origin);
-    } else {
+    } else if (!by_effect || !IsReadForEffects(d.field)) {
       report.notes.push_back({"config-differs", Describe(d, config)});
     }
   }

@@ -30,8 +30,10 @@ std::string SizeCause(const std::string& field);
 
 // Adds to `report`: how the checkpoint was built and cut (details); a cause with origin config for
 // each kind of size that contradicts the HF config (size-mismatch, head-geometry) and for a value
-// of the wrong kind (header-corrupt); a note for every other field that differs. A field that the
-// config leaves out or that `model` does not have says nothing.
-void CheckMegatronConfig(const Model& model, const MegatronConfig& config, Report& report);
+// of the wrong kind (header-corrupt); a note for every other field that differs, but for those that
+// were compared `by_effect`. A field that the config leaves out or that `model` does not have says
+// nothing.
+void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool by_effect,
+                         Report& report);
 
 }  // namespace weighbridge

@@ -19,6 +19,7 @@
 #include "base/threads.h"
 #include "checks/copies.h"
 #include "checks/diagnose/explain.h"
+#include "checks/effect_check.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/megatron_config_check.h"
@@ -683,9 +684,20 @@ class Verifier {
                report_);
       return {};
     }
-    if (*config) CheckMegatronConfig(model_, **config, report_);
+    const bool by_effect = JudgeEffects(*config);
+    if (*config) CheckMegatronConfig(model_, **config, by_effect, report_);
     JudgePadding(*config);
     return {};
+  }
+
+  bool JudgeEffects(const std::optional<MegatronConfig>& config) {
+    if (options_.effects && config) {
+      return CompareEffects(model_, *config, *options_.effects, options_.without_mtp, report_);
+    }
+    report_.unproven.push_back(fmt::format(
+        "equal weights are not an equal model: the configs were not compared by effect ({})",
+        options_.effects ? "the Megatron checkpoint has none" : "--level L1 judges weights alone"));
+    return false;
   }
 
   // Rows beyond the vocabulary are lawful where Megatron's config declares them; without any config
@@ -727,8 +739,6 @@ class Verifier {
     if (options_.headers_only) {
       report_.unproven.push_back("no tensor data was read: --level L1 compares every byte");
     }
-    report_.unproven.push_back(
-        "equal weights are not an equal model: the two configs were not compared by effect");
     for (const FileInfo& file : hf_.files()) {
       report_.inputs.push_back({file.path.string(), file.nbytes, file.header_xxh3, std::nullopt});
     }

@@ -8,6 +8,7 @@
 #include "base/ranks.h"
 #include "base/result.h"
 #include "checks/result.h"
+#include "family/effects/runtime.h"
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "formats/megatron_checkpoint.h"
@@ -24,6 +25,8 @@ struct RankCut {
 struct VerifyOptions {
   bool headers_only = false;  // --level L0
   bool without_mtp = false;
+  // Compare the two configs by effect, as this runtime computes; nullopt: weights alone.
+  std::optional<RuntimeChoice> effects = RuntimeChoice();
   bool strict_padding = false;                   // padded vocabulary rows must be zero
   std::optional<DType> expect_dtype;             // a narrowing to this dtype is asked for
   const RankCut* ranks = nullptr;                // nullptr: one row per global parameter

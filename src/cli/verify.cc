@@ -27,7 +27,7 @@ namespace {
 
 // `model` is the Hugging Face side, or the checkpoint that is judged against a manifest.
 struct VerifyArguments : MegatronArguments {
-  std::string model, level = "L1", runtime = "none", expect_dtype, memory = "64M";
+  std::string model, level, runtime, expect_dtype, memory = "64M";
   RanksArguments ranks;
   ParallelGrid grid;  // of --ranks
   int64_t pad_vocab = 0;
@@ -89,6 +89,15 @@ Result<Model> ExpandForRanks(const ModelInput& input, const VerifyArguments& a,
   return Model::Expand(*input.family, input.config, expand);
 }
 
+// Whose behaviour counts; nullopt: configs are left alone.
+Result<std::optional<RuntimeChoice>> Runtime(const VerifyArguments& a) {
+  WB_TRY(RuntimeChoice choice, ParseRuntime(a.runtime));
+  if (a.level != "L1") return std::optional(std::move(choice));
+  if (a.runtime.empty() || !choice.hidden) return std::optional<RuntimeChoice>();
+  return Fail(ErrorKind::kUsage, "usage", "--level L1 judges weights alone, without a runtime",
+              "--runtime", "leave --level out, or add --runtime none");
+}
+
 Result<Report> RunOn(VerifyArguments& a) {
   WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
   if (!a.like.empty()) {
@@ -123,6 +132,7 @@ Result<Report> RunOn(VerifyArguments& a) {
   }
   a.options.progress = [&](uint64_t done) { progress ? progress->Add(done) : void(); };
   a.options.headers_only = a.level == "L0";
+  WB_TRY(a.options.effects, Runtime(a));
   WB_TRY(Report report, Verify(model, *input->checkpoint, *megatron, a.options));
   DescribeInput(*input, report);
   return report;
@@ -152,9 +162,9 @@ int Run(Context& context, VerifyArguments& arguments) {
   inputs.files.push_back(arguments.config);
   return RunRanks(arguments.job, MeetingPlace(arguments), [&](Coordinator& ranks) {
     arguments.options.coordinator = &ranks;
-    return RunCheck(context, "verify", arguments.level, inputs, ranks, [&]() -> Result<Report> {
-      return manifest ? RunOnManifest(arguments) : RunOn(arguments);
-    });
+    return RunCheck(
+        context, "verify", arguments.level == "L0" ? "L0" : "L1", inputs, ranks,
+        [&]() -> Result<Report> { return manifest ? RunOnManifest(arguments) : RunOn(arguments); });
   });
 }
 
@@ -178,15 +188,16 @@ void AddVerify(CLI::App& app, Context& context) {
                    "a Megatron checkpoint: the folder with the tracker file, or an iter_N; or a "
                    "manifest that `weighbridge manifest` wrote")
       ->required();
-  command->add_option("--level", a->level, "L0: headers only; L1: every byte")
+  command
+      ->add_option("--level", a->level,
+                   "L0: headers and configs; L1: every byte, and no configs; default: both")
       ->check(CLI::IsMember({"L0", "L1"}))
-      ->capture_default_str()
       ->group("Compare");
   command
       ->add_option("--runtime", a->runtime,
-                   "whose hidden behaviour counts; this version judges weights only: none")
-      ->check(CLI::IsMember({"none"}))
-      ->capture_default_str()
+                   "whose hidden behaviour counts where configs are compared: none, or "
+                   "megatron-core==VERSION; default: the newest known")
+      ->type_name("RUNTIME")
       ->group("Compare");
   command
       ->add_flag("--without-mtp", a->options.without_mtp,

@@ -165,6 +165,18 @@ Result<json> InverseSquare(const json& value, const json&) {
                                                           : json(x);
 }
 
+Result<json> Sqrt(const json& value, const json&) {
+  const double x = value.is_number() ? value.get<double>() : -1;
+  if (!(x >= 0) || !std::isfinite(x)) return BadValue("sqrt", value);
+  return json(std::sqrt(x));
+}
+
+Result<json> Square(const json& value, const json&) {
+  const double root = value.is_number() ? value.get<double>() : -1;
+  if (!(root >= 0) || !std::isfinite(root)) return NoInverse("sqrt", value);
+  return json(std::nearbyint(root * root));
+}
+
 Result<json> Window(const json& value, const json&) {
   if (!value.is_number_integer() || value.get<int64_t>() <= 0) return BadValue("window", value);
   return json::array({value.get<int64_t>() - 1, 0});
@@ -278,6 +290,7 @@ const std::vector<ConfigFunction>& AllConfigFunctions() {
       {"object", "a table -> an object of `class` in args", Object, TableOfObject},
       {"position_embedding", "true -> yarn, false -> rope", PositionEmbedding, IsYarn},
       {"rsqrt", "1 / sqrt(x)", Rsqrt, InverseSquare},
+      {"sqrt", "sqrt(x)", Sqrt, Square},
       {"window", "a window of w tokens -> [w - 1, 0]", Window, WindowWidth},
       {"zero_is_none", "0 -> none, else the number", ZeroIsNone, NoneIsZero},
   };

@@ -1,4 +1,4 @@
-// The family files that were in families/ at build time.
+// The files that were in families/ and runtimes/ at build time.
 #pragma once
 
 #include <span>
@@ -13,5 +13,7 @@ struct EmbeddedFile {
 
 // Sorted by name. Written by cmake/Embed.cmake.
 std::span<const EmbeddedFile> EmbeddedFamilies();
+// The same for runtimes/.
+std::span<const EmbeddedFile> EmbeddedRuntimes();
 
 }  // namespace weighbridge

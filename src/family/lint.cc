@@ -225,7 +225,8 @@ class Linter {
 
   Status Config() const {
     const BridgeRule& bridge = spec_.bridge;
-    for (const auto* fields : {&spec_.config, &bridge.fields, &bridge.local_fields}) {
+    for (const auto* fields :
+         {&spec_.config, &spec_.effects, &bridge.fields, &bridge.local_fields}) {
       for (const auto& [field, rule] : *fields) WB_RETURN_IF_ERROR(ConfigEntry(field, rule));
     }
     return {};

@@ -572,6 +572,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadLayerDims(top, spec.layer_dims));
   WB_RETURN_IF_ERROR(ReadLayerKinds(top, spec));
   WB_RETURN_IF_ERROR(ReadConfigRules(top, "config", 0, spec.config));
+  WB_RETURN_IF_ERROR(ReadConfigRules(top, "effects", 0, spec.effects));
   WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));
   WB_RETURN_IF_ERROR(ReadHfConfig(top, spec.hf_config));
   WB_RETURN_IF_ERROR(ReadToy(top, spec));

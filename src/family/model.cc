@@ -748,13 +748,14 @@ class Model::Builder {
       m_.config_.push_back({field, std::move(value)});
     }
     std::map<std::string, ConfigRule> fields = spec().bridge.fields;
-    WB_TRY(m_.bridge_fields_, BridgeFields(fields));
+    WB_TRY(m_.effects_, FieldsOf(spec().effects));
+    WB_TRY(m_.bridge_fields_, FieldsOf(fields));
     for (const auto& [field, rule] : spec().bridge.local_fields) fields[field] = rule;
-    WB_TRY(m_.local_bridge_fields_, BridgeFields(fields));
+    WB_TRY(m_.local_bridge_fields_, FieldsOf(fields));
     return {};
   }
 
-  Result<std::vector<Field>> BridgeFields(const std::map<std::string, ConfigRule>& rules) {
+  Result<std::vector<Field>> FieldsOf(const std::map<std::string, ConfigRule>& rules) {
     std::vector<Field> fields;
     for (const auto& [field, rule] : rules) {
       WB_TRY(nlohmann::json value, FieldValue(field, rule));
@@ -780,14 +781,11 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
   }
   Model model;
   model.spec_ = &spec;
-  if (spec.text_model.config.empty()) {
-    WB_RETURN_IF_ERROR(Builder(model, config, options).Run());
-    return model;
-  }
-  const nlohmann::json flat =
-      LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
-                        spec.text_model.config, spec.text_model.outer);
-  WB_RETURN_IF_ERROR(Builder(model, flat, options).Run());
+  model.hf_config_ = spec.text_model.config.empty()
+                         ? config
+                         : LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
+                                             spec.text_model.config, spec.text_model.outer);
+  WB_RETURN_IF_ERROR(Builder(model, model.hf_config_, options).Run());
   return model;
 }
 

@@ -103,6 +103,10 @@ class Model {
   }
   // Megatron config fields, sorted by name.
   const std::vector<Field>& config() const { return config_; }
+  // What [effects] of the family makes of the config. None is null here.
+  const std::vector<Field>& effects() const { return effects_; }
+  // The config as the text model sees it.
+  const nlohmann::json& hf_config() const { return hf_config_; }
   // Further fields of the class with which Megatron Bridge builds the model. None is null here.
   const std::vector<Field>& BridgeFields(Dialect dialect) const {
     return dialect == Dialect::kLocal ? local_bridge_fields_ : bridge_fields_;
@@ -160,7 +164,8 @@ class Model {
   std::map<std::string, std::vector<std::string>> layer_kinds_;
   std::vector<Parameter> parameters_;
   std::vector<TensorCopy> copies_;
-  std::vector<Field> config_, bridge_fields_, local_bridge_fields_;
+  std::vector<Field> config_, effects_, bridge_fields_, local_bridge_fields_;
+  nlohmann::json hf_config_;
   std::vector<NotNeeded> not_needed_;
   std::map<std::string, size_t> ignored_, ignored_prefixes_;  // name -> index into not_needed_
   int64_t layers_ = 0, mtp_layers_ = 0, vocab_ = 0, padded_vocab_ = 0;

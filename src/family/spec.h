@@ -177,6 +177,9 @@ struct FamilySpec {
   std::map<std::string, LayerDim> layer_dims;
   std::map<std::string, LayerRule> layer_kinds;
   std::map<std::string, ConfigRule> config;
+  // What the Hugging Face class computes where the fields of [config] say something else or
+  // nothing: fields of effects/effects.h.
+  std::map<std::string, ConfigRule> effects;
   BridgeRule bridge;
   std::map<std::string, HfConfigRule> hf_config;  // dotted key -> rule
   std::vector<StackRule> stacks;

@@ -164,7 +164,7 @@ TEST(MegatronConfigCheck, SizesThatContradictTheHfConfigAreCauses) {
       *golden->model,
       ConfigOfRunConfig(Parsed("model: {num_layers: 3, hidden_size: 64, num_attention_heads: 8, "
                                "num_moe_experts: 8, ffn_hidden_size: null, seq_length: 1}")),
-      report);
+      /*by_effect=*/false, report);
   ASSERT_EQ(report.causes.size(), 2u);
   EXPECT_THAT(report.causes,
               ElementsAre(Field(&Cause::id, "size-mismatch"), Field(&Cause::id, "head-geometry")));
@@ -179,7 +179,8 @@ TEST(MegatronConfigCheck, WhatIsNotSaidIsNoFault) {
   Report report;
   CheckMegatronConfig(
       *golden->model,
-      ConfigOfRunConfig(Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}")), report);
+      ConfigOfRunConfig(Parsed("model: {tensor_model_parallel_size: 2, vocab_size: 384}")),
+      /*by_effect=*/false, report);
   EXPECT_THAT(report.causes, IsEmpty());
   EXPECT_THAT(report.details, testing::Contains(std::pair<std::string, std::string>(
                                   "saved grid", "TP 2 x PP 1 x EP 1 x ETP 1")));
@@ -191,7 +192,7 @@ TEST(MegatronConfigCheck, ValuesOfTheWrongKindAreCorrupt) {
   Report report;
   CheckMegatronConfig(*golden->model,
                       ConfigOfRunConfig(Parsed("model: {num_layers: two, vocab_size: [1]}")),
-                      report);
+                      /*by_effect=*/false, report);
   ASSERT_EQ(report.causes.size(), 1u);
   EXPECT_EQ(report.causes[0].id, "header-corrupt");
   EXPECT_THAT(report.causes[0].where, ElementsAre("vocab_size", "num_layers"));

@@ -109,7 +109,8 @@ def test_export_like_the_source_is_byte_identical(run, tmp_path, pair):
 def test_an_import_verifies_and_exports_back(run, tmp_path, name):
     hf = DATA / "hf" / name
     options = mtp(f"{name}/te_bf16")
-    for step in (["import", hf, tmp_path / "megatron"], ["verify", hf, tmp_path / "megatron"],
+    # What the runtime does by itself with some of these models is not the importer's (test_effects.py).
+    for step in (["import", hf, tmp_path / "megatron"], ["verify", hf, tmp_path / "megatron", "--runtime", "none"],
                  ["export", tmp_path / "megatron", tmp_path / "back", "--like", hf]):
         result = run(*step, *options)
         assert result.returncode == 0, result.stdout + result.stderr

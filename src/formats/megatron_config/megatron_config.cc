@@ -65,6 +65,8 @@ void AddActivation(const json& args, json& fields) {
                               : IsTrue(args, "squared_relu") ? "squared_relu"
                               : IsTrue(args, "openai_gelu")  ? "fast_gelu"
                                                              : "gelu";
+  fields["bias_activation_fusion"] =
+      args.value(swiglu ? "bias_swiglu_fusion" : "bias_gelu_fusion", json(true));
 }
 
 // What TransformerConfig makes of a None. A field that is not recorded stays so, unless `absent`:

@@ -1,0 +1,387 @@
+#include "checks/effect_check.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/strings.h"
+#include "family/config.h"
+#include "family/effects/effects.h"
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kTolerance = 1e-6;  // relative; both sides are computed in double
+
+bool Equal(double a, double b) {
+  return a == b || std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b));
+}
+
+bool Equal(const json& a, const json& b) {
+  if (a.is_number() && b.is_number()) return Equal(a.get<double>(), b.get<double>());
+  if (!a.is_array() || !b.is_array() || a.size() != b.size()) return a == b;
+  return std::equal(a.begin(), a.end(), b.begin(),
+                    [](const json& x, const json& y) { return Equal(x, y); });
+}
+
+// A difference of one effect, without its place.
+struct Difference {
+  std::string effect, cause;
+  json hf, megatron;  // as they are shown
+  std::vector<std::string> hf_fields, megatron_fields;
+  bool only_beyond = false;  // the longest position: a note
+
+  auto Key() const { return std::tie(effect, cause, hf, megatron); }
+};
+
+struct Place {
+  Difference difference;
+  std::vector<int64_t> layers;  // none: of the whole model
+};
+
+// RoPE tables: which of their parts differ, as figures a reader can check.
+std::optional<Difference> CompareTables(const json& a, const json& b) {
+  const json& x = a["frequencies"];
+  const json& y = b["frequencies"];
+  if (Equal(x, y)) return std::nullopt;
+  Difference d;
+  if (x.size() != y.size()) {
+    const auto channels = [](const json& f) { return fmt::format("{} channels", 2 * f.size()); };
+    d.cause = x.empty() || y.empty() ? "layer-pattern" : "rope-partial";
+    d.hf = x.empty() ? "no rotation" : channels(x);
+    d.megatron = y.empty() ? "no rotation" : channels(y);
+    return d;
+  }
+  if (!Equal(a["base"], b["base"])) {
+    d.cause = "rope-base";
+    d.hf = fmt::format("base {}", a["base"].get<double>());
+    d.megatron = fmt::format("base {}", b["base"].get<double>());
+    return d;
+  }
+  size_t worst = 0;
+  double most = -1;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const auto p = x[i].get<double>(), q = y[i].get<double>();
+    const double relative = std::abs(p - q) / std::max(std::abs(p), std::abs(q));
+    if (relative > most) {
+      most = relative;
+      worst = i;
+    }
+  }
+  d.cause = "rope-scaling";
+  const auto text = [&](const json& f) {
+    return fmt::format("frequency {} of {} is {:.6g}", worst, f.size(), f[worst].get<double>());
+  };
+  d.hf = text(x);
+  d.megatron = text(y);
+  return d;
+}
+
+class Comparison {
+ public:
+  Comparison(const EffectSide& hf, const EffectSide& megatron) : hf_(hf), megatron_(megatron) {}
+
+  Status Run() {
+    Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt);
+    for (int64_t layer = 0; layer < hf_.layers; ++layer) {
+      WB_TRY(const Effects a, LayerEffects(hf_, layer));
+      WB_TRY(const Effects b, LayerEffects(megatron_, layer));
+      hf_windows_ |= HasWindow(a);
+      megatron_windows_ |= HasWindow(b);
+      Compare(a, b, layer);
+    }
+    for (Place& place : places_) ClassifyWindow(place.difference);
+    return {};
+  }
+
+  std::vector<Place>& places() { return places_; }
+
+ private:
+  static bool HasWindow(const Effects& effects) {
+    const auto it = effects.find("attention.window");
+    return it != effects.end() && !it->second.value.is_null();
+  }
+
+  void Compare(const Effects& a, const Effects& b, std::optional<int64_t> layer) {
+    for (const auto& [name, x] : a) {
+      const auto y = b.find(name);
+      if (y == b.end()) continue;
+      if (auto found = CompareOne(name, x.value, y->second.value)) {
+        found->effect = name;
+        found->hf_fields = x.fields;
+        found->megatron_fields = y->second.fields;
+        Add(*std::move(found), layer);
+      }
+    }
+  }
+
+  std::optional<Difference> CompareOne(const std::string& name, const json& a, const json& b) {
+    if (name == "rope.table") return CompareTables(a, b);
+    if (Equal(a, b)) return std::nullopt;
+    Difference d;
+    d.cause = std::string(FindEffectInfo(name)->cause);
+    d.hf = a;
+    d.megatron = b;
+    if (name == "attention.window") {
+      const json longest = hf_.fields.value("seq_length", json());
+      const auto wide = [&](const json& width) {
+        return width.is_null() || (longest.is_number() && width >= longest);
+      };
+      d.only_beyond = wide(a) && wide(b);
+    }
+    return d;
+  }
+
+  // Windows on both sides, but in other layers, are another pattern; none at all is a lost window.
+  void ClassifyWindow(Difference& d) const {
+    const bool one_sided = d.hf.is_null() != d.megatron.is_null();
+    if (d.effect == "attention.window" && one_sided && hf_windows_ && megatron_windows_) {
+      d.cause = "layer-pattern";
+    }
+  }
+
+  void Add(Difference difference, std::optional<int64_t> layer) {
+    const auto known = std::find_if(places_.begin(), places_.end(), [&](const Place& p) {
+      return p.difference.Key() == difference.Key();
+    });
+    const auto index = static_cast<size_t>(known - places_.begin());
+    if (index == places_.size()) places_.push_back({std::move(difference), {}});
+    if (layer) places_[index].layers.push_back(*layer);
+  }
+
+  const EffectSide& hf_;
+  const EffectSide& megatron_;
+  bool hf_windows_ = false, megatron_windows_ = false;
+  std::vector<Place> places_;
+};
+
+std::string Shown(const json& value) {
+  if (value.is_null()) return "none";
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_number_float()) return fmt::format("{:.9g}", value.get<double>());
+  return Describe(value);
+}
+
+// "num_layers" of layers, shortened: "*", "0-3,7".
+std::string LayersText(const std::vector<int64_t>& layers, int64_t all) {
+  if (static_cast<int64_t>(layers.size()) == all) return "*";
+  std::string text;
+  for (size_t i = 0; i < layers.size();) {
+    size_t last = i;
+    while (last + 1 < layers.size() && layers[last + 1] == layers[last] + 1) ++last;
+    if (!text.empty()) text += ",";
+    text +=
+        last == i ? fmt::format("{}", layers[i]) : fmt::format("{}-{}", layers[i], layers[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+// Turns the places of all differences into causes.
+class Reporter {
+ public:
+  Reporter(const EffectSide& hf, const EffectSide& megatron, const MegatronConfig& config,
+           std::string runtime, Report& report)
+      : hf_(hf),
+        megatron_(megatron),
+        config_(config),
+        runtime_(std::move(runtime)),
+        report_(report) {}
+
+  void Tell(const Place& place, Origin origin) {
+    const Difference& d = place.difference;
+    const EffectInfo& info = *FindEffectInfo(d.effect);
+    const std::string where = Where(place, info);
+    const Behaviour* behaviour = BehaviourOf(d);
+    std::string message =
+        fmt::format("{}{}: {} by {}, {} by {}", info.title,
+                    place.layers.empty() ? "" : " of " + LayersOf(place), Shown(d.hf), HfSource(d),
+                    Shown(d.megatron), behaviour != nullptr ? runtime_ : MegatronSource(d));
+    if (behaviour != nullptr) message += fmt::format(" ({})", behaviour->why);
+    if (d.only_beyond) {
+      report_.notes.push_back(
+          {"no-effect", message + "; it matters only beyond the longest position of the config"});
+      return;
+    }
+    const bool lost = origin == Origin::kConfig && Lost(d);
+    if (lost) message += "; the config leaves it out, and its reader's default is another";
+    Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
+                ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
+    Merge(std::move(cause));
+  }
+
+ private:
+  static std::string LayersName(const Place& place, const EffectSide& hf) {
+    return "decoder.layers." + LayersText(place.layers, hf.layers);
+  }
+  std::string LayersOf(const Place& place) const { return LayersName(place, hf_); }
+
+  std::string Where(const Place& place, const EffectInfo& info) const {
+    if (place.layers.empty()) return std::string(info.module);
+    std::string name = LayersOf(place);
+    if (!info.module.empty()) name += "." + std::string(info.module);
+    return name;
+  }
+
+  // "config.json (rms_norm_eps)"; a class may have the value in its code.
+  std::string HfSource(const Difference& d) const {
+    std::vector<std::string> keys;
+    for (const std::string& field : d.hf_fields) {
+      const auto known = hf_.keys.find(field);
+      if (known == hf_.keys.end()) continue;
+      for (const std::string& key : known->second) {
+        if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+      }
+    }
+    return keys.empty() ? "its class in transformers"
+                        : fmt::format("config.json ({})", fmt::join(keys, ", "));
+  }
+
+  std::string MegatronSource(const Difference& d) const {
+    return fmt::format("{} ({})", config_.origin, Fields(d));
+  }
+
+  // Those that say something; else those that do not.
+  std::string Fields(const Difference& d) const {
+    std::vector<std::string> said, all;
+    for (const std::string& field : d.megatron_fields) {
+      const auto it = config_.fields.find(field);
+      const bool says = it != config_.fields.end() && !it->is_null() && *it != false;
+      (says ? said : all).push_back(field);
+    }
+    return fmt::format("{}", fmt::join(said.empty() ? all : said, ", "));
+  }
+
+  std::string Evidence(const Difference& d) const {
+    return fmt::format("HF {}, Megatron {}", Shown(d.hf), Shown(d.megatron));
+  }
+
+  const Behaviour* BehaviourOf(const Difference& d) const {
+    for (const std::string& field : d.megatron_fields) {
+      const auto it = megatron_.behaviours.find(field);
+      if (it != megatron_.behaviours.end()) return it->second;
+    }
+    return nullptr;
+  }
+
+  // None of the fields stands in the config of one side.
+  bool Lost(const Difference& d) const {
+    const auto none = [](const EffectSide& side, const std::vector<std::string>& fields) {
+      return !fields.empty() &&
+             std::none_of(fields.begin(), fields.end(), [&](const std::string& f) {
+               return side.given.contains(f) || side.behaviours.contains(f);
+             });
+    };
+    return none(megatron_, d.megatron_fields) || none(hf_, d.hf_fields);
+  }
+
+  std::string Hint(const Difference& d, Origin origin) const {
+    if (origin == Origin::kRuntime) {
+      return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
+             "it does by itself";
+    }
+    return fmt::format(
+        "set {} in {} to what the HF config means, or correct the bridge that "
+        "wrote it",
+        Fields(d), config_.origin);
+  }
+
+  void Merge(Cause cause) {
+    for (Cause& known : report_.causes) {
+      if (known.id != cause.id || known.origin != cause.origin) continue;
+      known.where.insert(known.where.end(), cause.where.begin(), cause.where.end());
+      known.message += "; " + cause.message;
+      if (known.evidence != cause.evidence) known.evidence += "; " + cause.evidence;
+      return;
+    }
+    report_.causes.push_back(std::move(cause));
+  }
+
+  const EffectSide& hf_;
+  const EffectSide& megatron_;
+  const MegatronConfig& config_;
+  const std::string runtime_;
+  Report& report_;
+};
+
+Result<std::vector<Place>> Differences(const EffectSide& hf, const EffectSide& megatron) {
+  Comparison comparison(hf, megatron);
+  WB_RETURN_IF_ERROR(comparison.Run());
+  return std::move(comparison.places());
+}
+
+// Training cuts its own sequences, and RoPE has no longest position: never a fault.
+void NotePositions(const EffectSide& hf, const MegatronConfig& config, Report& report) {
+  const json longest = hf.fields.value("seq_length", json());
+  const json sequence = config.fields.value("seq_length", json());
+  if (!longest.is_number_integer() || !sequence.is_number_integer() || longest == sequence) return;
+  report.notes.push_back(
+      {"positions-differ",
+       fmt::format("max_position_embeddings is {} in config.json and seq_length {} in {}; without "
+                   "effect on what the weights compute",
+                   Describe(longest), Describe(sequence), config.origin)});
+}
+
+void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime, Report& report) {
+  const std::string name = config.provider.substr(config.provider.rfind('.') + 1);
+  if (name.empty() || runtime.defaults.contains(name)) return;
+  report.unproven.push_back(fmt::format(
+      "the class {} is not known: what it computes by itself, and fields that {} leaves out, were "
+      "not compared",
+      ToPrintable(name), config.origin));
+}
+
+Status Compare(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
+               bool without_mtp, Report& report) {
+  WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
+  WB_TRY(EffectSide hf, HfSide(model));
+  if (without_mtp) hf.fields["mtp_num_layers"] = config.fields.value("mtp_num_layers", json());
+  WB_TRY(const EffectSide plain,
+         MegatronSide(config.fields, model, hf, *runtime, {/*hidden=*/false, choice.version}));
+  WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
+  NoteUnknownClass(config, *runtime, report);
+  const std::string name = fmt::format("{} {}", runtime->name,
+                                       choice.version.empty() ? runtime->newest : choice.version);
+  report.details.emplace_back("runtime", choice.hidden ? name : "none");
+  NotePositions(hf, config, report);
+  if (!choice.hidden) {
+    Reporter reporter(hf, plain, config, name, report);
+    for (const Place& place : by_config) reporter.Tell(place, Origin::kConfig);
+    return {};
+  }
+  WB_TRY(const EffectSide real, MegatronSide(config.fields, model, hf, *runtime, choice));
+  WB_TRY(const std::vector<Place> all, Differences(hf, real));
+  std::set<std::string> of_config;
+  for (const Place& place : by_config) of_config.insert(place.difference.effect);
+  Reporter reporter(hf, real, config, name, report);
+  for (const Place& place : all) {
+    const bool by_runtime = !of_config.contains(place.difference.effect);
+    reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);
+  }
+  return {};
+}
+
+}  // namespace
+
+bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
+                    bool without_mtp, Report& report) {
+  const Status compared = Compare(model, config, choice, without_mtp, report);
+  if (compared) return true;
+  report.unproven.push_back(
+      fmt::format("equal weights are not an equal model: the configs were not compared by effect "
+                  "({})",
+                  ToPrintable(compared.error().what)));
+  return false;
+}
+
+}  // namespace weighbridge

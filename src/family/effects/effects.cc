@@ -1,0 +1,455 @@
+#include "family/effects/effects.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::array<EffectInfo, 52> kEffects = {{
+    {"activation", "activation", "the activation", "mlp"},
+    {"attention.sinks", "attention-sinks", "the attention sinks", "self_attention.core_attention"},
+    {"attention.softcap", "logit-softcap", "the soft cap of attention scores",
+     "self_attention.core_attention"},
+    {"attention.window", "attention-window", "the window of attention",
+     "self_attention.core_attention"},
+    {"embedding.scale", "embedding-scale", "the embedding's multiplier", "embedding"},
+    {"layer.mixer", "layer-pattern", "the kind of mixer", ""},
+    {"layer.mlp", "layer-pattern", "the kind of MLP", ""},
+    {"logits.scale", "embedding-scale", "the logits' multiplier", "output_layer"},
+    {"logits.softcap", "logit-softcap", "the soft cap of the logits", "output_layer"},
+    {"moe.shared_size", "size-mismatch", "the size of the shared experts", "mlp.shared_experts"},
+    {"mtp.depth", "mtp-missing", "the number of MTP layers", "mtp"},
+    {"norm.final.eps", "norm-eps", "the epsilon of the final norm", "decoder.final_layernorm"},
+    {"norm.input.convention", "norm-convention", "the input norm", "input_layernorm"},
+    {"norm.input.eps", "norm-eps", "the epsilon of the input norm", "input_layernorm"},
+    {"norm.input.kind", "norm-kind", "the input norm", "input_layernorm"},
+    {"norm.latent.eps", "norm-eps", "the epsilon of the norms of the q and kv latents",
+     "self_attention.linear_kv_up_proj.layer_norm"},
+    {"norm.mixer.eps", "norm-eps", "the epsilon of the mixer's norm", "mixer.norm"},
+    {"norm.post_attention.eps", "norm-eps", "the epsilon of the norm after attention",
+     "self_attention.linear_proj.post_layernorm"},
+    {"norm.post_mlp.eps", "norm-eps", "the epsilon of the norm after the MLP",
+     "mlp.linear_fc2.post_layernorm"},
+    {"norm.pre_mlp.convention", "norm-convention", "the norm before the MLP", "pre_mlp_layernorm"},
+    {"norm.pre_mlp.eps", "norm-eps", "the epsilon of the norm before the MLP", "pre_mlp_layernorm"},
+    {"norm.pre_mlp.kind", "norm-kind", "the norm before the MLP", "pre_mlp_layernorm"},
+    {"norm.qk.eps", "norm-eps", "the epsilon of the norms of q and k",
+     "self_attention.q_layernorm"},
+    {"norm.qk.kind", "norm-kind", "the norms of q and k", "self_attention.q_layernorm"},
+    {"positions.learned", "size-mismatch", "learned positions", "embedding"},
+    {"rope.factor", "rope-scaling", "the factor on q and k after the rotation",
+     "self_attention.rotary_pos_emb"},
+    {"rope.layout", "rope-interleaved", "which channels are rotated together",
+     "self_attention.rotary_pos_emb"},
+    {"rope.sections", "mrope-sections", "the sections of multimodal RoPE",
+     "self_attention.rotary_pos_emb"},
+    {"rope.table", "rope-scaling", "the RoPE table", "self_attention.rotary_pos_emb"},
+    {"router.balancing", "router-formula", "the routing by balancing", "mlp.router"},
+    {"router.bias", "router-formula", "a bias on the choice of experts", "mlp.router"},
+    {"router.capacity", "router-formula", "the experts' capacity, beyond which tokens drop",
+     "mlp.router"},
+    {"router.groups", "router-formula", "the groups of experts, those kept, scores counted",
+     "mlp.router"},
+    {"router.input_scaled", "router-formula", "the scaling of the experts' input", "mlp.router"},
+    {"router.normalized", "router-formula", "whether the chosen weights are normalized",
+     "mlp.router"},
+    {"router.scaling", "router-formula", "the routed experts' multiplier", "mlp.router"},
+    {"router.score", "router-formula", "the score function", "mlp.router"},
+    {"router.topk", "router-formula", "the number of experts per token", "mlp.router"},
+    {"softmax.scale", "softmax-scale", "the softmax scale", "self_attention.core_attention"},
+    {"ssm.conv_kernel", "ssm-parameters", "the convolution's width", "mixer"},
+    {"ssm.dt_max", "ssm-parameters", "the upper limit of dt", "mixer"},
+    {"ssm.dt_min", "ssm-parameters", "the lower limit of dt", "mixer"},
+    {"ssm.groups", "ssm-parameters", "the groups of B and C", "mixer"},
+    {"ssm.head_dim", "ssm-parameters", "the mixer's head dimension", "mixer"},
+    {"ssm.heads", "ssm-parameters", "the mixer's heads", "mixer"},
+    {"ssm.kernel", "ssm-parameters", "the delta net's convolution", "self_attention"},
+    {"ssm.key_dim", "ssm-parameters", "the delta net's key dimension", "self_attention"},
+    {"ssm.key_heads", "ssm-parameters", "the delta net's key heads", "self_attention"},
+    {"ssm.state", "ssm-parameters", "the state's size", "mixer"},
+    {"ssm.value_dim", "ssm-parameters", "the delta net's value dimension", "self_attention"},
+    {"ssm.value_heads", "ssm-parameters", "the delta net's value heads", "self_attention"},
+    {"tying", "tie-mismatch", "the output layer", "output_layer"},
+}};
+
+static_assert(std::is_sorted(kEffects.begin(), kEffects.end(),
+                             [](const EffectInfo& a, const EffectInfo& b) {
+                               return a.name < b.name;
+                             }));
+
+// Reads fields for one effect and remembers which.
+class Reader {
+ public:
+  explicit Reader(const json& fields) : fields_(fields) {}
+
+  // nullptr: not known.
+  const json* Find(const char* field) {
+    used_.emplace_back(field);
+    const auto it = fields_.find(field);
+    return it == fields_.end() ? nullptr : &*it;
+  }
+  json Get(const char* field) {
+    const json* value = Find(field);
+    return value == nullptr ? json() : *value;
+  }
+  bool Is(const char* field) { return Get(field) == true; }
+  std::optional<double> Number(const char* field) {
+    const json value = Get(field);
+    if (!value.is_number()) return std::nullopt;
+    return value.get<double>();
+  }
+  std::optional<int64_t> Integer(const char* field) {
+    const json value = Get(field);
+    if (!value.is_number_integer()) return std::nullopt;
+    return value.get<int64_t>();
+  }
+  std::string Text(const char* field) {
+    const json value = Get(field);
+    return value.is_string() ? value.get<std::string>() : "";
+  }
+  // Entry `layer` of a field that is a list of 0 and 1.
+  std::optional<bool> Entry(const char* field, int64_t layer) {
+    const json value = Get(field);
+    if (!value.is_array() || layer >= static_cast<int64_t>(value.size())) return std::nullopt;
+    const json& entry = value[static_cast<size_t>(layer)];
+    return entry == 1 || entry == true;
+  }
+  std::vector<std::string>& used() { return used_; }
+
+ private:
+  const json& fields_;
+  std::vector<std::string> used_;
+};
+
+// Megatron-Core: [left, right], both counted; Gemma 3's class a width. Negative: no bound.
+std::optional<int64_t> WindowWidth(const json& window) {
+  if (window.is_number_integer()) return window.get<int64_t>();
+  if (!window.is_array() || window.empty() || !window[0].is_number_integer()) return std::nullopt;
+  const auto left = window[0].get<int64_t>();
+  return left < 0 ? std::nullopt : std::optional(left + 1);
+}
+
+// Of HybridModel's pattern, where | divides pipeline stages and what follows / is of MTP layers;
+// 0: the pattern has no such layer.
+char SymbolAt(const std::string& pattern, int64_t layer) {
+  for (const char symbol : pattern) {
+    if (symbol == '/') return 0;
+    if (symbol == '|') continue;
+    if (layer-- == 0) return symbol;
+  }
+  return 0;
+}
+
+class Resolver {
+ public:
+  Resolver(const EffectSide& side, Effects& out) : side_(side), out_(out) {}
+
+  Status Layer(int64_t layer) {
+    const std::string mixer = Mixer(layer), mlp = Mlp(layer);
+    if (mixer == "attention" || mixer == "latent attention") {
+      WB_RETURN_IF_ERROR(Attention(layer, mixer == "latent attention"));
+    }
+    if (mixer == "mamba") Mamba();
+    if (mixer == "gated delta net") DeltaNet();
+    if (side_.has_input_norm && mixer != "none") Norm("input", "layernorm_epsilon");
+    if (mlp == "none") return {};
+    if (side_.has_input_norm) Norm("pre_mlp", "layernorm_epsilon");
+    if (side_.has_post_norms) Add("norm.post_mlp.eps", Number("post_norm_epsilon"));
+    Activation();
+    if (mlp == "experts") Router();
+    return {};
+  }
+
+  void Whole() {
+    Add("norm.final.eps", Number("layernorm_epsilon"));
+    Add("embedding.scale", [](Reader& r) -> json {
+      const double scale = r.Number("embedding_scale").value_or(1);
+      return r.Is("use_mup") ? scale * r.Number("mup_embedding_mult").value_or(1) : scale;
+    });
+    Add("logits.scale", [](Reader& r) -> json {
+      const double scale = r.Number("logits_scale").value_or(1);
+      if (!r.Is("use_mup")) return scale;
+      const double given = r.Number("mup_output_mult").value_or(1);
+      const double width = r.Number("mup_width_mult").value_or(1);
+      return scale * (given == 1 && width != 0 ? 1 / width : given);
+    });
+    Add("logits.softcap", Cap("final_logit_softcapping"));
+    Add("tying", [](Reader& r) -> json {
+      const json* shared = r.Find("share_embeddings_and_output_weights");
+      if (shared == nullptr || !shared->is_boolean()) return Unknown();
+      return shared->get<bool>() ? "the embedding" : "a matrix of its own";
+    });
+    Add("positions.learned",
+        [](Reader& r) -> json { return r.Text("position_embedding_type") == "learned_absolute"; });
+    Add("mtp.depth", [](Reader& r) -> json { return r.Integer("mtp_num_layers").value_or(0); });
+  }
+
+ private:
+  using Formula = std::function<json(Reader&)>;
+
+  static json Unknown() { return json(json::value_t::discarded); }
+
+  void Add(std::string name, const Formula& formula) {
+    Reader reader(side_.fields);
+    json value = formula(reader);
+    if (value.is_discarded()) return;
+    out_[std::move(name)] = {std::move(value), std::move(reader.used())};
+  }
+
+  // A field as it is; not known where the side does not know it.
+  static Formula Number(const char* field) {
+    return [field](Reader& r) -> json {
+      const json* value = r.Find(field);
+      return value != nullptr && value->is_number() ? *value : Unknown();
+    };
+  }
+
+  // 0 and None cap nothing.
+  static Formula Cap(const char* field) {
+    return [field](Reader& r) -> json {
+      const double cap = r.Number(field).value_or(0);
+      return cap == 0 ? json() : json(cap);
+    };
+  }
+
+  std::string Mixer(int64_t layer) {
+    Add("layer.mixer", [&](Reader& r) -> json {
+      if (const std::string pattern = r.Text("hybrid_layer_pattern"); !pattern.empty()) {
+        switch (SymbolAt(pattern, layer)) {
+          case 'M':
+            return "mamba";
+          case 'G':
+            return "gated delta net";
+          case '*':
+            return "attention";
+          case '+':
+            return "latent attention";
+          case '-':
+          case 'E':
+            return "none";
+          default:
+            return Unknown();
+        }
+      }
+      const bool linear = r.Text("experimental_attention_variant") == "gated_delta_net" &&
+                          r.Entry("linear_attention_freq", layer).value_or(false);
+      if (linear) return "gated delta net";
+      return r.Is("multi_latent_attention") ? "latent attention" : "attention";
+    });
+    return TextOf("layer.mixer");
+  }
+
+  std::string Mlp(int64_t layer) {
+    Add("layer.mlp", [&](Reader& r) -> json {
+      if (const std::string pattern = r.Text("hybrid_layer_pattern"); !pattern.empty()) {
+        const char symbol = SymbolAt(pattern, layer);
+        if (symbol == 0) return Unknown();
+        return symbol == 'E' ? "experts" : symbol == '-' ? "dense" : "none";
+      }
+      if (r.Integer("num_moe_experts").value_or(0) == 0) return "dense";
+      return r.Entry("moe_layer_freq", layer).value_or(true) ? "experts" : "dense";
+    });
+    return TextOf("layer.mlp");
+  }
+
+  std::string TextOf(const char* name) const {
+    const auto it = out_.find(name);
+    return it == out_.end() ? "" : it->second.value.get<std::string>();
+  }
+
+  Status Attention(int64_t layer, bool latent) {
+    Add("attention.window", [&](Reader& r) -> json {
+      const auto width = WindowWidth(r.Get("window_size"));
+      const bool skipped = width && !r.Entry("window_attn_skip_freq", layer).value_or(true);
+      return width && !skipped ? json(*width) : json();
+    });
+    Add("attention.softcap", Cap("attn_logit_softcapping"));
+    Add("attention.sinks", [](Reader& r) -> json {
+      const std::string type = r.Text("softmax_type");
+      return type == "learnable" ? "learned" : type == "off-by-one" ? "zero" : "none";
+    });
+    latent ? LatentScale() : Scale();
+    WB_RETURN_IF_ERROR(RopeOf(layer, latent));
+    if (latent) Add("norm.latent.eps", Number("latent_norm_epsilon"));
+    if (!latent) QkNorm();
+    if (side_.has_post_norms) Add("norm.post_attention.eps", Number("post_norm_epsilon"));
+    return {};
+  }
+
+  void Scale() {
+    Add("softmax.scale", [](Reader& r) -> json {
+      const auto channels = r.Number("kv_channels");
+      if (r.Is("use_mup") && channels) {
+        return std::sqrt(r.Number("mup_base_head_dim").value_or(1)) /
+               std::pow(*channels, r.Number("mup_attn_scale_power").value_or(1));
+      }
+      if (const auto scale = r.Number("softmax_scale")) return *scale;
+      const auto scalar = r.Number("query_pre_attn_scalar");
+      const double d = scalar.value_or(channels.value_or(0));
+      return d > 0 ? json(1 / std::sqrt(d)) : Unknown();
+    });
+  }
+
+  void LatentScale() {
+    Add("softmax.scale", [](Reader& r) -> json {
+      const double d =
+          r.Number("qk_head_dim").value_or(0) + r.Number("qk_pos_emb_head_dim").value_or(0);
+      const double m = YarnMscale(r.Number("rotary_scaling_factor").value_or(1),
+                                  r.Number("mscale_all_dim").value_or(0));
+      return d > 0 ? json(m * m / std::sqrt(d)) : Unknown();
+    });
+  }
+
+  void QkNorm() {
+    Add("norm.qk.kind", [](Reader& r) -> json {
+      if (r.Is("qk_l2_norm")) return "L2, without weights";
+      return r.Is("qk_layernorm") ? r.Text("normalization") : "none";
+    });
+    if (TextOf("norm.qk.kind") != "none") Add("norm.qk.eps", Number("layernorm_epsilon"));
+  }
+
+  Status RopeOf(int64_t layer, bool latent) {
+    WB_TRY(Rope rope, side_.rope(layer, !out_["attention.window"].value.is_null()));
+    const bool rotates = !rope.frequencies.empty();
+    out_["rope.table"] = {{{"frequencies", rope.frequencies}, {"base", rope.base}}, rope.fields};
+    out_["rope.factor"] = {rotates ? rope.factor : 1, std::move(rope.fields)};
+    if (!rotates) return {};
+    Add("rope.layout", [&](Reader& r) -> json {
+      const json* pairs = r.Find(latent ? "mla_rope_interleaved" : "rotary_interleaved");
+      if (pairs == nullptr) return Unknown();
+      return *pairs == true ? "adjacent channels" : "halves of the head";
+    });
+    Add("rope.sections", [](Reader& r) -> json {
+      return r.Text("position_embedding_type") == "mrope" ? r.Get("mrope_section") : json();
+    });
+    return {};
+  }
+
+  void Norm(const std::string& which, const char* epsilon) {
+    Add("norm." + which + ".kind", [](Reader& r) -> json {
+      const std::string kind = r.Text("normalization");
+      return kind.empty() ? Unknown() : json(kind);
+    });
+    Add("norm." + which + ".convention", [](Reader& r) -> json {
+      return r.Is("layernorm_zero_centered_gamma") ? "multiplies by 1 + w" : "multiplies by w";
+    });
+    Add("norm." + which + ".eps", Number(epsilon));
+  }
+
+  void Activation() {
+    Add("activation", [](Reader& r) -> json {
+      const std::string function = r.Text("activation_func");
+      if (function.empty()) return Unknown();
+      const double clamp = r.Number("activation_func_clamp_value").value_or(0);
+      const double offset = r.Number("glu_linear_offset").value_or(0);
+      std::string text = function;
+      if (clamp != 0) text += fmt::format(" of values clamped at {}", clamp);
+      if (r.Is("gated_linear_unit")) {
+        text += offset == 0 ? ", times up" : fmt::format(", times (up + {})", offset);
+      }
+      return text;
+    });
+  }
+
+  void Router() {
+    Add("router.topk", Number("moe_router_topk"));
+    Add("router.score", [](Reader& r) -> json {
+      const std::string score = r.Text("moe_router_score_function");
+      return score.empty() ? Unknown() : json(score);
+    });
+    Add("router.normalized", [](Reader& r) -> json {
+      const int64_t k = r.Integer("moe_router_topk").value_or(0);
+      if (r.Text("moe_router_score_function") == "softmax") return !r.Is("moe_router_pre_softmax");
+      const json* always = r.Find("router_normalizes");
+      return always == nullptr ? Unknown() : json(*always == true && k > 1);
+    });
+    Add("router.scaling", [](Reader& r) -> json {
+      const double scaling = r.Number("moe_router_topk_scaling_factor").value_or(1);
+      return scaling == 0 ? 1 : scaling;
+    });
+    Add("router.groups", [](Reader& r) -> json {
+      const int64_t groups = r.Integer("moe_router_num_groups").value_or(0);
+      const int64_t kept = r.Integer("moe_router_group_topk").value_or(0);
+      if (kept <= 0 || groups <= 1 || kept >= groups) return nullptr;
+      const int64_t experts = r.Integer("num_moe_experts").value_or(0);
+      const json* members = r.Find("router_group_members");
+      int64_t counted = r.Integer("moe_router_topk").value_or(0) / kept;
+      if (members != nullptr && members->is_number_integer()) counted = members->get<int64_t>();
+      return {groups, kept, std::min(counted, experts / groups)};
+    });
+    Add("router.bias", [](Reader& r) -> json { return r.Is("moe_router_enable_expert_bias"); });
+    Add("router.input_scaled", [](Reader& r) -> json { return r.Is("moe_apply_probs_on_input"); });
+    Add("router.capacity", [](Reader& r) -> json {
+      const auto factor = r.Number("moe_expert_capacity_factor");
+      return factor ? json(*factor) : json();
+    });
+    Add("router.balancing", [](Reader& r) -> json {
+      const std::string type = r.Text("moe_router_load_balancing_type");
+      return type == "sinkhorn" || type == "quantile_balancing" ? json(type) : json();
+    });
+    Add("moe.shared_size", [](Reader& r) -> json {
+      return r.Integer("moe_shared_expert_intermediate_size").value_or(0);
+    });
+  }
+
+  void Mamba() {
+    Add("ssm.heads", [](Reader& r) -> json {
+      if (const auto heads = r.Integer("mamba_num_heads")) return *heads;
+      const int64_t dim = r.Integer("mamba_head_dim").value_or(0);
+      const auto hidden = r.Integer("hidden_size");
+      return hidden && dim > 0 ? json(*hidden * 2 / dim) : Unknown();
+    });
+    Add("ssm.head_dim", Number("mamba_head_dim"));
+    Add("ssm.groups", Number("mamba_num_groups"));
+    Add("ssm.state", Number("mamba_state_dim"));
+    Add("ssm.conv_kernel", Number("mamba_conv_kernel"));
+    Add("ssm.dt_min", Number("dt_min"));
+    Add("ssm.dt_max", [](Reader& r) -> json {
+      const json* limit = r.Find("dt_max");
+      return limit == nullptr ? Unknown() : *limit;
+    });
+    Add("norm.mixer.eps", Number("mixer_norm_epsilon"));
+  }
+
+  void DeltaNet() {
+    Add("ssm.kernel", Number("linear_conv_kernel_dim"));
+    Add("ssm.key_dim", Number("linear_key_head_dim"));
+    Add("ssm.value_dim", Number("linear_value_head_dim"));
+    Add("ssm.key_heads", Number("linear_num_key_heads"));
+    Add("ssm.value_heads", Number("linear_num_value_heads"));
+    Add("norm.mixer.eps", Number("layernorm_epsilon"));
+  }
+
+  const EffectSide& side_;
+  Effects& out_;
+};
+
+}  // namespace
+
+Result<Effects> LayerEffects(const EffectSide& side, int64_t layer) {
+  Effects effects;
+  WB_RETURN_IF_ERROR(Resolver(side, effects).Layer(layer));
+  return effects;
+}
+
+Effects WholeEffects(const EffectSide& side) {
+  Effects effects;
+  Resolver(side, effects).Whole();
+  return effects;
+}
+
+const EffectInfo* FindEffectInfo(std::string_view name) {
+  const auto it =
+      std::lower_bound(kEffects.begin(), kEffects.end(), name,
+                       [](const EffectInfo& e, std::string_view n) { return e.name < n; });
+  return it != kEffects.end() && it->name == name ? &*it : nullptr;
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,351 @@
+"""verify compares two configs by effect: fields of real run_config.yaml and config.json files, changed one at a time."""
+import json
+import pathlib
+import re
+import shutil
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests/testdata"
+CLEAN = ["llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_lora", "qwen3_moe", "olmoe", "gpt_oss_ns", "deepseek_v3_nomtp",
+         "glm4_moe", "exaone4", "qwen3_next"]
+# Families whose toys differ by what the runtime does, whoever imports them.
+BY_RUNTIME = {"gemma2": "norm-eps", "gemma3": "norm-eps", "gemma3_vl": "norm-eps", "nemotron_h": "ssm-parameters",
+              "deepseek_v2": "router-formula"}
+IMPORTED = ["llama", "mistral", "phi3", "mixtral", "qwen2_5_vl", "qwen3_5_moe", "minimax_m2", "glm4_moe_lite", "kimi_k2",
+            "exaone4", "smollm3", "llama4_text", "helium", "nemotron", *BY_RUNTIME]
+MISSING = object()
+
+
+def edit_yaml(file, fields):
+    before, model, after = re.fullmatch(r"(?s)(.*?^model:\n)((?:[ ].*?\n)*)(\S.*)?", file.read_text(), re.M).groups()
+    for field, value in fields.items():
+        # A value may go on in deeper lines, or in a list at the key's own depth.
+        model, count = re.subn(rf"(?m)^  {field}:.*\n(?:    .*\n|  - .*\n)*", "", model)
+        assert count <= 1
+        if value is not MISSING:
+            model += f"  {field}: {json.dumps(value)}\n"
+    file.write_text(before + model + (after or ""))
+
+
+def edit_json(file, keys):
+    config = json.loads(file.read_text())
+    for key, value in keys.items():
+        config.pop(key, None)
+        if value is not MISSING:
+            config[key] = value
+    file.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def judge(run, tmp_path):
+    """judge(NAME, megatron={field: value}, hf={key: value}) -> (causes as {id: origin}, report) of L0."""
+
+    def call(name, megatron=None, hf=None, options=()):
+        sides = tmp_path / "hf", tmp_path / "megatron"
+        for side in sides:
+            shutil.rmtree(side, ignore_errors=True)
+        shutil.copytree(DATA / "hf" / name, sides[0])
+        shutil.copytree(DATA / "megatron" / name / "te_bf16", sides[1])
+        edit_json(sides[0] / "config.json", hf or {})
+        edit_yaml(sides[1] / "iter_0000000/run_config.yaml", megatron or {})
+        return verify(run, *sides, *options)
+
+    return call
+
+
+def verify(run, hf, megatron, *options):
+    result = run("verify", hf, megatron, "--level", "L0", "--json", "-", *options)
+    assert result.returncode in (0, 1), result.stderr
+    report = json.loads(result.stdout)
+    assert (result.returncode == 0) == (not report["causes"])
+    return {cause["id"]: cause["origin"] for cause in report["causes"]}, report
+
+
+@pytest.fixture
+def imported(run, tmp_path):
+    """imported(FAMILY, SET...) -> a toy and its import, made here."""
+
+    def call(family, *settings):
+        sides = tmp_path / "hf", tmp_path / "megatron"
+        options = [part for setting in settings for part in ("--set", setting)]
+        result = run("toy", sides[0], "--family", family, *options)
+        assert result.returncode == 0, result.stderr
+        result = run("import", *sides)
+        assert result.returncode == 0, result.stderr
+        return sides
+
+    return call
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_configs_that_mean_the_same_raise_no_alarm(judge, name):
+    causes, report = judge(name)
+    assert causes == {} and not any("by effect" in line for line in report["unproven"])
+    assert report["details"]["runtime"].startswith("megatron-core 0.19")
+
+
+@pytest.mark.parametrize(("name", "cause", "origin"), [
+    ("gemma2", "norm-eps", "runtime"), ("nemotron_h", "ssm-parameters", "runtime"),
+    ("ernie4_5_moe", "router-formula", "config"),
+])
+def test_defects_of_the_bridge_are_named_from_the_two_folders(judge, name, cause, origin):
+    assert judge(name)[0] == {cause: origin}
+    without = {} if origin == "runtime" else {cause: origin}
+    assert judge(name, options=["--runtime", "none"])[0] == without
+
+
+GELU = {"_target_": "torch.nn.functional.gelu", "_call_": False}
+
+
+@pytest.mark.parametrize(("name", "fields", "causes"), [
+    ("llama_untied", {"rotary_base": 500000.0}, ["rope-base"]),
+    ("llama_untied", {"rotary_percent": 0.5}, ["rope-partial"]),
+    ("llama_untied", {"rotary_interleaved": True}, ["rope-interleaved"]),
+    ("llama_untied", {"seq_len_interpolation_factor": 4.0}, ["rope-scaling"]),
+    ("llama_untied", {"rope_scaling": True, "rope_scaling_factor": 8.0}, ["rope-scaling"]),
+    ("llama_untied", {"yarn_rotary_scaling_factor": 8.0}, ["rope-scaling"]),  # counts without YaRN too
+    ("llama_untied", {"position_embedding_type": "none"}, ["layer-pattern"]),
+    ("llama_untied", {"no_rope_freq": 2}, ["layer-pattern"]),
+    ("llama_untied", {"layernorm_epsilon": 0.001}, ["norm-eps"]),
+    ("llama_untied", {"normalization": "LayerNorm"}, ["norm-kind"]),
+    ("llama_untied", {"qk_layernorm": True}, ["norm-kind"]),
+    ("llama_untied", {"layernorm_zero_centered_gamma": True}, ["norm-convention"]),
+    ("llama_untied", {"activation_func": GELU}, ["activation"]),
+    ("llama_untied", {"gated_linear_unit": False}, ["activation"]),
+    ("llama_untied", {"window_size": [15, 0]}, ["attention-window"]),
+    ("llama_untied", {"softmax_scale": 0.125}, ["softmax-scale"]),
+    ("llama_untied", {"softmax_type": "off-by-one"}, ["attention-sinks"]),
+    ("llama_untied", {"share_embeddings_and_output_weights": True}, ["tie-mismatch"]),
+    ("llama_untied", {"use_mup": True, "mup_embedding_mult": 12.0}, ["embedding-scale", "softmax-scale"]),
+    ("llama_untied", {"normalization": MISSING}, ["config-lost"]),
+    ("qwen2", {"layernorm_epsilon": MISSING}, ["config-lost"]),
+    ("gpt_oss_ns", {"yarn_rotary_scaling_factor": 16.0}, ["rope-scaling"]),
+    ("gpt_oss_ns", {"yarn_correction_range_round_to_int": True}, ["rope-scaling"]),
+    ("gpt_oss_ns", {"yarn_mscale": 0.5, "yarn_mscale_all_dim": 1.0}, ["rope-scaling"]),
+    ("gpt_oss_ns", {"window_size": [16, 0]}, ["attention-window"]),
+    ("gpt_oss_ns", {"window_size": None}, ["attention-window"]),
+    ("gpt_oss_ns", {"window_attn_skip_freq": [0, 1]}, ["layer-pattern"]),
+    ("gpt_oss_ns", {"softmax_type": "vanilla"}, ["attention-sinks"]),
+    ("gpt_oss_ns", {"activation_func_clamp_value": None}, ["activation"]),
+    ("gpt_oss_ns", {"glu_linear_offset": 0.0}, ["activation"]),
+    ("gpt_oss_ns", {"moe_router_pre_softmax": True}, ["router-formula"]),
+    ("gpt_oss_ns", {"moe_router_topk": 3}, ["router-formula"]),
+    ("gpt_oss_ns", {"moe_router_topk_scaling_factor": 2.0}, ["router-formula"]),
+    ("gpt_oss_ns", {"moe_expert_capacity_factor": 1.0}, ["router-formula"]),
+    ("gpt_oss_ns", {"moe_router_load_balancing_type": "sinkhorn"}, ["router-formula"]),
+    ("gpt_oss_ns", {"num_moe_experts": 8}, ["size-mismatch"]),
+    ("gpt_oss_ns", {"num_query_groups": 4}, ["head-geometry"]),
+    ("deepseek_v3_nomtp", {"moe_router_topk_scaling_factor": None}, ["router-formula"]),
+    ("deepseek_v3_nomtp", {"moe_router_num_groups": None, "moe_router_group_topk": None}, ["router-formula"]),
+    ("deepseek_v3_nomtp", {"moe_router_score_function": "softmax"}, ["router-formula"]),
+    ("deepseek_v3_nomtp", {"rotary_scaling_factor": 40.0, "mscale_all_dim": 1.0}, ["rope-scaling", "softmax-scale"]),
+    ("deepseek_v3_nomtp", {"moe_layer_freq": [1, 1, 1]}, ["layer-pattern"]),
+    ("deepseek_v3_nomtp", {"moe_shared_expert_intermediate_size": 64}, ["size-mismatch"]),
+    ("deepseek_v3_nomtp", {"mtp_num_layers": 1}, ["mtp-missing"]),
+    ("qwen3_next", {"linear_num_key_heads": 3}, ["ssm-parameters"]),
+    ("qwen3_next", {"linear_attention_freq": [1, 0, 0]}, ["layer-pattern"]),
+    ("qwen3_moe", {"moe_router_pre_softmax": True}, ["router-formula"]),
+    ("gemma2", {"attn_logit_softcapping": 20.0}, ["logit-softcap", "norm-eps"]),
+    ("gemma2", {"final_logit_softcapping": None}, ["logit-softcap", "norm-eps"]),
+    ("gemma2", {"query_pre_attn_scalar": 256}, ["norm-eps", "softmax-scale"]),
+    ("gemma2", {"_target_": "megatron.bridge.models.gpt_provider.GPTModelProvider"},
+     ["embedding-scale", "layer-pattern", "logit-softcap", "norm-eps"]),
+    ("nemotron_h", {"mamba_num_groups": 4}, ["ssm-parameters"]),
+    ("nemotron_h", {"hybrid_layer_pattern": "M-M-"}, ["layer-pattern", "ssm-parameters"]),
+])
+def test_a_field_that_changes_the_function_is_named_by_its_effect(judge, name, fields, causes):
+    found, report = judge(name, megatron=fields)
+    assert sorted(found) == causes
+    for cause in report["causes"]:
+        assert cause["where"] and cause["message"] and cause["proof"] == "structural"
+
+
+@pytest.mark.parametrize(("name", "fields"), [
+    ("llama_untied", {"rope_scaling_factor": 32.0}),             # without rope_scaling
+    ("llama_untied", {"seq_len_interpolation_factor": 1.0}),
+    ("llama_untied", {"rotary_scaling_factor": 40.0}),           # of MLA
+    ("llama_untied", {"yarn_beta_fast": 64.0}),
+    ("llama_untied", {"mup_embedding_mult": 12.0}),              # without use_mup
+    ("llama_untied", {"softmax_scale": 0.25}),                   # 16 ** -0.5
+    ("llama_untied", {"window_attn_skip_freq": 2}),              # without a window
+    ("llama_untied", {"window_size": [127, 0]}),                 # as long as the positions
+    ("llama_untied", {"no_rope_freq": [0, 0, 0, 0]}),
+    ("llama_untied", {"moe_router_topk": 7}),                    # without experts
+    ("llama_untied", {"moe_router_score_function": "sigmoid"}),
+    ("llama_untied", {"mamba_head_dim": 128}),
+    ("llama_untied", {"linear_key_head_dim": 7}),
+    ("llama_untied", {"attention_dropout": 0.1}),
+    ("llama_untied", {"apply_query_key_layer_scaling": True}),
+    ("llama_untied", {"bias_activation_fusion": True}),
+    ("llama_untied", {"layernorm_epsilon": MISSING}),            # the class has 1e-5 too
+    ("llama_untied", {"kv_channels": None}),
+    ("llama_untied", {"final_logit_softcapping": 30.0}),         # only Gemma 2's class reads it
+    ("gpt_oss_ns", {"window_attn_skip_freq": [1, 0]}),           # 2, as a list
+    ("gpt_oss_ns", {"moe_router_topk_scaling_factor": 1.0}),
+    ("gpt_oss_ns", {"moe_router_num_groups": 1, "moe_router_group_topk": 1}),
+    ("gpt_oss_ns", {"mrope_section": [1, 1, 2]}),
+    ("deepseek_v3_nomtp", {"mscale": 0.7}),                      # the factor is 1
+    ("deepseek_v3_nomtp", {"beta_fast": 64}),
+    ("deepseek_v3_nomtp", {"rope_type": "rope"}),                # YaRN with factor 1
+    ("deepseek_v3_nomtp", {"moe_router_pre_softmax": False}),    # sigmoid
+    ("deepseek_v3_nomtp", {"softmax_scale": 0.5}),               # MLA computes its own
+    ("deepseek_v3_nomtp", {"no_rope_freq": 2}),                  # MLA does not look
+    ("deepseek_v3_nomtp", {"mtp_num_layers": 0}),
+])
+def test_a_field_without_effect_on_this_model_raises_no_alarm(judge, name, fields):
+    assert judge(name, megatron=fields)[0] == {}
+
+
+@pytest.mark.parametrize(("name", "keys", "causes"), [
+    ("llama_untied", {"rms_norm_eps": MISSING}, {"config-lost": "config"}),
+    ("llama_untied", {"hidden_act": "gelu"}, {"activation": "config"}),
+    ("llama_untied", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
+     {"rope-scaling": "config"}),
+    ("llama_untied", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+     {"rope-scaling": "config"}),
+    ("llama_untied", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, {}),
+    # The Bridge drops the windows of Qwen.
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2},
+     {"attention-window": "config"}),
+    ("qwen2", {"sliding_window": 16}, {}),
+    # The Bridge ignores EXAONE 4's windows and its layers without RoPE.
+    ("exaone4", {"sliding_window": 16, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+     {"attention-window": "config", "layer-pattern": "config"}),
+    ("gpt_oss_ns", {"hidden_act": "gelu"}, {}),  # its class computes the same whatever this says
+    ("qwen3_moe", {"norm_topk_prob": False}, {"router-formula": "config"}),
+    ("glm4_moe", {"norm_topk_prob": False}, {"router-formula": "runtime"}),
+    ("deepseek_v3_nomtp", {"rope_interleave": False}, {"rope-interleaved": "runtime"}),
+    ("gpt_oss_ns", {"rope_parameters": MISSING}, {"rope-scaling": "config"}),
+])
+def test_a_key_of_config_json_counts_as_its_class_reads_it(judge, name, keys, causes):
+    assert judge(name, hf=keys)[0] == causes
+
+
+def test_llama3_rope_has_its_original_length_fixed_in_the_runtime(judge):
+    table = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    fields = {"rope_scaling": True, "rope_scaling_factor": 8.0}
+    for length, expected in ((8192, {}), (2048, {"rope-scaling": "runtime"})):
+        hf = {"rope_parameters": {**table, "original_max_position_embeddings": length}}
+        assert judge("llama_untied", megatron=fields, hf=hf)[0] == expected
+        assert judge("llama_untied", megatron=fields, hf=hf, options=["--runtime", "none"])[0] == {}
+
+
+def test_latent_norms_have_an_epsilon_of_their_own_in_transformers(judge):
+    causes, report = judge("deepseek_v3_nomtp", megatron={"layernorm_epsilon": 1e-5}, hf={"rms_norm_eps": 1e-5})
+    assert causes == {"norm-eps": "runtime"}
+    assert "1e-06 by its class in transformers, 1e-05 by megatron-core" in report["causes"][0]["message"]
+
+
+def test_a_fused_activation_is_another_function(judge):
+    fields = {"bias_activation_fusion": True, "activation_func": GELU}
+    hf = {"hidden_act": "gelu"}
+    assert judge("llama_untied", megatron=fields, hf=hf)[0] == {"activation": "runtime"}
+    assert judge("llama_untied", megatron=fields, hf={"hidden_act": "gelu_pytorch_tanh"})[0] == {}
+
+
+def test_the_default_spec_makes_every_layer_a_mixture(judge):
+    spec = {"_target_": "megatron.bridge.models.gpt_provider.default_layer_spec", "_call_": False}
+    causes, report = judge("deepseek_v3_nomtp", megatron={"transformer_layer_spec": spec})
+    assert causes == {"layer-pattern": "runtime"}
+    assert report["causes"][0]["where"] == ["decoder.layers.0"]
+
+
+def test_a_difference_names_layers_values_and_both_keys(judge):
+    _, report = judge("gpt_oss_ns", megatron={"window_size": [16, 0]})
+    cause, = report["causes"]
+    assert cause["where"] == ["decoder.layers.0.self_attention.core_attention"]
+    assert "16 by config.json (sliding_window" in cause["message"]
+    assert "17 by run_config.yaml (window_size" in cause["message"] and "window_size" in cause["hint"]
+
+
+def test_a_window_beyond_all_positions_is_a_note(judge):
+    causes, report = judge("llama_untied", megatron={"window_size": [999, 0]})
+    assert causes == {} and "no-effect" in {note["id"] for note in report["notes"]}
+
+
+def test_other_positions_are_a_note(judge):
+    causes, report = judge("deepseek_v3_nomtp", megatron={"seq_length": 4096})
+    assert causes == {}
+    note, = (note for note in report["notes"] if note["id"] == "positions-differ")
+    assert "160" in note["message"] and "4096" in note["message"]
+
+
+@pytest.mark.parametrize("family", IMPORTED)
+def test_an_imported_toy_means_the_same(run, imported, family):
+    sides = imported(family)
+    assert verify(run, *sides, "--runtime", "none")[0] == {}
+    causes = verify(run, *sides)[0]
+    assert causes == ({BY_RUNTIME[family]: "runtime"} if family in BY_RUNTIME else {})
+
+
+def test_minimax_rotates_every_channel_in_transformers(run, imported):
+    hf, megatron = imported("minimax_m2")  # its config has rotary_dim = 6 of 12
+    edit_yaml(megatron / "iter_0000000/run_config.yaml", {"rotary_percent": 0.5})
+    assert verify(run, hf, megatron)[0] == {"rope-partial": "config"}
+
+
+def test_sections_of_multimodal_rope(run, imported):
+    hf, megatron = imported("qwen2_5_vl")
+    edit_yaml(megatron / "iter_0000000/run_config.yaml", {"mrope_section": [16, 24, 24]})
+    assert verify(run, hf, megatron)[0] == {"mrope-sections": "config"}
+
+
+def test_ministral_rounds_the_range_of_yarn_on_one_side(run, imported):
+    settings = ["max_position_embeddings=16384", 'rope_parameters={"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0,'
+                ' "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,'
+                ' "mscale_all_dim": 1.0}', "head_dim=64"]
+    hf, megatron = imported("ministral3", *settings)
+    config = json.loads((hf / "config.json").read_text())
+    fields = {"_target_": "megatron.bridge.models.ministral3.ministral3_provider.Ministral3ModelProvider",
+              "num_layers": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "kv_channels": 64,
+              "layernorm_epsilon": config["rms_norm_eps"], "rotary_base": 1000000.0, "position_embedding_type": "yarn",
+              "yarn_rotary_scaling_factor": 16.0, "yarn_original_max_position_embeddings": 16384, "yarn_beta_fast": 32.0,
+              "yarn_beta_slow": 1.0, "yarn_mscale": 1.0, "yarn_mscale_all_dim": 1.0,
+              "yarn_correction_range_round_to_int": False, "vocab_size": config["vocab_size"],
+              "share_embeddings_and_output_weights": config["tie_word_embeddings"]}
+    file = megatron / "iter_0000000/run_config.yaml"
+    for rounded, expected in ((False, {"rope-scaling": "config"}), (True, {})):
+        fields["yarn_correction_range_round_to_int"] = rounded
+        file.write_text("model:\n" + "".join(f"  {k}: {json.dumps(v)}\n" for k, v in fields.items()))
+        assert verify(run, hf, megatron)[0] == expected
+
+
+def test_level_l1_judges_weights_alone(run):
+    sides = DATA / "hf/gemma2", DATA / "megatron/gemma2/te_bf16"
+    result = run("verify", *sides, "--level", "L1", "--json", "-")
+    assert result.returncode == 0
+    assert any("--level L1 judges weights alone" in line for line in json.loads(result.stdout)["unproven"])
+    assert run("verify", *sides).returncode == 1
+
+
+def test_a_family_without_a_description_is_said_to_be_unproven(run, imported):
+    hf, megatron = imported("olmo2")
+    file = megatron / "iter_0000000/run_config.yaml"
+    file.write_text("model:\n  _target_: x.Provider\n  num_layers: 4\n")
+    causes, report = verify(run, hf, megatron)
+    assert causes == {} and any("olmo2 has no effects table" in line for line in report["unproven"])
+
+
+def test_a_runtime_is_chosen_by_name_and_version(judge, run):
+    assert judge("gemma2", options=["--runtime", "megatron-core==0.17"])[0] == {"norm-eps": "runtime"}
+    sides = DATA / "hf/gemma2", DATA / "megatron/gemma2/te_bf16"
+    for runtime in ("megatron", "megatron-core==", "megatron-core==x", "vllm==1"):
+        result = run("verify", *sides, "--runtime", runtime)
+        assert result.returncode == 2 and "megatron-core==0.19" in result.stderr
+    result = run("verify", *sides, "--level", "L1", "--runtime", "megatron-core==0.19")
+    assert result.returncode == 2 and "--level L1" in result.stderr
+
+
+@pytest.mark.parametrize("fields", [
+    {"rotary_base": -1.0}, {"rotary_base": "much"}, {"rotary_base": 1e400}, {"rotary_percent": 1e300}, {"kv_channels": 1 << 40},
+    {"window_size": [1 << 62, 0]}, {"window_size": ["a"]}, {"moe_layer_freq": -1}, {"no_rope_freq": 0}, {"no_rope_freq": [1]},
+    {"interleaved_attn_pattern": [1 << 62, 1]}, {"interleaved_attn_pattern": [0, 0]}, {"softmax_scale": "x"},
+    {"hybrid_layer_pattern": "???"}, {"mup_output_mult": 0, "use_mup": True, "mup_width_mult": 0},
+    {"moe_router_group_topk": 1 << 62, "moe_router_num_groups": 1 << 62}, {"rope_scaling": True, "rope_scaling_factor": 0},
+    {"_target_": 7}, {"transformer_layer_spec": [1]}, {"activation_func": {"_target_": 3}}, {"seq_length": "long"},
+])
+def test_values_that_no_config_has_are_no_crash(judge, fields):
+    for name in ("llama_untied", "deepseek_v3_nomtp"):
+        judge(name, megatron=fields)
