@@ -5,6 +5,8 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddVerify(CLI::App& app, Context& context);
+void AddCheck(CLI::App& app, Context& context);
+void AddDiagnose(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
 void AddConvert(CLI::App& app, Context& context);
@@ -21,6 +23,8 @@ std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"verify", AddVerify},
+      {"check", AddCheck},
+      {"diagnose", AddDiagnose},
       {"import", AddImport},
       {"export", AddExport},
       {"convert", AddConvert},

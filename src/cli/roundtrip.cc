@@ -9,55 +9,27 @@
 #include "base/threads.h"
 #include "checks/inventory.h"
 #include "cli/command.h"
+#include "cli/judge_pair.h"
 #include "cli/model_input.h"
 #include "cli/size_option.h"
 
 namespace weighbridge::cli {
 namespace {
 
-struct RoundTripArguments {
-  std::string model, config, level = "L1", memory = "64M";
-  std::vector<std::string> families;
-  bool without_mtp = false;
-  int64_t pad_vocab = 0;
-  RanksArguments ranks;
-  RoundTripOptions options;
-};
-
-Result<Report> RunOn(RoundTripArguments& a) {
-  WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
-  WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
-  ExpandOptions expand;
-  ChooseStorageBy(*input->checkpoint, expand);
-  expand.tp = a.options.grid.tp;
-  expand.pad_vocab = a.pad_vocab;
-  expand.without_mtp = a.without_mtp;
-  WB_TRY(const Model model, Model::Expand(*input->family, input->config, expand));
-  uint64_t bytes = 0;
-  for (const TensorInfo& t : input->checkpoint->tensors()) bytes += t.nbytes;
-  Progress progress("roundtrip", bytes);
-  a.options.progress = [&](uint64_t done) { progress.Add(done); };
-  a.options.headers_only = a.level == "L0";
-  a.options.ranks = a.ranks.ranks;
-  a.options.dialect = a.ranks.Spec();
-  WB_TRY(Report report, RoundTrip(model, *input->checkpoint, a.options));
-  DescribeInput(*input, report);
-  return report;
-}
-
-int Run(Context& context, RoundTripArguments& arguments) {
+int Run(Context& context, RoundTripInput& arguments) {
   if (const auto ready = PrepareRanks(arguments.ranks, arguments.level, context.output); !ready) {
     return PrintError(ready.error());
   }
   CommandInputs inputs{{arguments.model}, arguments.families};
   inputs.files.push_back(arguments.config);
-  return RunCheck(context, "roundtrip", arguments.level, inputs, [&] { return RunOn(arguments); });
+  return RunCheck(context, "roundtrip", arguments.level, inputs,
+                  [&] { return JudgeRoundTrip(arguments); });
 }
 
 }  // namespace
 
 void AddRoundtrip(CLI::App& app, Context& context) {
-  auto a = std::make_shared<RoundTripArguments>();
+  auto a = std::make_shared<RoundTripInput>();
   a->options.threads = DefaultThreads();
   CLI::App* command = app.add_subcommand(
       "roundtrip", "Hugging Face -> Megatron -> Hugging Face on any parallel grid, byte for byte");

@@ -17,6 +17,7 @@
 #include "checks/verify_manifest.h"
 #include "cli/canonical_input.h"
 #include "cli/command.h"
+#include "cli/judge_pair.h"
 #include "cli/megatron_input.h"
 #include "cli/model_input.h"
 #include "cli/rank_options.h"
@@ -25,13 +26,7 @@
 namespace weighbridge::cli {
 namespace {
 
-// `model` is the Hugging Face side, or the checkpoint that is judged against a manifest.
-struct VerifyArguments : MegatronArguments {
-  std::string model, level, runtime, expect_dtype, memory = "64M";
-  RanksArguments ranks;
-  ParallelGrid grid;  // of --ranks
-  int64_t pad_vocab = 0;
-  VerifyOptions options;
+struct VerifyArguments : PairArguments {
   RankOptions job;
 };
 
@@ -70,74 +65,6 @@ Result<Report> RunOnManifest(const VerifyArguments& a) {
   return report;
 }
 
-Result<Model> ExpandFor(const ModelInput& input, std::unique_ptr<MegatronCheckpoint>& megatron,
-                        bool without_mtp) {
-  ExpandOptions expand;
-  ChooseStorageBy(*input.checkpoint, expand);
-  expand.without_mtp = without_mtp;
-  return ExpandAsStored(*input.family, input.config, std::move(expand), megatron);
-}
-
-// The vocabulary as stored, or padded further where the grid needs it.
-Result<Model> ExpandForRanks(const ModelInput& input, const VerifyArguments& a,
-                             const Model& stored) {
-  ExpandOptions expand;
-  ChooseStorageBy(*input.checkpoint, expand);
-  expand.tp = a.grid.tp;
-  expand.pad_vocab = a.pad_vocab > 0 ? a.pad_vocab : stored.padded_vocab();
-  expand.without_mtp = a.options.without_mtp;
-  return Model::Expand(*input.family, input.config, expand);
-}
-
-// Whose behaviour counts; nullopt: configs are left alone.
-Result<std::optional<RuntimeChoice>> Runtime(const VerifyArguments& a) {
-  WB_TRY(RuntimeChoice choice, ParseRuntime(a.runtime));
-  if (a.level != "L1") return std::optional(std::move(choice));
-  if (a.runtime.empty() || !choice.hidden) return std::optional<RuntimeChoice>();
-  return Fail(ErrorKind::kUsage, "usage", "--level L1 judges weights alone, without a runtime",
-              "--runtime", "leave --level out, or add --runtime none");
-}
-
-Result<Report> RunOn(VerifyArguments& a) {
-  WB_TRY(a.options.memory_bytes, ParseSize(a.memory, "--memory"));
-  if (!a.like.empty()) {
-    return Fail(ErrorKind::kUsage, "usage",
-                "--like is for a checkpoint against a manifest: here HF is", "",
-                "leave --like out");
-  }
-  WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
-  WB_TRY(auto megatron, OpenMegatron(a.megatron));
-  if (!a.expect_dtype.empty()) {
-    a.options.expect_dtype = ParseShortName(a.expect_dtype);
-    if (!a.options.expect_dtype) {
-      return Fail(ErrorKind::kUsage, "usage", fmt::format("'{}' is no dtype", a.expect_dtype),
-                  "--expect-dtype", "for example bf16, fp16, fp32");
-    }
-  }
-  WB_TRY(const Model model, ExpandFor(*input, megatron, a.options.without_mtp));
-  std::optional<Model> of_ranks;
-  RankCut cut{nullptr, a.grid, a.ranks.Spec()};
-  if (a.ranks.ranks) {
-    WB_TRY(of_ranks, ExpandForRanks(*input, a, model));
-    cut.model = &*of_ranks;
-    a.options.ranks = &cut;
-  }
-  uint64_t bytes = 0;
-  for (const DistTensor& t : megatron->metadata().tensors) {
-    bytes += static_cast<uint64_t>(Numel(t.shape) * BitsOf(t.dtype) / 8);
-  }
-  std::optional<Progress> progress;
-  if (a.options.coordinator->first()) {
-    progress.emplace("verify", bytes / static_cast<uint64_t>(a.options.coordinator->size()));
-  }
-  a.options.progress = [&](uint64_t done) { progress ? progress->Add(done) : void(); };
-  a.options.headers_only = a.level == "L0";
-  WB_TRY(a.options.effects, Runtime(a));
-  WB_TRY(Report report, Verify(model, *input->checkpoint, *megatron, a.options));
-  DescribeInput(*input, report);
-  return report;
-}
-
 // Nothing is written into checkpoints under judgement.
 std::filesystem::path MeetingPlace(const VerifyArguments& a) {
   const std::string both = a.model + '\n' + a.megatron;
@@ -162,9 +89,10 @@ int Run(Context& context, VerifyArguments& arguments) {
   inputs.files.push_back(arguments.config);
   return RunRanks(arguments.job, MeetingPlace(arguments), [&](Coordinator& ranks) {
     arguments.options.coordinator = &ranks;
-    return RunCheck(
-        context, "verify", arguments.level == "L0" ? "L0" : "L1", inputs, ranks,
-        [&]() -> Result<Report> { return manifest ? RunOnManifest(arguments) : RunOn(arguments); });
+    return RunCheck(context, "verify", arguments.level == "L0" ? "L0" : "L1", inputs, ranks,
+                    [&]() -> Result<Report> {
+                      return manifest ? RunOnManifest(arguments) : JudgePair(arguments, "verify");
+                    });
   });
 }
 
@@ -193,25 +121,7 @@ void AddVerify(CLI::App& app, Context& context) {
                    "L0: headers and configs; L1: every byte, and no configs; default: both")
       ->check(CLI::IsMember({"L0", "L1"}))
       ->group("Compare");
-  command
-      ->add_option("--runtime", a->runtime,
-                   "whose hidden behaviour counts where configs are compared: none, or "
-                   "megatron-core==VERSION; default: the newest known")
-      ->type_name("RUNTIME")
-      ->group("Compare");
-  command
-      ->add_flag("--without-mtp", a->options.without_mtp,
-                 "leave multi-token-prediction layers out; default: off")
-      ->group("Compare");
-  command
-      ->add_option("--expect-dtype", a->expect_dtype,
-                   "the Megatron checkpoint was narrowed to this dtype; default: a fault")
-      ->type_name("DTYPE")
-      ->group("Compare");
-  command
-      ->add_flag("--strict-padding", a->options.strict_padding,
-                 "padded rows of the vocabulary must be zero; default: off")
-      ->group("Compare");
+  AddPairOptions(*command, *a);
   AddRanksOptions(*command, a->ranks);
   AddGridOptions(*command, a->grid);
   command
@@ -222,13 +132,7 @@ void AddVerify(CLI::App& app, Context& context) {
       ->check(CLI::PositiveNumber)
       ->group("Compare");
   AddMegatronModelOptions(*command, *a, "that a Megatron checkpoint against a manifest came from");
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
-  command->add_option("--memory", a->memory, "memory for the blocks in flight: bytes, K, M or G")
-      ->type_name("SIZE")
-      ->capture_default_str()
-      ->group("Run");
+  AddWorkOptions(*command, a->options.threads, a->memory);
   AddRankOptions(*command, a->job);
   AddOutputOptions(*command, context);
   AddExamples(*command,

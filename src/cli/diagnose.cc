@@ -1,0 +1,145 @@
+// `weighbridge diagnose HF MEGATRON`: the debugging workflow, step by step, down to the single
+// mistake that explains what differs.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <set>
+
+#include "base/threads.h"
+#include "cli/command.h"
+#include "cli/judge_pair.h"
+
+namespace weighbridge::cli {
+namespace {
+
+std::string Outcome(Result<Report> report) {
+  if (!report) return fmt::format("not done: {}", report.error().what);
+  Conclude(*report);
+  if (report->verdict == Verdict::kPass) {
+    return fmt::format("passes, {} tensors come back bit for bit", report->counts.passed);
+  }
+  std::string causes;
+  for (const Cause& cause : report->causes) causes += (causes.empty() ? "" : ", ") + cause.id;
+  return fmt::format("fails: {}", causes.empty() && report->error ? report->error->what : causes);
+}
+
+RoundTripInput RoundTripOf(const PairArguments& a, int tp) {
+  RoundTripInput input;
+  input.model = a.model;
+  input.config = a.config;
+  input.families = a.families;
+  input.memory = a.memory;
+  input.without_mtp = a.options.without_mtp;
+  input.options.threads = a.options.threads;
+  input.options.grid.tp = tp;
+  return input;
+}
+
+// How many causes come from configs, and from the checkpoint.
+struct Origins {
+  int64_t config = 0, checkpoint = 0;
+};
+
+Origins CountOrigins(const Report& report) {
+  Origins count;
+  for (const Cause& cause : report.causes) {
+    ++(cause.origin == Origin::kCheckpoint ? count.checkpoint : count.config);
+  }
+  return count;
+}
+
+std::string ConfigOutcome(const Report& report) {
+  const Origins count = CountOrigins(report);
+  const bool unproven =
+      std::any_of(report.unproven.begin(), report.unproven.end(),
+                  [](const std::string& text) { return text.find("config") != std::string::npos; });
+  if (count.config > 0) return fmt::format("{} difference(s), named below", count.config);
+  return unproven ? "not compared in full, see 'not proven' below" : "both compute the same";
+}
+
+// What the causes are not, in the order of the levels.
+std::string RuledOut(const Report& report) {
+  std::set<std::string> ids;
+  for (const Cause& cause : report.causes) ids.insert(cause.id);
+  std::string text = "files that are cut or corrupt";
+  const bool missing = std::any_of(ids.begin(), ids.end(), [](const std::string& id) {
+    return id.ends_with("-missing") || id == "tensor-extra" || id == "shape-mismatch";
+  });
+  if (!missing) text += ", missing and extra tensors, shapes";
+  if (CountOrigins(report).config == 0) text += ", the configs as far as they were compared";
+  if (CountOrigins(report).checkpoint == 0) text += ", layouts and values of all weights";
+  const auto differ =
+      std::count_if(report.results.begin(), report.results.end(),
+                    [](const ResultRow& r) { return r.status == RowStatus::kMismatch; });
+  if (differ > 0) {
+    text += fmt::format(
+        ", and for the {} tensor(s) that differ every other layout, change of values "
+        "and tensor in their place that is known",
+        differ);
+  }
+  return text;
+}
+
+Result<Report> RunOn(PairArguments& a) {
+  RoundTripInput one = RoundTripOf(a, 1), two = RoundTripOf(a, 2);
+  const std::string single = Outcome(JudgeRoundTrip(one));
+  const std::string grid = Outcome(JudgeRoundTrip(two));
+  WB_TRY(Report report, JudgePair(a, "diagnose"));
+  report.command = "diagnose";
+  const auto differ = std::count_if(report.results.begin(), report.results.end(),
+                                    [](const ResultRow& r) { return !Passed(r.status); });
+  const std::array<Note, 5> steps = {{
+      {"step 1", "round trip of the Hugging Face side in one process: " + single},
+      {"step 2", "the same cut and joined over a parallel grid, TP 2: " + grid},
+      {"step 3", "configs by effect: " + ConfigOutcome(report)},
+      {"step 4", differ == 0 ? std::string("weights: all are equal")
+                             : fmt::format("weights: {} tensor(s) are not right, above in both "
+                                           "vocabularies with the first element that differs",
+                                           differ)},
+      {"ruled out", RuledOut(report)},
+  }};
+  report.notes.insert(report.notes.begin(), steps.begin(), steps.end());
+  return report;
+}
+
+int Run(Context& context, PairArguments& a) {
+  CommandInputs inputs{{a.model, a.megatron}, a.families};
+  inputs.files.push_back(a.config);
+  return RunCheck(context, "diagnose", "L1", inputs, [&] { return RunOn(a); });
+}
+
+}  // namespace
+
+void AddDiagnose(CLI::App& app, Context& context) {
+  auto a = std::make_shared<PairArguments>();
+  a->options.threads = DefaultThreads();
+  CLI::App* command = app.add_subcommand(
+      "diagnose",
+      "the debugging workflow: which single mistake explains why two checkpoints differ");
+  command
+      ->add_option(
+          std::string("HF,") + kHfSpellings, a->model,
+          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
+      ->required();
+  command
+      ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
+                   "a Megatron checkpoint: the folder with the tracker file, or an iter_N")
+      ->required();
+  AddPairOptions(*command, *a);
+  command
+      ->add_option("--config", a->config,
+                   "another config.json; default: the one beside the weights")
+      ->type_name("FILE")
+      ->group("Model");
+  AddFamilyOption(*command, a->families);
+  AddWorkOptions(*command, a->options.threads, a->memory);
+  AddOutputOptions(*command, context);
+  AddExamples(*command,
+              {"weighbridge diagnose ./Llama-3.2-1B ./checkpoints/llama32_1b",
+               "weighbridge diagnose ./Llama-3.2-1B ./mcore/iter_0000000 --html why.html"});
+  command->callback([&context, a] { context.exit_status = Run(context, *a); });
+}
+
+}  // namespace weighbridge::cli
