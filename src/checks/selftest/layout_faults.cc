@@ -175,7 +175,7 @@ class LayoutFaults {
   void Gated() {
     const int64_t half = n_ / 2;
     FromRows("gate-up-swapped", "up first", [=](int64_t row) { return (row + half) % (2 * half); });
-    for (const int64_t block : {1, 8, 16, 32}) {
+    for (const int64_t block : {1, 8, 16, 32, 64, 128}) {
       if (half % block != 0 || half == block) continue;
       const auto alternating = [=](int64_t row) {
         const int64_t number = row / block;

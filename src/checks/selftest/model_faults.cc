@@ -5,7 +5,6 @@
 
 #include "checks/selftest/fault_sites.h"
 #include "family/disk_names.h"
-#include "tensor/float_bits.h"
 
 namespace weighbridge {
 namespace {
@@ -146,10 +145,10 @@ enum class Sort { kPlain, kMtp, kExpert, kSharedExpert, kRouterBias, kBias, kHea
 Sort SortOf(const Parameter& p) {
   if (p.place == Place::kMtp) return Sort::kMtp;
   if (p.rule->megatron.ends_with("output_layer.weight")) return Sort::kHead;
-  if (Has(p, "router") && p.rule->megatron.ends_with("bias")) return Sort::kRouterBias;
+  if (p.rule->megatron.ends_with("router.expert_bias")) return Sort::kRouterBias;
   if (Has(p, "shared_expert")) return Sort::kSharedExpert;
-  if (p.is_expert()) return Sort::kExpert;
-  return p.rule->megatron.ends_with("bias") ? Sort::kBias : Sort::kPlain;
+  if (p.rule->megatron.find("bias") != std::string::npos) return Sort::kBias;
+  return p.is_expert() ? Sort::kExpert : Sort::kPlain;
 }
 
 // All tensors of one rule of that sort.
@@ -180,7 +179,7 @@ Injected AllMissing(const FaultSites& sites, HeldCheckpoint& checkpoint, Random&
 
 Injected LastExpertMissing(const FaultSites& sites, HeldCheckpoint& checkpoint, Random&) {
   const auto gone = sites.Where([](const Parameter& p) {
-    return SortOf(p) == Sort::kExpert && p.experts > 1 && p.expert == p.experts - 1;
+    return p.is_expert() && p.place != Place::kMtp && p.experts > 1 && p.expert == p.experts - 1;
   });
   if (gone.empty() || !checkpoint.IsWhole(gone[0])) return std::nullopt;
   checkpoint.Remove({gone.begin(), gone.end()});
@@ -271,13 +270,11 @@ Injected VocabPadding(const FaultSites& sites, HeldCheckpoint& checkpoint, Rando
 
 // Stored in a narrower dtype, not only rounded to it.
 Injected StoredNarrower(const FaultSites& sites, HeldCheckpoint& checkpoint, Random& random) {
-  const auto all = sites.Where([](const Parameter& p) { return Numel(p.shape) > 1; });
+  const auto all = sites.Where([&](const Parameter& p) { return p.rule->dtype == DType::kF32; });
+  if (all.empty()) return std::nullopt;
   const size_t at = OneOf(all, random);
-  const DType from = checkpoint.Held(at).dtype;
-  const DType to = from == DType::kF32 ? DType::kBF16 : DType::kF8E4M3;
-  if (!RoundToBits(from, 1.0) || BitsOf(to) >= BitsOf(from) || !checkpoint.IsWhole(at)) {
-    return std::nullopt;
-  }
+  const DType to = DType::kBF16;
+  if (checkpoint.Held(at).dtype != DType::kF32 || !checkpoint.IsWhole(at)) return std::nullopt;
   checkpoint.Rewrite(KeyOf(sites, at), [&](const HeldTensor& t) {
     HeldTensor out{to, t.shape, {}};
     out.bytes.resize(static_cast<size_t>(t.numel()) * out.element_size());

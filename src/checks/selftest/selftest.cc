@@ -351,6 +351,16 @@ Result<Report> Selftest(const std::vector<SelftestSubject>& subjects,
     figures.total.named += counts.named;
     figures.total.inert += counts.inert;
   }
+  for (const std::string& cause : options.causes) {
+    const auto it = causes.find(cause);
+    if (it != causes.end() && it->second.injected > 0) continue;
+    report.notes.push_back({"not-injected", cause + ": no model has a place for it"});
+  }
+  if (figures.total.injected == 0) {
+    return Fail(ErrorKind::kUsage, "nothing-compared", "no fault could be injected",
+                fmt::format("{}", fmt::join(options.causes, ", ")),
+                "choose a model with a place for these faults, or other causes");
+  }
   report.selftest = std::move(figures);
   AddRows(options, report);
   report.details.emplace_back("models", fmt::format("{}", benches.size()));
