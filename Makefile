@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself and is quick when run again. `make help` lists them.
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
-.PHONY: help build demo demo-real test test-oracle bench check format tidy asan fuzz clean
+.PHONY: help build demo demo-real test test-oracle selftest bench check format tidy asan fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -23,6 +23,11 @@ test: ## every test that needs no torch
 test-oracle: ## tests against transformers and, where possible, Megatron Bridge (needs torch)
 	@tools/bootstrap.sh
 	@tools/test_oracle.sh
+
+selftest: build ## inject every known fault into a model of every family: is it caught and named?
+	@build/release/src/weighbridge selftest --seeds 20; alone=$$?; \
+	  build/release/src/weighbridge selftest --faults 2 --combinations 200; two=$$?; \
+	  build/release/src/weighbridge selftest --faults 3 --combinations 200 && exit $$((alone | two))
 
 bench: ## time and memory beside their limits, measured on this machine
 	@tools/bootstrap.sh

@@ -44,6 +44,7 @@ class Binder {
 
   MegatronBinding Run() {
     for (const Parameter& p : model_.parameters()) Bind(p);
+    TellMissing();
     FindTiedCopy();
     Leftovers();
     Summarize();
@@ -154,21 +155,34 @@ class Binder {
   }
 
   // `absent`: the keys that are not there of a parameter that is stored as several tensors.
-  void Missing(const Parameter& p, const std::vector<std::string>& absent = {}) {
-    ResultRow row = Row(p, RowStatus::kMissing);
-    const std::string id = CauseOfAbsence(p);
-    row.why =
-        fmt::format("{}: the config asks for it, the Megatron checkpoint does not have {}", id,
-                    absent.empty() ? "it" : fmt::format("'{}'", fmt::join(absent, "', '")));
-    where_[id].push_back(row.megatron.name);
-    out_.rows.push_back(std::move(row));
+  void Missing(const Parameter& p, std::vector<std::string> absent = {}) {
+    missing_.push_back({&p, std::move(absent)});
+  }
+
+  void TellMissing() {
+    using Layer = std::pair<const StackRule*, int64_t>;
+    std::map<Layer, int64_t> left;
+    for (const Parameter& p : model_.parameters()) ++left[{p.stack, p.layer}];
+    for (const auto& [p, absent] : missing_) --left[{p->stack, p->layer}];
+    for (const auto& [p, absent] : missing_) {
+      const bool whole_layer =
+          p->stack != nullptr && p->place != Place::kMtp && left[{p->stack, p->layer}] == 0;
+      ResultRow row = Row(*p, RowStatus::kMissing);
+      const std::string id = whole_layer ? "layer-missing" : CauseOfAbsence(*p);
+      row.why =
+          fmt::format("{}: the config asks for it, the Megatron checkpoint does not have {}", id,
+                      absent.empty() ? "it" : fmt::format("'{}'", fmt::join(absent, "', '")));
+      where_[id].push_back(row.megatron.name);
+      out_.rows.push_back(std::move(row));
+    }
   }
 
   std::string CauseOfAbsence(const Parameter& p) const {
     if (p.stack != nullptr && !p.stack->missing.empty()) return p.stack->missing;
     if (!p.rule->missing.empty()) return p.rule->missing;
     if (p.place == Place::kOutput) return "tie-mismatch";
-    return p.rule->megatron.ends_with("bias") ? "bias-missing" : "tensor-missing";
+    if (p.rule->megatron.find("bias") != std::string::npos) return "bias-missing";
+    return p.is_expert() ? "expert-missing" : "tensor-missing";
   }
 
   void WrongShape(const Parameter& p, const DistTensor& tensor, const Shape& expected) {
@@ -269,6 +283,7 @@ class Binder {
   const bool without_mtp_;
   MegatronBinding out_;
   std::set<const DistTensor*> used_;
+  std::vector<std::pair<const Parameter*, std::vector<std::string>>> missing_;
   std::map<const DistTensor*, LeadingAxes> leading_;
   std::map<std::string, std::string> longer_;  // key -> shapes
   std::map<std::string, std::vector<std::string>> where_;

@@ -122,6 +122,27 @@ struct Counts {
   int64_t total = 0, passed = 0, failed = 0, skipped = 0;
 };
 
+// What `selftest` did with one cause, or with all of them.
+struct SelftestCounts {
+  int64_t injected = 0, detected = 0, named = 0;
+  int64_t inert = 0;  // injections that changed nothing, which are not counted as injected
+};
+
+// A fault that was not named, or not even detected.
+struct SelftestMiss {
+  std::string subject;  // the family
+  uint64_t seed = 0;
+  std::string cause, what;
+  std::vector<std::string> found;  // the causes of the report instead
+};
+
+struct SelftestFigures {
+  SelftestCounts total;
+  int64_t clean = 0, false_alarms = 0;  // pairs without a fault, and how many of them failed
+  std::vector<std::pair<std::string, SelftestCounts>> causes;  // by id
+  std::vector<SelftestMiss> misses;
+};
+
 struct InputFile {
   std::string path;
   uint64_t bytes = 0;
@@ -147,6 +168,7 @@ struct Report {
   std::vector<std::string> argv;
   std::string version;  // of the program that made the report; cli::Emit fills it
   std::vector<InputFile> inputs;
+  std::optional<SelftestFigures> selftest;  // of `selftest` only
   // Rows that `counts` counts and `results` leaves out: only in a report read back from a capped
   // copy.
   uint64_t results_omitted = 0;

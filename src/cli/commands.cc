@@ -16,6 +16,7 @@ void AddInspect(CLI::App& app, Context& context);
 void AddFamilies(CLI::App& app, Context& context);
 void AddReport(CLI::App& app, Context& context);
 void AddToy(CLI::App& app, Context& context);
+void AddSelftest(CLI::App& app, Context& context);
 void AddEnv(CLI::App& app, Context& context);
 void AddCompletion(CLI::App& app, Context& context);
 
@@ -34,6 +35,7 @@ std::span<const Command> AllCommands() {
       {"families", AddFamilies},
       {"report", AddReport},
       {"toy", AddToy},
+      {"selftest", AddSelftest},
       {"env", AddEnv},
       {"completion", AddCompletion},
   };

@@ -103,6 +103,30 @@ Json Timing(const Report& report) {
   return {{"wall_s", report.wall_s}, {"bytes", report.bytes}, {"gb_per_s", speed}};
 }
 
+Json ToJson(const SelftestCounts& counts) {
+  return {{"injected", counts.injected},
+          {"detected", counts.detected},
+          {"named", counts.named},
+          {"inert", counts.inert}};
+}
+
+Json ToJson(const SelftestFigures& figures) {
+  Json json = ToJson(figures.total);
+  json["clean"] = figures.clean;
+  json["false_alarms"] = figures.false_alarms;
+  json["causes"] = Json::object();
+  for (const auto& [cause, counts] : figures.causes) json["causes"][cause] = ToJson(counts);
+  json["misses"] = Json::array();
+  for (const SelftestMiss& miss : figures.misses) {
+    json["misses"].push_back({{"subject", miss.subject},
+                              {"seed", miss.seed},
+                              {"cause", miss.cause},
+                              {"what", miss.what},
+                              {"found", miss.found}});
+  }
+  return json;
+}
+
 // Writes the members of one object in order; a list's elements go one per line.
 class ObjectWriter {
  public:
@@ -178,6 +202,7 @@ void WriteJson(const Report& report, const Sink& sink, const JsonOptions& option
   }
   writer.EndList();
   WriteResults(report, options, writer);
+  if (report.selftest) writer.Member("selftest", ToJson(*report.selftest));
   writer.Member("unproven", report.unproven);
   Json details = Json::object();
   for (const auto& [key, value] : report.details) details[key] = value;

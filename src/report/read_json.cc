@@ -271,6 +271,32 @@ void ReadTiming(FieldReader& read, const Json& json, Report& report) {
   }
 }
 
+SelftestCounts ReadSelftestCounts(FieldReader& read, const Json& json) {
+  return {read.Count(json, "injected"), read.Count(json, "detected"), read.Count(json, "named"),
+          read.Count(json, "inert")};
+}
+
+std::optional<SelftestFigures> ReadSelftest(FieldReader& read, const Json& report) {
+  if (!report.contains("selftest")) return std::nullopt;
+  const Json* json = read.Find(report, "selftest");
+  if (json == nullptr) return std::nullopt;
+  SelftestFigures figures;
+  figures.total = ReadSelftestCounts(read, *json);
+  figures.clean = read.Count(*json, "clean");
+  figures.false_alarms = read.Count(*json, "false_alarms");
+  if (const Json* causes = read.Find(*json, "causes"); causes != nullptr && causes->is_object()) {
+    for (const auto& [cause, counts] : causes->items()) {
+      figures.causes.emplace_back(cause, ReadSelftestCounts(read, counts));
+    }
+  }
+  read.ForEach(*json, "misses", [&](const Json& miss) {
+    figures.misses.push_back({read.String(miss, "subject"), read.Unsigned(miss, "seed"),
+                              read.String(miss, "cause"), read.String(miss, "what"),
+                              read.Strings(miss, "found")});
+  });
+  return figures;
+}
+
 Report ReadReport(FieldReader& read, const Json& json) {
   Report report;
   report.command = read.String(json, "command");
@@ -293,6 +319,7 @@ Report ReadReport(FieldReader& read, const Json& json) {
   read.ForEach(json, "results",
                [&](const Json& row) { report.results.push_back(ReadRow(read, row)); });
   report.results_omitted = read.Unsigned(json, "results_omitted");
+  report.selftest = ReadSelftest(read, json);
   report.unproven = read.Strings(json, "unproven");
   ReadDetails(read, json, report);
   ReadTolerances(read, json, report);

@@ -10,6 +10,7 @@
 
 #include "base/strings.h"
 #include "report/rows.h"
+#include "report/selftest_table.h"
 
 namespace weighbridge {
 namespace {
@@ -272,6 +273,9 @@ void WriteDetails(const Report& report, const TerminalOptions& options, const Si
 std::string Headline(const Report& report) {
   const Counts& c = report.counts;
   const bool headers = report.level == "L0";
+  if (report.selftest && report.verdict != Verdict::kUndecided) {
+    return SelftestHeadline(*report.selftest);
+  }
   switch (report.verdict) {
     case Verdict::kPass:
       if (headers && c.skipped == 0) {
@@ -312,7 +316,11 @@ std::string SummaryText(const Report& report) {
 void WriteTerminal(const Report& report, const TerminalOptions& options, const Sink& sink) {
   const Painter paint(options.color);
   WriteDetails(report, options, sink);
-  WriteTable(report, options, paint, sink);
+  if (report.selftest) {
+    WriteSelftestTable(*report.selftest, options.verbose > 0 ? 0 : options.top, sink);
+  } else {
+    WriteTable(report, options, paint, sink);
+  }
   WriteCauses(report, options, paint, sink);
   const std::string headline = fmt::format("{}: {}", Headline(report), SummaryText(report));
   sink(Wrapped(headline, 0, 2, options.columns) + "\n");

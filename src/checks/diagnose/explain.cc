@@ -117,10 +117,7 @@ class Explainer {
       findings_.push_back(*std::move(found));
       return {};
     }
-    WB_TRY(std::vector<Finding> parts, BySource(p, actual));
-    if (parts.empty()) {
-      WB_TRY(parts, ByRegion(p, pair, values, search, ""));
-    }
+    WB_TRY(std::vector<Finding> parts, InPieces(p, pair, form, values, search));
     if (parts.empty()) parts.push_back(Statistical(p, search, ""));
     if (IsUnexplained(parts[0])) ++unexplained_[p.rule];
     for (Finding& part : parts) findings_.push_back(std::move(part));
@@ -140,6 +137,7 @@ class Explainer {
         }
       }
     }
+    if (auto found = ExpertStacking(p, search)) return found;
     if (!pairs) return std::nullopt;
     for (const Parameter* near : Near(p)) {
       const auto bytes = hf_.Open(*near);
@@ -151,6 +149,137 @@ class Explainer {
       }
     }
     return std::nullopt;
+  }
+
+  // All experts of a layer as one tensor whose axes were confused: [experts, out, in] read as [out,
+  // experts, in], or the reverse.
+  std::optional<Finding> ExpertStacking(const Parameter& p, TensorSearch& search) {
+    if (!p.is_expert() || p.experts < 2 || p.shape.size() != 2) return std::nullopt;
+    const ParameterBytes* all = AllExperts(p);
+    if (all == nullptr) return std::nullopt;
+    const int64_t n = p.shape[0], k = p.shape[1], e = p.experts;
+    std::vector<StridedPiece> ways = {{0, p.expert * k, 0, {{n, e * k, k}, {k, 1, 1}}}};
+    if (n % e == 0) {
+      ways.push_back({0, p.expert * (n / e) * k, 0, {{n / e, k, e * k}, {e, n * k, k}, {k, 1, 1}}});
+    }
+    for (const StridedPiece& way : ways) {
+      const auto outer = CompileByTarget(std::span(&way, 1), n * k, BitsOf(all->sources.dtype) / 8);
+      if (!outer) continue;
+      ParameterBytes bytes = *all;
+      bytes.plan = Compose(*outer, all->plan);
+      bytes.shape = p.shape;
+      const auto found = search.SearchFrom(bytes, false);
+      if (!found) continue;
+      Finding finding;
+      finding.parameter = &p;
+      finding.left = found->left;
+      finding.steps = {{"expert-stacking", &way == &ways[0]
+                                               ? "[experts, out, in] read as [out, experts, in]"
+                                               : "[out, experts, in] read as [experts, out, in]"}};
+      return finding;
+    }
+    return std::nullopt;
+  }
+
+  // The experts of p's layer one behind the other; nullptr where they are not all there, in one
+  // dtype.
+  const ParameterBytes* AllExperts(const Parameter& p) {
+    auto& known = experts_[{p.rule, p.layer}];
+    if (known) return known->shape.empty() ? nullptr : &*known;
+    known.emplace();
+    std::map<int64_t, const Parameter*> by_expert;
+    for (const Parameter* q : in_.usable) {
+      if (q->rule == p.rule && q->layer == p.layer) by_expert[q->expert] = q;
+    }
+    if (static_cast<int64_t>(by_expert.size()) != p.experts) return nullptr;
+    ParameterBytes out;
+    std::vector<Run> runs;
+    for (const auto& [expert, q] : by_expert) {
+      const auto bytes = hf_.Open(*q);
+      if (!bytes || q->shape != p.shape) return nullptr;
+      if (expert == 0) out.sources.dtype = bytes->sources.dtype;
+      if (bytes->sources.dtype != out.sources.dtype) return nullptr;
+      out.op = bytes->op;
+      const int64_t begin = runs.empty() ? 0 : runs.back().end();
+      const auto first = static_cast<int>(out.sources.starts.size());
+      for (Run run : bytes->plan.runs()) {
+        run.offset += begin;
+        if (run.other != kZeroSource) run.other += first;
+        runs.push_back(run);
+      }
+      for (size_t i = 0; i < bytes->sources.starts.size(); ++i) {
+        out.sources.Add(bytes->sources.starts[i], bytes->sources.Quantized(static_cast<int>(i)));
+      }
+    }
+    out.plan = Plan(std::move(runs));
+    out.shape = {p.experts, p.shape[0], p.shape[1]};
+    known = std::move(out);
+    return &*known;
+  }
+
+  // Piece by piece, where the pieces are cut in the way that explains them exactly; else the first
+  // way that tells anything.
+  Result<std::vector<Finding>> InPieces(const Parameter& p, const TensorPair& pair,
+                                        const TensorForm& form, const ValueForm& values,
+                                        const TensorSearch& search) {
+    WB_TRY(std::vector<Finding> by_source, BySource(p, pair.actual));
+    if (AreExact(by_source)) return by_source;
+    WB_TRY(std::vector<Finding> by_part, ByPart(p, pair, form, values));
+    if (AreExact(by_part)) return by_part;
+    WB_TRY(std::vector<Finding> by_region, ByRegion(p, pair, values, search, ""));
+    if (!by_region.empty()) return by_region;
+    return by_source.empty() ? std::move(by_part) : std::move(by_source);
+  }
+
+  static bool AreExact(const std::vector<Finding>& findings) {
+    return !findings.empty() && std::all_of(findings.begin(), findings.end(), [](const Finding& f) {
+      return f.proof == Proof::kExact;
+    });
+  }
+
+  // Each part of the rows on its own (the rotated rows of all heads, one component). Empty when one
+  // of them cannot be explained.
+  Result<std::vector<Finding>> ByPart(const Parameter& p, const TensorPair& pair,
+                                      const TensorForm& form, const ValueForm& values) {
+    std::vector<Finding> findings;
+    const RowStructure& rows = form.rows;
+    const int64_t columns = pair.numel() / std::max<int64_t>(1, rows.groups * rows.group_rows());
+    int64_t at = 0;
+    for (size_t i = 0; rows.parts.size() > 1 && i < rows.parts.size(); ++i) {
+      const RowPart& part = rows.parts[i];
+      const int64_t own = part.rows * columns, stride = rows.group_rows() * columns;
+      StridedPiece piece{0, at, 0, {}};
+      if (rows.groups > 1) piece.axes.push_back({rows.groups, stride, own});
+      if (own > 1) piece.axes.push_back({own, 1, 1});
+      at += own;
+      const auto cut = [&](ParameterBytes& bytes) -> Status {
+        const int64_t size = BitsOf(bytes.sources.dtype) / 8;
+        WB_TRY(const Plan outer, CompileByTarget(std::span(&piece, 1), rows.groups * own, size));
+        bytes.plan = Compose(outer, bytes.plan);
+        bytes.shape[0] = rows.groups * part.rows;
+        return {};
+      };
+      TensorPair some = pair;
+      some.expected.shape = pair.actual.shape;
+      WB_RETURN_IF_ERROR(cut(some.expected));
+      WB_RETURN_IF_ERROR(cut(some.actual));
+      TensorForm own_form;
+      own_form.shape = some.actual.shape;
+      own_form.rows = {RowKind::kPlain,
+                       1,
+                       {{part.name, rows.groups * part.rows, rows.groups * part.heads, part.rope}}};
+      TensorSearch search(some, own_form, values, limits_);
+      WB_RETURN_IF_ERROR(search.TakeSample());
+      if (search.sample().mismatched == 0) continue;
+      const std::string name = part.name + ": ";
+      if (auto found = search.Search(true)) {
+        findings.push_back(FindingOf(p, name, *found, some.expected));
+        continue;
+      }
+      findings.push_back(Statistical(p, search, name));
+      if (IsUnexplained(findings.back())) return std::vector<Finding>();
+    }
+    return findings;
   }
 
   // Same rule: other layers, other experts of the layer; the nearest first.
@@ -278,15 +407,16 @@ class Explainer {
                                         const std::string& part) {
     const ElementSample& sample = whole.sample();
     const Shape& shape = pair.actual.shape;
-    if (shape.empty() || shape.size() > 2) return std::vector<Finding>();
+    if (shape.empty()) return std::vector<Finding>();
     const int64_t rows = shape[0], columns = pair.numel() / rows;
     const int64_t some_rows = sample.last_row - sample.first_row + 1;
-    const int64_t some_columns = sample.last_column - sample.first_column + 1;
+    const bool matrix = shape.size() == 2;
+    const int64_t some_columns = matrix ? sample.last_column - sample.first_column + 1 : columns;
     if (some_rows == rows && some_columns == columns) return std::vector<Finding>();
     Shape offsets = {sample.first_row}, sizes = {some_rows};
-    if (shape.size() == 2) {
-      offsets.push_back(sample.first_column);
-      sizes.push_back(some_columns);
+    for (size_t axis = 1; axis < shape.size(); ++axis) {
+      offsets.push_back(matrix ? sample.first_column : 0);
+      sizes.push_back(matrix ? some_columns : shape[axis]);
     }
     const auto box = [&](const ParameterBytes& bytes) -> Result<ParameterBytes> {
       ParameterBytes out = bytes;
@@ -344,6 +474,11 @@ class Explainer {
                         fmt::format("the difference has rank {}; merged twice or with another "
                                     "scale looks the same",
                                     *rank)}};
+    } else if (mismatched >= 16 && s.correlation > 0.9 && 2 * mismatched > search.BoxElements()) {
+      finding.steps = {
+          {"stale", fmt::format("close to the source's values (correlation {:.4f}), as "
+                                "those of another step of training are",
+                                s.correlation)}};
     } else if (mismatched >= 16 && s.constant) {
       finding.steps = {{"uninitialized", "one value everywhere"}};
     } else if (mismatched >= 16 && s.seen >= 16 &&
@@ -553,6 +688,7 @@ class Explainer {
   std::map<std::pair<Shape, DType>,
            std::optional<std::unordered_multimap<uint64_t, const Parameter*>>>
       index_;
+  std::map<std::pair<const ParamRule*, int64_t>, std::optional<ParameterBytes>> experts_;
   std::vector<Finding> findings_;
 };
 

@@ -165,7 +165,7 @@ bool TensorSearch::SameAt(int64_t found_element, int64_t expected_element) const
 // Arrangements that no list holds are read off the tensor: which block stands where.
 void TensorSearch::Discover() {
   known_ = moves_.size();
-  if (pair_.actual.shape.empty() || sample_.mismatched <= kFewElements) return;
+  if (pair_.actual.shape.empty() || MayBeFlips()) return;
   DiscoverShards();
   DiscoverShift();
   known_ = moves_.size();
@@ -180,6 +180,8 @@ void TensorSearch::DiscoverShards() {
     const std::vector<int64_t> whole = {n};
     const auto& components = form_.cut.components.empty() ? whole : form_.cut.components;
     bool fits = form_.cut.axis == 0 || (k % t == 0 && shape.size() == 2);
+    // A rank holds whole query groups.
+    if (form_.rows.kind == RowKind::kQkv) fits = fits && form_.rows.groups % t == 0;
     if (form_.cut.axis == 0) {
       for (int64_t c : components) fits = fits && c % t == 0 && c >= t;
     }
@@ -294,7 +296,8 @@ void TensorSearch::DiscoverShift() {
     }
     return true;
   };
-  for (int64_t step = 1; step < n; ++step) {
+  // Where much comes from nowhere, anything is a shift.
+  for (int64_t step = 1; step <= n / 4; ++step) {
     for (const int64_t source : {row - step, row + step}) {
       if (source < 0 || source >= n || !same_row(row, source)) continue;
       const int64_t shift = row - source;
@@ -315,11 +318,13 @@ void TensorSearch::FreeEdge(Candidate& candidate) const {
   candidate.free_end = shift_ > 0 ? shift_ * k : Numel(form_.shape);
 }
 
+bool TensorSearch::MayBeFlips() const {
+  return sample_.mismatched <= kFewElements && pair_.numel() >= 16 * sample_.mismatched;
+}
+
 // A few elements with a bit or a byte changed.
 std::optional<Explanation> TensorSearch::BitFlips() const {
-  if (sample_.mismatched > kFewElements || pair_.numel() < 16 * sample_.mismatched) {
-    return std::nullopt;
-  }
+  if (!MayBeFlips()) return std::nullopt;
   const DType dtype = pair_.dtype();
   std::string text;
   int64_t previous = -2;
@@ -474,9 +479,12 @@ std::optional<Explanation> TensorSearch::TryAll(const std::vector<Candidate>& ca
 
 std::optional<Explanation> TensorSearch::Search(bool pairs) {
   const ParameterBytes* own = &pair_.expected;
-  if (auto found = BitFlips()) return found;
   std::vector<Candidate> alone;
   for (const ValueChange& change : changes_) alone.push_back({own, {}, &change});
+  // A rounding may change a few values only.
+  if (auto found = TryAll(alone)) return found;
+  if (auto found = BitFlips()) return found;
+  alone.clear();
   for (size_t m = 0; m < known_; ++m) {
     alone.push_back({own, {m}});
     if (moves_[m].cause == "vocab-shifted") FreeEdge(alone.back());
@@ -524,6 +532,12 @@ ValueStatistics TensorSearch::Statistics() const {
   double sx = 0, sy = 0, sxx = 0, syy = 0, sxy = 0;
   std::optional<uint64_t> first;
   out.constant = true;
+  // A few among many may not be met by chance.
+  for (size_t i = 0; i + kAnyInSample < sample_.elements.size(); ++i) {
+    const auto expected = Expected(pair_.expected, nullptr, sample_.elements[i]);
+    out.not_finite += expected && std::isfinite(BitsToDouble(dtype, *expected)) &&
+                      !std::isfinite(BitsToDouble(dtype, sample_.found[i]));
+  }
   const int64_t picks = std::min<int64_t>(rows * columns, kStatistics);
   int64_t counted = 0;
   for (int64_t i = 0; i < picks; ++i) {
@@ -572,23 +586,35 @@ bool TensorSearch::SameValues() const {
   return sums[0] == sums[1];
 }
 
+int64_t TensorSearch::BoxElements() const {
+  return (sample_.last_row - sample_.first_row + 1) *
+         (sample_.last_column - sample_.first_column + 1);
+}
+
 std::optional<int> TensorSearch::LowRank() const {
-  constexpr int kSide = 40, kMostRank = 12;
-  const int64_t rows = form_.shape.empty() ? 1 : form_.shape[0], columns = Columns();
-  if (rows < kSide || columns < kSide) return std::nullopt;
+  constexpr int64_t kMostSide = 40, kLeastSide = 12;
+  // Of the box that differs, and of one that differs nearly everywhere: rows of zeros between
+  // equal ones are of low rank too.
+  const int64_t rows = sample_.last_row - sample_.first_row + 1;
+  const int64_t columns = sample_.last_column - sample_.first_column + 1;
+  const int64_t side = std::min({kMostSide, rows, columns});
+  if (side < kLeastSide || 3 * sample_.mismatched < BoxElements()) return std::nullopt;
+  const int most_rank = static_cast<int>(std::min<int64_t>(12, side / 3));
   const DType dtype = pair_.dtype();
   std::mt19937_64 random(11);
   std::vector<int64_t> r, c;
-  for (int i = 0; i < kSide; ++i) {
-    r.push_back((rows * i + static_cast<int64_t>(random() % static_cast<uint64_t>(rows))) / kSide);
-    c.push_back((columns * i + static_cast<int64_t>(random() % static_cast<uint64_t>(columns))) /
-                kSide);
+  for (int64_t i = 0; i < side; ++i) {
+    const auto pick = [&](int64_t extent) {
+      return (extent * i + static_cast<int64_t>(random() % static_cast<uint64_t>(extent))) / side;
+    };
+    r.push_back(sample_.first_row + pick(rows));
+    c.push_back(sample_.first_column + pick(columns));
   }
-  std::vector<std::vector<double>> d(kSide, std::vector<double>(kSide));
+  std::vector<std::vector<double>> d(r.size(), std::vector<double>(c.size()));
   double all = 0;
-  for (size_t i = 0; i < kSide; ++i) {
-    for (size_t j = 0; j < kSide; ++j) {
-      const int64_t e = r[i] * columns + c[j];
+  for (size_t i = 0; i < r.size(); ++i) {
+    for (size_t j = 0; j < c.size(); ++j) {
+      const int64_t e = r[i] * Columns() + c[j];
       const auto expected = Expected(pair_.expected, nullptr, e);
       const auto found = ReadElement(pair_.actual, Op::kNone, dtype, e);
       if (!expected || !found) return std::nullopt;
@@ -599,11 +625,11 @@ std::optional<int> TensorSearch::LowRank() const {
   if (!(all > 0) || !std::isfinite(all)) return std::nullopt;
   // Gaussian elimination with full pivoting: what is left after each step.
   double left = all;
-  for (int rank = 0; rank <= kMostRank; ++rank) {
+  for (int rank = 0; rank <= most_rank; ++rank) {
     if (left < 0.02 * all) return rank;
     size_t pi = 0, pj = 0;
-    for (size_t i = 0; i < kSide; ++i) {
-      for (size_t j = 0; j < kSide; ++j) {
+    for (size_t i = 0; i < d.size(); ++i) {
+      for (size_t j = 0; j < d.size(); ++j) {
         if (std::fabs(d[i][j]) > std::fabs(d[pi][pj])) pi = i, pj = j;
       }
     }
@@ -612,7 +638,7 @@ std::optional<int> TensorSearch::LowRank() const {
     left = 0;
     for (auto& line : d) {
       const double factor = line[pj] / pivot;
-      for (size_t j = 0; j < kSide; ++j) line[j] -= factor * row[j];
+      for (size_t j = 0; j < line.size(); ++j) line[j] -= factor * row[j];
       for (double x : line) left += x * x;
     }
   }

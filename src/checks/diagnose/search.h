@@ -91,6 +91,8 @@ class TensorSearch {
   bool SameValues() const;
   // Rank of the difference's matrix where it is far below what rounding gives, as an adapter's is.
   std::optional<int> LowRank() const;
+  // How many elements the box of those that differ has.
+  int64_t BoxElements() const;
   // Those that explain most, at most `count`, without the ones that explain nothing.
   std::vector<Nearest> NearestOf(size_t count);
 
@@ -106,6 +108,7 @@ class TensorSearch {
   Status CountBlock(const Comparison& comparison, size_t block,
                     std::atomic<int64_t>& differing) const;
   void FreeEdge(Candidate& candidate) const;
+  bool MayBeFlips() const;
   std::optional<Explanation> BitFlips() const;
   int64_t Columns() const;  // of the first axis' rows
   void Generate();
