@@ -157,12 +157,16 @@ Result<json> Rsqrt(const json& value, const json&) {
 }
 
 // Whole where it is one but for the rounding of the root.
+json WholeIfClose(double x) {
+  const double whole = std::nearbyint(x);
+  return whole >= 1 && std::abs(x - whole) < 1e-6 * whole ? json(static_cast<int64_t>(whole))
+                                                          : json(x);
+}
+
 Result<json> InverseSquare(const json& value, const json&) {
   const double root = value.is_number() ? value.get<double>() : 0;
   if (!(root > 1e-9) || !std::isfinite(root)) return NoInverse("rsqrt", value);
-  const double x = 1.0 / (root * root), whole = std::nearbyint(x);
-  return whole >= 1 && std::abs(x - whole) < 1e-6 * whole ? json(static_cast<int64_t>(whole))
-                                                          : json(x);
+  return WholeIfClose(1.0 / (root * root));
 }
 
 Result<json> Sqrt(const json& value, const json&) {
@@ -173,8 +177,8 @@ Result<json> Sqrt(const json& value, const json&) {
 
 Result<json> Square(const json& value, const json&) {
   const double root = value.is_number() ? value.get<double>() : -1;
-  if (!(root >= 0) || !std::isfinite(root)) return NoInverse("sqrt", value);
-  return json(std::nearbyint(root * root));
+  if (!(root >= 0) || root > 1e9) return NoInverse("sqrt", value);
+  return WholeIfClose(root * root);
 }
 
 Result<json> Window(const json& value, const json&) {

@@ -99,6 +99,7 @@ TEST(ConfigFunctions, EachHasItsWayBack) {
       {"not", {true, false}},
       {"position_embedding", {true, false}},
       {"rsqrt", {256, 144, 1, 2.5, 3}},
+      {"sqrt", {144, 1, 2048, 3}},
       {"window", {1, 4096}},
       {"zero_is_none", {7}},
   };
