@@ -125,10 +125,11 @@ struct Counts {
 // What `selftest` did with one cause, or with all of them.
 struct SelftestCounts {
   int64_t injected = 0, detected = 0, named = 0;
-  int64_t inert = 0;  // injections that changed nothing, which are not counted as injected
+  int64_t strays = 0;  // reports that name something besides what was injected
+  int64_t inert = 0;   // injections that changed nothing, which are not counted as injected
 };
 
-// A fault that was not named, or not even detected.
+// A fault that was not named, not even detected, or not by itself.
 struct SelftestMiss {
   std::string subject;  // the family
   uint64_t seed = 0;
@@ -141,6 +142,7 @@ struct SelftestFigures {
   int64_t clean = 0, false_alarms = 0;  // pairs without a fault, and how many of them failed
   std::vector<std::pair<std::string, SelftestCounts>> causes;  // by id
   std::vector<SelftestMiss> misses;
+  std::vector<SelftestMiss> strays;  // `found`: what was named besides
 };
 
 struct InputFile {

@@ -93,6 +93,7 @@ class Verifier {
     WB_TRY(const Inventory inventory, TakeInventory(model_, hf_));
     binding_ = BindMegatron(model_, megatron_.metadata(), options_.without_mtp);
     Take(inventory);
+    sources_ = inventory.usable;
     const std::set<const Parameter*> usable(inventory.usable.begin(), inventory.usable.end());
     for (const BoundParameter& b : binding_.bound) {
       if (!usable.contains(b.parameter)) continue;  // the inventory has its row
@@ -195,9 +196,9 @@ class Verifier {
       if (subject->differs && !misread) differ.push_back(usable.back());
     }
     if (differ.empty()) return {};
-    WB_TRY(diagnosis_, ExplainDifferences(
-                           {model_, hf_, megatron_, binding_, std::move(usable), std::move(differ)},
-                           Threads()));
+    WB_TRY(diagnosis_, ExplainDifferences({model_, hf_, megatron_, binding_, sources_,
+                                           std::move(usable), std::move(differ)},
+                                          Threads()));
     return {};
   }
 
@@ -754,6 +755,7 @@ class Verifier {
   const BlockBudget budget_;
   const int64_t block_elements_;
   MegatronBinding binding_;
+  std::vector<const Parameter*> sources_;  // that Hugging Face has
   ScaleJudgement scales_;
   Diagnosis diagnosis_;
   std::vector<std::unique_ptr<Subject>> subjects_;

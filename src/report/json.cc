@@ -107,7 +107,20 @@ Json ToJson(const SelftestCounts& counts) {
   return {{"injected", counts.injected},
           {"detected", counts.detected},
           {"named", counts.named},
+          {"strays", counts.strays},
           {"inert", counts.inert}};
+}
+
+Json ToJson(const std::vector<SelftestMiss>& misses) {
+  Json json = Json::array();
+  for (const SelftestMiss& miss : misses) {
+    json.push_back({{"subject", miss.subject},
+                    {"seed", miss.seed},
+                    {"cause", miss.cause},
+                    {"what", miss.what},
+                    {"found", miss.found}});
+  }
+  return json;
 }
 
 Json ToJson(const SelftestFigures& figures) {
@@ -116,14 +129,8 @@ Json ToJson(const SelftestFigures& figures) {
   json["false_alarms"] = figures.false_alarms;
   json["causes"] = Json::object();
   for (const auto& [cause, counts] : figures.causes) json["causes"][cause] = ToJson(counts);
-  json["misses"] = Json::array();
-  for (const SelftestMiss& miss : figures.misses) {
-    json["misses"].push_back({{"subject", miss.subject},
-                              {"seed", miss.seed},
-                              {"cause", miss.cause},
-                              {"what", miss.what},
-                              {"found", miss.found}});
-  }
+  json["misses"] = ToJson(figures.misses);
+  json["strays"] = ToJson(figures.strays);
   return json;
 }
 

@@ -273,7 +273,17 @@ void ReadTiming(FieldReader& read, const Json& json, Report& report) {
 
 SelftestCounts ReadSelftestCounts(FieldReader& read, const Json& json) {
   return {read.Count(json, "injected"), read.Count(json, "detected"), read.Count(json, "named"),
-          read.Count(json, "inert")};
+          read.Count(json, "strays"), read.Count(json, "inert")};
+}
+
+std::vector<SelftestMiss> ReadMisses(FieldReader& read, const Json& json, const char* key) {
+  std::vector<SelftestMiss> misses;
+  read.ForEach(json, key, [&](const Json& miss) {
+    misses.push_back({read.String(miss, "subject"), read.Unsigned(miss, "seed"),
+                      read.String(miss, "cause"), read.String(miss, "what"),
+                      read.Strings(miss, "found")});
+  });
+  return misses;
 }
 
 std::optional<SelftestFigures> ReadSelftest(FieldReader& read, const Json& report) {
@@ -289,11 +299,8 @@ std::optional<SelftestFigures> ReadSelftest(FieldReader& read, const Json& repor
       figures.causes.emplace_back(cause, ReadSelftestCounts(read, counts));
     }
   }
-  read.ForEach(*json, "misses", [&](const Json& miss) {
-    figures.misses.push_back({read.String(miss, "subject"), read.Unsigned(miss, "seed"),
-                              read.String(miss, "cause"), read.String(miss, "what"),
-                              read.Strings(miss, "found")});
-  });
+  figures.misses = ReadMisses(read, *json, "misses");
+  figures.strays = ReadMisses(read, *json, "strays");
   return figures;
 }
 

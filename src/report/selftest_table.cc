@@ -13,8 +13,8 @@ namespace {
 void WriteLine(std::string_view cause, const SelftestCounts& counts, const std::string& alarms,
                size_t width, const Sink& sink) {
   std::string line =
-      fmt::format("{:{}}  {:>8}  {:>8}  {:>8}  {:>6}  {:>12}", cause, width, counts.injected,
-                  counts.detected, counts.named, counts.inert, alarms);
+      fmt::format("{:{}}  {:>8}  {:>8}  {:>8}  {:>6}  {:>6}  {:>12}", cause, width, counts.injected,
+                  counts.detected, counts.named, counts.strays, counts.inert, alarms);
   line.erase(line.find_last_not_of(' ') + 1);
   sink(line + "\n");
 }
@@ -41,8 +41,10 @@ void WriteMisses(const SelftestFigures& figures, int top, const Sink& sink) {
 void WriteSelftestTable(const SelftestFigures& figures, int top, const Sink& sink) {
   size_t width = std::string_view("cause").size();
   for (const auto& [cause, counts] : figures.causes) width = std::max(width, cause.size());
-  sink(fmt::format("{:{}}  injected  detected     named   inert  false alarms\n", "cause", width));
-  sink(fmt::format("{:-<{}}  --------  --------  --------  ------  ------------\n", "", width));
+  sink(fmt::format("{:{}}  injected  detected     named  strays   inert  false alarms\n", "cause",
+                   width));
+  sink(fmt::format("{:-<{}}  --------  --------  --------  ------  ------  ------------\n", "",
+                   width));
   for (const auto& [cause, counts] : figures.causes) {
     WriteLine(ToPrintable(cause), counts, "", width, sink);
   }

@@ -188,7 +188,7 @@ class Explainer {
     if (known) return known->shape.empty() ? nullptr : &*known;
     known.emplace();
     std::map<int64_t, const Parameter*> by_expert;
-    for (const Parameter* q : in_.usable) {
+    for (const Parameter* q : in_.sources) {
       if (q->rule == p.rule && q->layer == p.layer) by_expert[q->expert] = q;
     }
     if (static_cast<int64_t>(by_expert.size()) != p.experts) return nullptr;
@@ -285,7 +285,7 @@ class Explainer {
   // Same rule: other layers, other experts of the layer; the nearest first.
   std::vector<const Parameter*> Near(const Parameter& p) {
     std::vector<const Parameter*> near;
-    for (const Parameter* q : in_.usable) {
+    for (const Parameter* q : in_.sources) {
       if (q == &p || q->rule != p.rule || q->shape != p.shape) continue;
       if (q->layer == p.layer || q->expert == p.expert) near.push_back(q);
     }
@@ -303,7 +303,7 @@ class Explainer {
     auto& index = index_[{p.shape, dtype}];
     if (!index) {
       index.emplace();
-      for (const Parameter* q : in_.usable) {
+      for (const Parameter* q : in_.sources) {
         if (q->shape != p.shape) continue;
         const auto bytes = hf_.Open(*q);
         if (bytes) index->emplace(Fingerprint(*bytes, bytes->op, dtype, places), q);

@@ -20,8 +20,9 @@ struct DifferingTensors {
   const Checkpoint& hf;
   const MegatronCheckpoint& megatron;
   const MegatronBinding& binding;
-  std::vector<const Parameter*> usable;  // whose tensors are there on both sides
-  std::vector<const Parameter*> differ;  // of them
+  std::vector<const Parameter*> sources;  // whose tensors are there on the HF side
+  std::vector<const Parameter*> usable;   // whose tensors are there on both sides
+  std::vector<const Parameter*> differ;   // of them
 };
 
 struct Diagnosis {

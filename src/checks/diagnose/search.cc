@@ -296,8 +296,7 @@ void TensorSearch::DiscoverShift() {
     }
     return true;
   };
-  // Where much comes from nowhere, anything is a shift.
-  for (int64_t step = 1; step <= n / 4; ++step) {
+  for (int64_t step = 1; step < n; ++step) {
     for (const int64_t source : {row - step, row + step}) {
       if (source < 0 || source >= n || !same_row(row, source)) continue;
       const int64_t shift = row - source;
@@ -311,8 +310,9 @@ void TensorSearch::DiscoverShift() {
   }
 }
 
-// The rows that a shift brings from nowhere may hold anything.
+// The rows that a shift brings from nowhere may hold anything, as long as they are few.
 void TensorSearch::FreeEdge(Candidate& candidate) const {
+  if (4 * std::abs(shift_) > form_.shape[0]) return;
   const int64_t k = Numel(form_.shape) / form_.shape[0];
   candidate.free_begin = shift_ > 0 ? 0 : (form_.shape[0] + shift_) * k;
   candidate.free_end = shift_ > 0 ? shift_ * k : Numel(form_.shape);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -126,7 +127,8 @@ struct Outcome {
   std::vector<Fault> faults;  // empty: none could be injected
   int64_t inert = 0;
   bool detected = false;
-  std::vector<std::string> found;  // causes of the report
+  std::vector<std::string> found;   // causes of the report
+  std::vector<std::string> strays;  // of them, those that no fault accounts for
 };
 
 // The trial's faults one after another; empty when one of them has no place.
@@ -158,11 +160,9 @@ bool AllShow(const Trial& trial, uint64_t draw, const std::vector<Injection>& fa
   return true;
 }
 
-bool IsNamed(const FaultSites& sites, const Injection& fault,
-             const std::vector<std::string>& found) {
-  return std::any_of(found.begin(), found.end(), [&](const std::string& cause) {
-    return SameEvidence(cause, fault.cause) || sites.CanGive(cause, fault.before, fault.after);
-  });
+// Whether `cause` is a right name of the fault.
+bool Names(const std::string& cause, const FaultSites& sites, const Injection& fault) {
+  return SameEvidence(cause, fault.cause) || sites.CanGive(cause, fault.before, fault.after);
 }
 
 // The first draw that shows.
@@ -186,10 +186,19 @@ void Run(const Trial& trial, Outcome& out) {
   } else {
     out.found = {"error: " + report.error().what};
   }
+  const FaultSites& sites = *trial.bench->sites;
   for (const Injection& fault : faults) {
-    const bool named = out.detected && IsNamed(*trial.bench->sites, fault, out.found);
+    const bool named =
+        out.detected && std::any_of(out.found.begin(), out.found.end(),
+                                    [&](const auto& cause) { return Names(cause, sites, fault); });
     out.faults.push_back({fault.cause, fault.what, named});
   }
+  std::copy_if(out.found.begin(), out.found.end(), std::back_inserter(out.strays),
+               [&](const std::string& cause) {
+                 return std::none_of(faults.begin(), faults.end(), [&](const Injection& fault) {
+                   return Names(cause, sites, fault);
+                 });
+               });
 }
 
 std::vector<Trial> PlanTrials(const std::vector<Bench>& benches, const SelftestOptions& options) {
@@ -231,13 +240,18 @@ void Count(const Trial& trial, const Outcome& outcome,
     ++counts.injected;
     counts.detected += outcome.detected ? 1 : 0;
     counts.named += fault.named ? 1 : 0;
-    if (fault.named) continue;
+    if (fault.named && outcome.strays.empty()) continue;
     std::string what = fault.what;
     for (const Outcome::Fault& other : outcome.faults) {
       if (&other != &fault) what += fmt::format("; with {} ({})", other.cause, other.what);
     }
-    figures.misses.push_back({trial.bench->subject->name, trial.seed, std::string(fault.cause),
-                              std::move(what), outcome.found});
+    SelftestMiss miss{trial.bench->subject->name, trial.seed, std::string(fault.cause),
+                      std::move(what), outcome.found};
+    if (!fault.named) figures.misses.push_back(miss);
+    if (outcome.strays.empty()) continue;
+    ++counts.strays;
+    miss.found = outcome.strays;
+    if (i == 0) figures.strays.push_back(std::move(miss));
   }
 }
 
@@ -349,6 +363,7 @@ Result<Report> Selftest(const std::vector<SelftestSubject>& subjects,
     figures.total.injected += counts.injected;
     figures.total.detected += counts.detected;
     figures.total.named += counts.named;
+    figures.total.strays += counts.strays;
     figures.total.inert += counts.inert;
   }
   for (const std::string& cause : options.causes) {
