@@ -52,12 +52,21 @@ class Pattern::Parser {
 
   std::optional<Steps> Run() {
     auto steps = Alternatives(0);
-    if (!steps || at_ != text_.size()) return std::nullopt;
+    if (!steps) return std::nullopt;
+    if (at_ != text_.size()) return Broken();  // a ')' that nothing opened
     steps->push_back({Step::Kind::kAccept, {}, 1, 1});
     return steps;
   }
 
+  // Of a text that Run() did not read.
+  bool broken() const { return broken_; }
+
  private:
+  std::nullopt_t Broken() {
+    broken_ = true;
+    return std::nullopt;
+  }
+
   bool Take(char c) {
     if (at_ >= text_.size() || text_[at_] != c) return false;
     ++at_;
@@ -92,12 +101,17 @@ class Pattern::Parser {
   std::optional<Steps> Sequence(int depth) {
     Steps steps;
     while (at_ < text_.size() && text_[at_] != '|' && text_[at_] != ')') {
+      // After a repeat a '+' is another kind of repeat in new versions of Python.
+      const bool repeats_nothing = text_[at_] == '*' || (steps.empty() && IsRepeat(text_[at_]));
+      if (repeats_nothing) return Broken();
       auto one = Atom(depth);
       if (!one) return std::nullopt;
       Append(Repeated(*std::move(one)), steps);
     }
     return steps;
   }
+
+  static bool IsRepeat(char c) { return c == '*' || c == '+' || c == '?'; }
 
   Steps Repeated(Steps one) {
     const std::ptrdiff_t size = Size(one);
@@ -136,7 +150,7 @@ class Pattern::Parser {
         return One(all);
       }
       case '\\': {
-        if (at_ >= text_.size()) return std::nullopt;
+        if (at_ >= text_.size()) return Broken();
         const auto bytes = Escaped(text_[at_++]);
         if (!bytes) return std::nullopt;
         return One(*bytes);
@@ -156,7 +170,7 @@ class Pattern::Parser {
   std::optional<Steps> Group(int depth) {
     if (Take('?') && !Take(':')) return std::nullopt;
     auto inside = Alternatives(depth + 1);
-    if (!inside || !Take(')')) return std::nullopt;
+    if (inside && !Take(')')) return Broken();
     return inside;
   }
 
@@ -168,7 +182,7 @@ class Pattern::Parser {
       first = false;
       const char c = text_[at_++];
       if (c == '\\') {
-        if (at_ >= text_.size()) return std::nullopt;
+        if (at_ >= text_.size()) return Broken();
         const auto escaped = Escaped(text_[at_++]);
         if (!escaped) return std::nullopt;
         bytes |= *escaped;
@@ -178,16 +192,18 @@ class Pattern::Parser {
       if (at_ + 1 < text_.size() && text_[at_] == '-' && text_[at_ + 1] != ']') {
         last = text_[at_ + 1];
         at_ += 2;
-        if (last == '\\' || last < c) return std::nullopt;
+        if (last == '\\') return std::nullopt;
+        if (last < c) return Broken();
       }
       AddRange(static_cast<unsigned char>(c), static_cast<unsigned char>(last), bytes);
     }
-    if (!Take(']')) return std::nullopt;
+    if (!Take(']')) return Broken();
     return One(inverted ? ~bytes : bytes);
   }
 
   std::string_view text_;
   size_t at_ = 0;
+  bool broken_ = false;
 };
 
 std::optional<Pattern> Pattern::Parse(std::string_view text) {
@@ -197,6 +213,12 @@ std::optional<Pattern> Pattern::Parse(std::string_view text) {
   Pattern pattern;
   pattern.steps_ = *std::move(steps);
   return pattern;
+}
+
+bool Pattern::IsBroken(std::string_view text) {
+  if (text.size() > kMaxLength) return false;
+  Parser parser(text);
+  return !parser.Run() && parser.broken();
 }
 
 bool Pattern::MatchesStart(std::string_view text) const {

@@ -19,6 +19,10 @@ class Pattern {
   // no expression.
   static std::optional<Pattern> Parse(std::string_view text);
 
+  // What Python's re refuses for sure: an open group or class, a repeat of nothing, ranges that run
+  // backwards. False for what is merely not known here.
+  static bool IsBroken(std::string_view text);
+
   bool MatchesStart(std::string_view text) const;
 
  private:

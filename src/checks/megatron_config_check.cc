@@ -144,6 +144,11 @@ void AddCause(Report& report, std::string id, std::string where, std::string mes
                            ""});
 }
 
+bool SaysSomething(const json& value) {
+  if (value.is_array()) return std::any_of(value.begin(), value.end(), SaysSomething);
+  return !value.is_null() && NumberOf(value) != 0;
+}
+
 bool IsSize(const std::string& field) { return !SizeCause(field).empty(); }
 
 // nullopt: not recorded, or of the wrong kind, which is a cause.
@@ -183,6 +188,18 @@ std::vector<FieldDifference> CompareFields(const Model& model, const MegatronCon
     if (!Equal(found, expected)) differences.push_back({field, found, expected});
   }
   return differences;
+}
+
+std::set<std::string> SharedFields(const Model& model, const MegatronConfig& config) {
+  std::set<std::string> shared;
+  for (const auto& [field, value] : ExpectedFields(model, config.from_bridge())) {
+    const auto it = config.fields.find(field);
+    if (it == config.fields.end() || !HasEffect(field, config.fields)) continue;
+    const json found = ExpandLayerFrequency(field, NoneIsNull(*it), model.layers());
+    const json expected = ExpandLayerFrequency(field, NoneIsNull(value), model.layers());
+    if (SaysSomething(found) && Equal(found, expected)) shared.insert(field);
+  }
+  return shared;
 }
 
 std::string Describe(const FieldDifference& d, const MegatronConfig& config) {

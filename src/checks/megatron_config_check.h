@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,10 @@ struct FieldDifference {
 // (dropout, initialisation, load balancing), sequence lengths, and those that this config gives no
 // effect are left out, and so is the vocabulary's size, which padding changes.
 std::vector<FieldDifference> CompareFields(const Model& model, const MegatronConfig& config);
+
+// The fields to which `config` gives a value (not None or false, nor a list of those) and `model`
+// the same one: what a family carries over of what the Megatron config says.
+std::set<std::string> SharedFields(const Model& model, const MegatronConfig& config);
 
 // "hidden_size is 64 in run_config.yaml and 48 by the HF config"
 std::string Describe(const FieldDifference& difference, const MegatronConfig& config);

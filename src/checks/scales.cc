@@ -17,13 +17,14 @@ struct Counted {
   const TensorInfo* tensor = nullptr;
   const QuantizedTensor* quantized = nullptr;
   ScaleCounts counts;
+  bool nan_codes = false;  // all of them
 };
 
 std::vector<Counted> QuantizedTensors(const Checkpoint& hf) {
   std::vector<Counted> out;
   if (&hf.Stored() == &hf) return out;
   for (const TensorInfo& t : hf.tensors()) {
-    if (const QuantizedTensor* q = hf.Quantized(t)) out.push_back({&t, q, {}});
+    if (const QuantizedTensor* q = hf.Quantized(t)) out.push_back({&t, q, {}, false});
   }
   return out;
 }
@@ -33,6 +34,20 @@ void Count(Counted& c) {
   for (int64_t at = 0; at < scales; at += kScalesAtATime) {
     c.counts += CountScales(*c.quantized, at, std::min(kScalesAtATime, scales - at));
   }
+  c.nan_codes = CodesAreNan(*c.quantized);
+}
+
+// Why a weight holds nothing that a model was trained to; "" where it may.
+std::string WhyNothing(const Counted& c) {
+  const ScaleCounts& counts = c.counts;
+  if (counts.not_finite > 0) {
+    return fmt::format("{} of {} scales are NaN or infinite, the first is number {}",
+                       counts.not_finite, counts.total, counts.first_not_finite);
+  }
+  if (counts.total > 0 && counts.zero == counts.total) {
+    return fmt::format("all {} scales are zero, and so is every value", counts.total);
+  }
+  return c.nan_codes ? "every code is NaN" : "";
 }
 
 void Judge(const std::vector<Counted>& counted, ScaleJudgement& out) {
@@ -40,10 +55,8 @@ void Judge(const std::vector<Counted>& counted, ScaleJudgement& out) {
   std::vector<std::string> where;
   for (const Counted& c : counted) {
     all += c.counts;
-    if (c.counts.not_finite == 0) continue;
-    const std::string why =
-        fmt::format("{} of {} scales are NaN or infinite, the first is number {}",
-                    c.counts.not_finite, c.counts.total, c.counts.first_not_finite);
+    const std::string why = WhyNothing(c);
+    if (why.empty()) continue;
     out.faults[c.tensor->name] = "scale-invalid: " + why;
     if (where.size() < 8) where.push_back(fmt::format("{}: {}", c.tensor->name, why));
   }
@@ -51,8 +64,9 @@ void Judge(const std::vector<Counted>& counted, ScaleJudgement& out) {
     const std::string evidence = where.front();
     out.causes.push_back(
         {"scale-invalid", Proof::kExact, Origin::kCheckpoint, std::move(where),
-         fmt::format("{} weight(s) have scales that are no numbers", out.faults.size()), evidence,
-         "the weights of such a block are NaN or infinite; quantize the model again"});
+         fmt::format("{} weight(s) have scales or codes that give no values", out.faults.size()),
+         evidence,
+         "NaN, infinity or zeros stand in place of the weights; quantize the model again"});
   }
   if (all.zero > 0) {
     out.notes.push_back({"scale-zero", fmt::format("{} of {} scales are zero, and so is every "

@@ -1,5 +1,6 @@
 // The scales of quantized weights, judged by themselves: a scale that is no number makes a block of
-// weights that are none, however well the bytes were moved.
+// weights that are none, however well the bytes were moved. So do scales that are all zero, and
+// codes that are all NaN.
 #pragma once
 
 #include <map>

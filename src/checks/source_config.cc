@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "base/strings.h"
@@ -63,6 +64,25 @@ bool Binds(const Attempt& attempt, const MegatronCheckpoint& checkpoint) {
   const StoredModel& stored = attempt.stored;
   const MegatronCheckpoint& seen = stored.view != nullptr ? *stored.view : checkpoint;
   return seen.faults().empty() && BindMegatron(stored.model, seen.metadata(), false).causes.empty();
+}
+
+// Without those whose config leaves out what that of another says of the same Megatron fields: a
+// Llama has no place for a window or for layers without RoPE. None is left where each leaves out
+// something.
+void KeepFullest(const MegatronConfig& megatron, std::vector<Attempt>& attempts) {
+  std::vector<std::set<std::string>> shared;
+  std::set<std::string> all;
+  for (const Attempt& a : attempts) {
+    shared.push_back(SharedFields(a.stored.model, megatron));
+    all.insert(shared.back().begin(), shared.back().end());
+  }
+  size_t kept = 0;
+  for (size_t i = 0; i < attempts.size(); ++i) {
+    if (shared[i] != all) continue;
+    if (kept != i) attempts[kept] = std::move(attempts[i]);
+    ++kept;
+  }
+  attempts.erase(attempts.begin() + static_cast<std::ptrdiff_t>(kept), attempts.end());
 }
 
 // The one whose name the source has; of two, the longer: qwen3_moe before qwen3.
@@ -127,6 +147,13 @@ SourceConfig Finish(Attempt attempt, const MegatronConfig& megatron) {
   return source;
 }
 
+tl::unexpected<Error> Several(const std::string& names, const MegatronConfig& megatron) {
+  return Fail(ErrorKind::kUsage, "usage",
+              fmt::format("by {} the checkpoint may be of any of these families: {}",
+                          megatron.origin, names),
+              "", "--family NAME chooses one");
+}
+
 tl::unexpected<Error> NothingFits(const std::optional<Attempt>& nearest, const std::string& why,
                                   const MegatronConfig& megatron) {
   std::string text = fmt::format("no family fits what {} says", megatron.origin);
@@ -175,6 +202,9 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
     }
   }
   if (fitting.empty()) return NothingFits(nearest, why, megatron);
+  const std::string all_names = Names(fitting);
+  KeepFullest(megatron, fitting);
+  if (fitting.empty()) return Several(all_names, megatron);
   if (fitting.size() == 1) return Finish(std::move(fitting[0]), megatron);
   if (Attempt* named = NamedBySource(fitting, megatron.hf_model)) {
     return Finish(std::move(*named), megatron);
@@ -186,10 +216,7 @@ Result<SourceConfig> DeriveSourceConfig(const FamilyLibrary& library, const Fami
         fmt::format("families that fit equally: {}; --family NAME chooses another", names));
     return source;
   }
-  return Fail(ErrorKind::kUsage, "usage",
-              fmt::format("by {} the checkpoint may be of any of these families: {}",
-                          megatron.origin, names),
-              "", "--family NAME chooses one");
+  return Several(names, megatron);
 }
 
 }  // namespace weighbridge

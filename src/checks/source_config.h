@@ -21,8 +21,9 @@ struct SourceConfig {
 
 // A family fits when the config that it derives means, taken forward again, every field that the
 // Megatron config has, and when every tensor of the checkpoint has its place in the model. Of
-// several that fit, the one whose name the recorded source has is taken, else the plainest of
-// families that read the same HF tensors in the same way. `chosen` (--family) is
+// several that fit, those count whose config carries over every field that one of them does (a
+// window, layers without RoPE); of these the one whose name the recorded source has is taken, else
+// the plainest of families that read the same HF tensors in the same way. `chosen` (--family) is
 // taken whether its fields agree or not, and what differs is noted; nullptr: any.
 //
 // Errors: kUsage where no family fits, or several do; kInvalid for a config that says too little.

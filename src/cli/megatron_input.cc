@@ -68,6 +68,7 @@ Status TakeConfig(const MegatronArguments& a, MegatronInput& input) {
   WB_TRY(input.families, LoadFamilyOptions(a.families));
   WB_TRY(input.config, ReadConfig(a.config));
   WB_TRY(input.family, input.families.ForConfig(input.config));
+  WB_RETURN_IF_ERROR(input.families.CheckModelType(*input.family, input.config));
   input.config_file = a.config;
   return {};
 }

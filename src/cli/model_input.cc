@@ -93,7 +93,8 @@ Status ChooseFamily(const std::vector<std::string>& families, ModelInput& input)
   }
   if (chosen == nullptr || (by_config && (*by_config)->name == chosen->name)) {
     WB_TRY(input.family, by_config);
-    return {};
+    return chosen == nullptr ? input.families.CheckModelType(*input.family, input.config)
+                             : Status();
   }
   input.family = chosen;
   input.family_note =

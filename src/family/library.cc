@@ -24,6 +24,15 @@ FamilyLibrary FamilyLibrary::BuiltIn() {
 
 namespace {
 
+bool Contains(const std::vector<std::string>& list, const std::string& name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+std::string ModelTypeOf(const nlohmann::json& config) {
+  const auto type = config.is_object() ? config.find("model_type") : config.end();
+  return type != config.end() && type->is_string() ? type->get<std::string>() : "";
+}
+
 // The `family` of a file; "" when it cannot be read, which its reader will say.
 std::string NameIn(const std::string& text) {
   const auto spec = ParseFamily(
@@ -185,23 +194,17 @@ Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config)
   if (config.is_object() && config.contains("_class_name") && config["_class_name"].is_string()) {
     architectures.insert(config["_class_name"].get<std::string>());
   }
-  const auto contains = [](const std::vector<std::string>& list, const std::string& name) {
-    return std::find(list.begin(), list.end(), name) != list.end();
-  };
   for (const std::string& a : architectures) {
     WB_TRY(const FamilySpec* found, FirstWith(a, [&](const FamilySpec& spec) {
-             return contains(spec.hf_architectures, a);
+             return Contains(spec.hf_architectures, a);
            }));
     if (found != nullptr) return found;
   }
-  std::string model_type;
-  if (config.is_object() && config.contains("model_type") && config["model_type"].is_string()) {
-    model_type = config["model_type"].get<std::string>();
-  }
+  const std::string model_type = ModelTypeOf(config);
   // The architecture decides; the model type only where none is named.
   if (architectures.empty() && !model_type.empty()) {
     WB_TRY(const FamilySpec* found, FirstWith(model_type, [&](const FamilySpec& spec) {
-             return contains(spec.hf_model_types, model_type);
+             return Contains(spec.hf_model_types, model_type);
            }));
     if (found != nullptr) return found;
   }
@@ -211,6 +214,25 @@ Result<const FamilySpec*> FamilyLibrary::ForConfig(const nlohmann::json& config)
               "config.json",
               "`weighbridge families list` shows what is known; --family FILE adds one "
               "(docs/families.md)");
+}
+
+Status FamilyLibrary::CheckModelType(const FamilySpec& family, const nlohmann::json& config) const {
+  const std::string type = ModelTypeOf(config);
+  const auto& own = family.hf_model_types;
+  if (type.empty() || own.empty() || Contains(own, type) || config.contains("auto_map")) return {};
+  WB_TRY(const FamilySpec* other, FirstWith(type, [&](const FamilySpec& spec) {
+           return Contains(spec.hf_model_types, type);
+         }));
+  if (other == nullptr || other->name == family.name) return {};
+  return Corrupt(
+      "config-contradiction",
+      fmt::format("architectures say that the model is of family {}, and model_type '{}' "
+                  "that it is of family {}, which transformers' AutoModel would build",
+                  family.name, type, other->name),
+      "config.json: model_type",
+      fmt::format("set model_type to '{}', or correct architectures; --family NAME says "
+                  "which one counts here",
+                  own.front()));
 }
 
 }  // namespace weighbridge

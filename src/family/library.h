@@ -39,6 +39,10 @@ class FamilyLibrary {
   Result<const FamilySpec*> Find(std::string_view name) const;
   // By `architectures`, then `model_type` of an HF config. kUnsupported "unknown-family".
   Result<const FamilySpec*> ForConfig(const nlohmann::json& config) const;
+  // kCorrupt "config-contradiction" where `family`, which ForConfig found, is not that of the
+  // config's `model_type`: transformers' AutoModel would build the other. Types that no family has
+  // say nothing, nor does a config that brings its own code (auto_map).
+  Status CheckModelType(const FamilySpec& family, const nlohmann::json& config) const;
 
  private:
   struct Text {

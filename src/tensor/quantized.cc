@@ -375,6 +375,15 @@ int64_t ScaleCount(const QuantizedTensor& q) {
   return static_cast<int64_t>(q.scales.size()) * 8 / BitsOf(q.scale_dtype);
 }
 
+bool CodesAreNan(const QuantizedTensor& q) {
+  const bool e4m3 = q.format == CodeFormat::kF8E4M3;
+  if ((!e4m3 && q.format != CodeFormat::kF8E5M2) || q.codes.empty()) return false;
+  return std::all_of(q.codes.begin(), q.codes.end(), [&](std::byte code) {
+    const auto magnitude = static_cast<unsigned>(code & std::byte{0x7f});
+    return e4m3 ? magnitude == 0x7f : magnitude > 0x7c;
+  });
+}
+
 ScaleCounts CountScales(const QuantizedTensor& q, int64_t first, int64_t count) {
   ScaleCounts counts;
   counts.total = count;

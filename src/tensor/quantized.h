@@ -122,4 +122,8 @@ struct ScaleCounts {
 ScaleCounts CountScales(const QuantizedTensor& q, int64_t first, int64_t count);
 int64_t ScaleCount(const QuantizedTensor& q);
 
+// Whether each code is NaN, which formats with a NaN have. Reads no further than the first that is
+// not.
+bool CodesAreNan(const QuantizedTensor& q);
+
 }  // namespace weighbridge

@@ -64,7 +64,7 @@ TEST(Rearrangements, RunsOfAPlanAreWhatThePointsSay) {
       const PointMap map(r.pieces);
       const auto plan = CompileByTarget(r.pieces, Numel(form.shape), 2);
       ASSERT_TRUE(plan) << r.cause << " " << r.what;
-      for (const Run& run : plan->runs()) {
+      for (const weighbridge::Run& run : plan->runs()) {
         for (int64_t i = 0; i < run.count; ++i) {
           const int64_t target = run.offset + i * run.length;
           EXPECT_EQ(map(target / 2) * 2, run.other_offset + i * run.other_stride)

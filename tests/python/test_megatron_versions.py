@@ -87,6 +87,28 @@ def test_a_family_is_chosen_by_name(run, tmp_path):
     assert json.loads((tmp_path / "chosen/config.json").read_text())["model_type"] == "mistral"
 
 
+@pytest.mark.parametrize("family,kept", [
+    ("smollm3", ["no_rope_layers"]), ("phi3", ["sliding_window"]), ("mistral", ["sliding_window"]),
+    ("cwm", ["layer_types", "sliding_window"]), ("ministral", ["layer_types", "sliding_window"])])
+@pytest.mark.parametrize("name", ["model", "a_llama"])
+def test_windows_and_layers_without_rope_are_not_lost_with_the_source(run, tmp_path, family, kept, name):
+    """A Llama has no place for them, whatever the source was called."""
+    source = tmp_path / name
+    assert run("toy", source, "--family", family).returncode == 0
+    config = json.loads((source / "config.json").read_text())
+    assert run("import", source, tmp_path / "megatron").returncode == 0
+    source.rename(tmp_path / "away")
+    result = run("export", tmp_path / "megatron", tmp_path / "out")
+    if result.returncode == 2:  # several carry them over
+        assert re.search(f"any of these families: .*\\b{family}\\b", result.stderr), result.stderr
+        assert "llama," not in result.stderr and "--family NAME chooses one" in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    derived = json.loads((tmp_path / "out/config.json").read_text())
+    assert derived["architectures"] != ["LlamaForCausalLM"]
+    assert {key: derived.get(key) for key in kept} == {key: config[key] for key in kept}
+
+
 def edit_run_config(folder, old, new):
     file = folder / "iter_0000000/run_config.yaml"
     text = file.read_text()

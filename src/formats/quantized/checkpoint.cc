@@ -26,6 +26,13 @@ constexpr std::array<std::string_view, 7> kScaleEndings = {
     "_scale_inv",           ".weight_scale",      "_scales",      ".weight_scale_2",
     ".weight_global_scale", ".weight_zero_point", ".weight_shape"};
 
+constexpr std::array<std::string_view, 9> kLinear = {
+    ".q_proj.weight",  ".k_proj.weight",    ".v_proj.weight",
+    ".o_proj.weight",  ".qkv_proj.weight",  ".gate_proj.weight",
+    ".up_proj.weight", ".down_proj.weight", ".gate_up_proj.weight"};
+constexpr const char* kContradictionHint =
+    "config.json and the weights are of different models, or one of them was edited";
+
 template <size_t N>
 bool EndsWithAny(std::string_view name, const std::array<std::string_view, N>& endings) {
   return std::any_of(endings.begin(), endings.end(),
@@ -121,7 +128,7 @@ class Matcher {
     WB_RETURN_IF_ERROR(std::move(refused_));
     any_codes_ = !entries_.empty();
     for (const TensorInfo& t : stored_.tensors()) KeepOthers(t);
-    NoteUnquantized();
+    JudgeUnquantized();
     if (config_.cache_scales) RequireCacheScales();
     std::sort(entries_.begin(), entries_.end(),
               [](const Entry& a, const Entry& b) { return a.info.name < b.info.name; });
@@ -242,7 +249,10 @@ class Matcher {
 
   void Contradict(const TensorInfo& codes, std::string message) {
     AddFault(codes, "quantization-config", std::move(message),
-             "config.json and the weights are of different models, or one of them was edited");
+             config_.plain()
+                 ? "put quantization_config back into config.json, or give a config that "
+                   "has it with --config"
+                 : kContradictionHint);
   }
 
   // What the config says otherwise of codes that are there; "" where it agrees.
@@ -250,10 +260,16 @@ class Matcher {
                             const ModuleRules::Choice& choice) const {
     const std::string found = fmt::format("the files hold {} codes, {} {}", scheme.name,
                                           ShortName(codes.dtype), ToString(codes.shape));
-    const std::string plain = rules_.LeftPlain(ModuleOf(codes.name));
-    if (!plain.empty()) {
+    if (config_.plain()) {
+      return fmt::format(
+          "config.json has no quantization_config, so the codes would be taken for "
+          "values; {}",
+          found);
+    }
+    const auto plain = rules_.LeftPlain(ModuleOf(codes.name));
+    if (plain) {
       return fmt::format("config.json leaves it plain ({} has '{}'), {}", config_.left_plain_key,
-                         ToPrintable(plain), found);
+                         ToPrintable(*plain), found);
     }
     if (!choice.problem.empty()) return fmt::format("{}; {}", choice.problem, found);
     const WeightPromise* promise = choice.promise;
@@ -480,23 +496,55 @@ class Matcher {
     if (count++ == 0) first = scale.name;
   }
 
-  // Weights stored plain of which others of the same name are quantized, and that the config does
-  // not list: a library would look for their codes.
-  void NoteUnquantized() {
+  // Weights stored plain that the config does not list, of which others of the same name are
+  // quantized, or that are projections of layers with quantized ones: a library would look for
+  // their codes. A fault where the config's own words are read alike by all, else a note.
+  void JudgeUnquantized() {
     if (config_.plain()) return;
-    std::set<std::string> quantized;
+    std::set<std::string, std::less<>> quantized, stacks;
     for (const Entry& e : entries_) {
-      if (e.quantized) quantized.insert(WithoutNumbers(e.info.name));
+      if (!e.quantized) continue;
+      quantized.insert(WithoutNumbers(e.info.name));
+      stacks.emplace(StackOf(e.info.name));
     }
-    for (const Entry& e : entries_) {
+    const bool exact = QuantizesEveryLinear();
+    for (Entry& e : entries_) {
       const bool plain = !e.quantized && !e.fault && e.info.shape.size() >= 2;
-      if (!plain || !quantized.contains(WithoutNumbers(e.info.name))) continue;
-      const std::string_view module = ModuleOf(e.info.name);
-      if (!rules_.LeftPlain(module).empty()) continue;
-      const ModuleRules::Choice choice = rules_.PromiseFor(module);
-      if (choice.promise == nullptr || !choice.promise->quantized) continue;
-      if (unquantized_++ == 0) first_unquantized_ = e.info.name;
+      if (!plain) continue;
+      const bool linear = exact && IsLinear(e.info.name) && stacks.contains(StackOf(e.info.name));
+      if (linear || quantized.contains(WithoutNumbers(e.info.name))) JudgeUnquantized(exact, e);
     }
+  }
+
+  void JudgeUnquantized(bool exact, Entry& e) {
+    const std::string_view module = ModuleOf(e.info.name);
+    if (rules_.LeftPlain(module)) return;
+    const ModuleRules::Choice choice = rules_.PromiseFor(module);
+    if (choice.promise == nullptr || !choice.promise->quantized) return;
+    if (exact && choice.certain && !rules_.MayBeLeftPlain(module)) {
+      e.fault = std::make_unique<TensorFault>(TensorFault{
+          "quantization-config",
+          fmt::format("{} has it quantized and no list leaves it plain, the files hold "
+                      "it plain, {} {}",
+                      choice.promise->where, ShortName(e.info.dtype), ToString(e.info.shape)),
+          kContradictionHint});
+      return;
+    }
+    if (unquantized_++ == 0) first_unquantized_ = e.info.name;
+  }
+
+  // Others quantize some classes of modules only, or take lists that are not wholly told here.
+  bool QuantizesEveryLinear() const {
+    return config_.method == "compressed-tensors" || config_.method == "fp8" ||
+           config_.method == "fbgemm_fp8";
+  }
+
+  // Weights that are of class Linear in every model that has them.
+  static bool IsLinear(std::string_view name) { return EndsWithAny(name, kLinear); }
+
+  // What stands before the first number: "model.layers."
+  static std::string_view StackOf(std::string_view name) {
+    return name.substr(0, name.find_first_of("0123456789"));
   }
 
   static std::string WithoutNumbers(std::string_view name) {
@@ -611,11 +659,6 @@ Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> store
   std::vector<CheckpointNote> notes = stored->notes();
   const std::vector<CheckpointNote> more = matcher.Notes();
   notes.insert(notes.end(), more.begin(), more.end());
-  if (config.plain() && !matcher.found().empty()) {
-    notes.push_back({"quantization-config",
-                     "the weights are quantized and config.json has no quantization_config: "
-                     "transformers would take the codes for values"});
-  }
   return std::make_unique<View>(std::move(stored), std::move(entries), std::move(notes));
 }
 

@@ -14,10 +14,11 @@ namespace weighbridge {
 
 // Returns `stored` itself where the config is plain and nothing in it is quantized. A tensor that
 // cannot be used has a Fault(): "scale-missing", "scale-invalid" (its dtype), "shape-mismatch" (of
-// scale and codes). A scale that belongs to no tensor stays, as a tensor. Errors: kUnsupported
-// "quantized" for GPTQ, AWQ and packed weights in another order; kCorrupt "duplicate-name" for a
-// weight that is there quantized and plain, "quantization-config" where the config promises
-// quantized weights and there are none.
+// scale and codes), "quantization-config" (the config says otherwise of it, or nothing at all; or
+// it is plain where the config has it quantized). A scale that belongs to no tensor stays, as a
+// tensor. Errors: kUnsupported "quantized" for GPTQ, AWQ and packed weights in another order;
+// kCorrupt "duplicate-name" for a weight that is there quantized and plain, "quantization-config"
+// where the config promises quantized weights and there are none.
 Result<std::unique_ptr<Checkpoint>> ShowValues(std::unique_ptr<Checkpoint> stored,
                                                const QuantizationConfig& config);
 

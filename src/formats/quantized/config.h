@@ -47,9 +47,10 @@ struct ActivationPromise {
 
 // What is said of the weights of some modules.
 struct WeightPromise {
-  std::string where;                 // "config_groups.group_0", for messages
-  std::vector<std::string> targets;  // module names, "re:..." or classes; empty: all modules
-  bool quantized = true;             // false: their weights are plain
+  std::string where;  // "config_groups.group_0", for messages
+  // Module names, "re:..." or classes; an empty list has no module, nullopt: all modules.
+  std::optional<std::vector<std::string>> targets;
+  bool quantized = true;  // false: their weights are plain
   std::vector<SchemeClaim> claims;
   std::string_view also;  // a scheme that is there beside, of which nothing is said
   ScaleLayout layout;

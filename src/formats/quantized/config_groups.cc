@@ -153,7 +153,9 @@ Result<WeightPromise> ReadGroup(const Json& group, const std::string& where,
                                 const std::string& table_format) {
   WeightPromise promise;
   promise.where = where;
-  WB_TRY(promise.targets, TextsIn(group, "targets", where));
+  if (Present(group, "targets") != nullptr) {
+    WB_TRY(promise.targets, TextsIn(group, "targets", where));
+  }
   WB_TRY(std::string format, TextIn(group, "format", where));
   if (format.empty()) format = table_format;
   WB_TRY(const Json* weights, TableIn(group, "weights", where));

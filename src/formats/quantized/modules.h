@@ -3,9 +3,11 @@
 // not tell a module's class; what is said here is what every reading of the config agrees on.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/pattern.h"
@@ -20,13 +22,18 @@ class ModuleRules {
 
   struct Choice {
     const WeightPromise* promise = nullptr;  // nullptr: nothing is said for sure
-    std::string problem;  // no group has the module, or two that disagree; "" most often
+    // No group has the module, two that disagree, or an expression that is none; "" most often.
+    std::string problem;
+    bool certain = false;  // not by a class that a file does not tell
   };
   // A name goes before an expression, that before a class.
   Choice PromiseFor(std::string_view module) const;
 
-  // The entry of the list of modules left plain that names this one; "": none does.
-  std::string LeftPlain(std::string_view module) const;
+  // The entry of the list of modules left plain that names this one.
+  std::optional<std::string> LeftPlain(std::string_view module) const;
+  // Whether an entry of that list may name it all the same: a class, an expression that is not
+  // understood, its name with another beginning.
+  bool MayBeLeftPlain(std::string_view module) const;
 
  private:
   enum class Fit : uint8_t { kNo, kMaybe, kClass, kExpression, kName };
@@ -38,12 +45,27 @@ class ModuleRules {
     std::vector<std::pair<std::string, Pattern>> expressions;
     bool linear = false;   // the class of all modules that are quantized most often
     bool unclear = false;  // other classes, expressions that are not understood
+    std::string broken;    // an expression that is none
   };
+
+  // An entry of modules_to_not_convert.
+  struct Unconverted {
+    explicit Unconverted(const std::string& entry);
+    bool Has(std::string_view module) const;
+
+    std::string text;
+    std::optional<Pattern> pattern;  // nullopt: not understood, or has no sign but dots
+    bool plain = false;              // has no sign but dots
+  };
+
+  void FindBroken();
 
   const QuantizationConfig& config_;
   Targets left_plain_;
-  std::vector<std::string> globs_;  // of left_plain_.names those with stars
-  std::vector<Targets> targets_;    // as config_.promises
+  std::vector<Unconverted> unconverted_;  // the same list, for the methods of transformers
+  std::vector<std::string> globs_;        // of left_plain_.names those with stars
+  std::vector<Targets> targets_;          // as config_.promises
+  std::string broken_;                    // what to say of an expression that is none
 };
 
 }  // namespace weighbridge
