@@ -23,6 +23,12 @@ std::string EntryText(const nlohmann::json& entry) {
   return entry.is_string() ? entry.get<std::string>() : entry.dump();
 }
 
+// The entry that EntryText gave: numbers and truth values as such.
+nlohmann::json EntryOf(const std::string& text) {
+  const nlohmann::json value = nlohmann::json::parse(text, nullptr, false);
+  return value.is_number_integer() || value.is_boolean() ? value : nlohmann::json(text);
+}
+
 Result<std::vector<std::string>> FirstK(const LayerRule& rule, int64_t layers,
                                         const NameLookup& lookup) {
   WB_TRY(const int64_t k, Evaluate(Argument(rule, "k"), lookup));
@@ -243,7 +249,9 @@ bool InvertLayerRule(const LayerRule& rule, const std::string& kind, const std::
   const std::vector<std::string> entries = EntriesOf(rule, kind, is);
   if (entries.size() != is.size()) return false;
   if (rule.rule == "from_list") {
-    set_key(Argument(rule, "key"), entries);
+    nlohmann::json list = nlohmann::json::array();
+    for (const std::string& entry : entries) list.push_back(EntryOf(entry));
+    set_key(Argument(rule, "key"), std::move(list));
     return true;
   }
   std::string pattern;
@@ -262,15 +270,15 @@ bool InvertLayerKinds(const LayerRule& rule, const std::vector<std::string>& kin
   for (const auto& [entry, kind] : rule.map) {
     if (known != nullptr && Holds(*known, entry)) entries[kind] = entry;
   }
-  std::vector<std::string> list;
+  nlohmann::json list = nlohmann::json::array();
   std::string pattern;
   for (const std::string& kind : kinds) {
     const auto it = entries.find(kind);
     if (it == entries.end()) return false;
-    list.push_back(it->second);
+    list.push_back(EntryOf(it->second));
     pattern += it->second;
   }
-  set_key(key, rule.rule == "from_list" ? nlohmann::json(list) : nlohmann::json(pattern));
+  set_key(key, rule.rule == "from_list" ? list : nlohmann::json(pattern));
   return true;
 }
 
