@@ -130,7 +130,7 @@ Json ToJson(const SelftestFigures& figures) {
   json["causes"] = Json::object();
   for (const auto& [cause, counts] : figures.causes) json["causes"][cause] = ToJson(counts);
   json["misses"] = ToJson(figures.misses);
-  json["strays"] = ToJson(figures.strays);
+  json["stray_reports"] = ToJson(figures.strays);
   return json;
 }
 

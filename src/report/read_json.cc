@@ -300,7 +300,7 @@ std::optional<SelftestFigures> ReadSelftest(FieldReader& read, const Json& repor
     }
   }
   figures.misses = ReadMisses(read, *json, "misses");
-  figures.strays = ReadMisses(read, *json, "strays");
+  figures.strays = ReadMisses(read, *json, "stray_reports");
   return figures;
 }
 
