@@ -192,7 +192,15 @@ std::vector<FieldDifference> CompareFields(const Model& model, const MegatronCon
 
 std::set<std::string> SharedFields(const Model& model, const MegatronConfig& config) {
   std::set<std::string> shared;
+  const auto constant = [&](const std::string& field) {
+    for (const auto* rules : {&model.spec().config, &model.spec().bridge.fields}) {
+      const auto rule = rules->find(field);
+      if (rule != rules->end() && !rule->second.constant.is_null()) return true;
+    }
+    return false;
+  };
   for (const auto& [field, value] : ExpectedFields(model, config.from_bridge())) {
+    if (constant(field)) continue;
     const auto it = config.fields.find(field);
     if (it == config.fields.end() || !HasEffect(field, config.fields)) continue;
     const json found = ExpandLayerFrequency(field, NoneIsNull(*it), model.layers());

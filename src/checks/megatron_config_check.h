@@ -24,7 +24,8 @@ struct FieldDifference {
 std::vector<FieldDifference> CompareFields(const Model& model, const MegatronConfig& config);
 
 // The fields to which `config` gives a value (not None or false, nor a list of those) and `model`
-// the same one: what a family carries over of what the Megatron config says.
+// the same one: what a family carries over of what the Megatron config says. What the family gives
+// to every model alike is left out.
 std::set<std::string> SharedFields(const Model& model, const MegatronConfig& config);
 
 // "hidden_size is 64 in run_config.yaml and 48 by the HF config"

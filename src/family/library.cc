@@ -224,6 +224,8 @@ Status FamilyLibrary::CheckModelType(const FamilySpec& family, const nlohmann::j
            return Contains(spec.hf_model_types, type);
          }));
   if (other == nullptr || other->name == family.name) return {};
+  // Kimi K2's configs name DeepSeek-V3's class.
+  if (other->variant_of == family.name || family.variant_of == other->name) return {};
   return Corrupt(
       "config-contradiction",
       fmt::format("architectures say that the model is of family {}, and model_type '{}' "
