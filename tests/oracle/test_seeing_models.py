@@ -45,7 +45,8 @@ def test_what_the_bridge_writes_is_what_the_family_says(weighbridge, bridge_cpu,
                            "--dtype", "bf16"], capture_output=True, text=True, check=False, timeout=300)
     assert made.returncode == 0, made.stdout[-1000:] + made.stderr[-3000:]
     report = tmp_path / "report.json"
-    result = weighbridge("verify", tmp_path / "hf", tmp_path / "megatron", "--runtime", "none", "--json", report)
+    # Weights alone: the Bridge's configs differ (the sections of multimodal RoPE, for one).
+    result = weighbridge("verify", tmp_path / "hf", tmp_path / "megatron", "--level", "L1", "--json", report)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = json.loads(report.read_text())["counts"]
     assert counts["passed"] == counts["total"] > 50
