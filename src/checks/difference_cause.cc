@@ -119,12 +119,6 @@ std::vector<int64_t> Mismatches(const TensorView& expected, const TensorView& ac
   return found;
 }
 
-bool FewBits(uint64_t flipped) {
-  if (std::popcount(flipped) <= 2) return true;
-  const int low = std::countr_zero(flipped) / 8;
-  return (flipped >> (8 * low)) <= 0xff;
-}
-
 std::optional<DifferenceCause> BitFlip(const TensorView& expected, const TensorView& actual,
                                        const ElementStats& stats, Tolerance tolerance) {
   if (expected.dtype != actual.dtype || stats.mismatched > kFewElements ||
@@ -170,6 +164,12 @@ std::optional<DifferenceCause> NotFinite(const TensorView& expected, const Tenso
 }
 
 }  // namespace
+
+bool FewBits(uint64_t flipped) {
+  if (std::popcount(flipped) <= 2) return true;
+  const int low = std::countr_zero(flipped) / 8;
+  return (flipped >> (8 * low)) <= 0xff;
+}
 
 std::optional<DifferenceCause> ExplainDifference(const TensorView& expected,
                                                  const TensorView& actual,

@@ -2,6 +2,7 @@
 // rules). Deeper hypotheses, about layouts and other tensors, are not tried here.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -9,6 +10,9 @@
 #include "tensor/compare.h"
 
 namespace weighbridge {
+
+// One or two bits, or bits of one byte: what a fault of storage or transfer flips in a value.
+bool FewBits(uint64_t flipped);
 
 struct DifferenceCause {
   std::string id;

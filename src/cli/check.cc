@@ -21,14 +21,8 @@ Result<Report> AtLevel(CheckArguments& a, const char* level) {
     a.level = std::string(level) == "L0" ? "L0" : "";
     return JudgePair(a, "check");
   }
-  RoundTripInput input;
-  input.model = a.model;
-  input.config = a.config;
-  input.families = a.families;
-  input.memory = a.memory;
+  RoundTripInput input = RoundTripOf(a);
   input.level = level;
-  input.without_mtp = a.options.without_mtp;
-  input.options.threads = a.options.threads;
   return JudgeRoundTrip(input);
 }
 
@@ -73,24 +67,17 @@ void AddCheck(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand(
       "check",
       "chooses and runs the levels that fit, up to the first that fails, and diagnoses it");
-  command
-      ->add_option(
-          std::string("HF,") + kHfSpellings, a->model,
-          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
-      ->required();
+  AddHfPositional(*command, "HF", a->model);
   command->add_option(
       std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
       "a Megatron checkpoint of the same model; without it the round trip is judged");
   command->add_flag("--explain", a->explain, "say which levels were run and why; default: off")
       ->group("Compare");
   AddPairOptions(*command, *a);
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
+  AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
-  AddWorkOptions(*command, a->options.threads, a->memory);
+  AddThreadsOption(*command, a->options.threads);
+  AddMemoryOption(*command, a->memory);
   AddOutputOptions(*command, context);
   AddExamples(*command, {"weighbridge check ./Llama-3.2-1B",
                          "weighbridge check ./Llama-3.2-1B ./checkpoints/llama32_1b --explain"});

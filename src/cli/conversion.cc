@@ -102,15 +102,9 @@ void AddWritingOptions(CLI::App& command, const std::string& what, WritingOption
       ->check(CLI::IsMember({"page", "device", "none"}))
       ->capture_default_str()
       ->group("Output");
-  command
-      .add_option("--memory", options.memory, "memory for the blocks in flight: bytes, K, M or G")
-      ->type_name("SIZE")
-      ->capture_default_str()
-      ->group("Run");
+  AddMemoryOption(command, options.memory);
   options.threads = DefaultThreads();
-  command.add_option("--threads", options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddThreadsOption(command, options.threads);
   AddRankOptions(command, options.ranks);
 }
 

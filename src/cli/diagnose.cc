@@ -25,18 +25,6 @@ std::string Outcome(Result<Report> report) {
   return fmt::format("fails: {}", causes.empty() && report->error ? report->error->what : causes);
 }
 
-RoundTripInput RoundTripOf(const PairArguments& a, int tp) {
-  RoundTripInput input;
-  input.model = a.model;
-  input.config = a.config;
-  input.families = a.families;
-  input.memory = a.memory;
-  input.without_mtp = a.options.without_mtp;
-  input.options.threads = a.options.threads;
-  input.options.grid.tp = tp;
-  return input;
-}
-
 // How many causes come from configs, and from the checkpoint.
 struct Origins {
   int64_t config = 0, checkpoint = 0;
@@ -83,7 +71,8 @@ std::string RuledOut(const Report& report) {
 }
 
 Result<Report> RunOn(PairArguments& a) {
-  RoundTripInput one = RoundTripOf(a, 1), two = RoundTripOf(a, 2);
+  RoundTripInput one = RoundTripOf(a), two = RoundTripOf(a);
+  two.options.grid.tp = 2;
   const std::string single = Outcome(JudgeRoundTrip(one));
   const std::string grid = Outcome(JudgeRoundTrip(two));
   WB_TRY(Report report, JudgePair(a, "diagnose"));
@@ -118,23 +107,16 @@ void AddDiagnose(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand(
       "diagnose",
       "the debugging workflow: which single mistake explains why two checkpoints differ");
-  command
-      ->add_option(
-          std::string("HF,") + kHfSpellings, a->model,
-          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
-      ->required();
+  AddHfPositional(*command, "HF", a->model);
   command
       ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->megatron,
                    "a Megatron checkpoint: the folder with the tracker file, or an iter_N")
       ->required();
   AddPairOptions(*command, *a);
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
+  AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
-  AddWorkOptions(*command, a->options.threads, a->memory);
+  AddThreadsOption(*command, a->options.threads);
+  AddMemoryOption(*command, a->memory);
   AddOutputOptions(*command, context);
   AddExamples(*command,
               {"weighbridge diagnose ./Llama-3.2-1B ./checkpoints/llama32_1b",

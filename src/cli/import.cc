@@ -121,22 +121,14 @@ void AddImport(CLI::App& app, Context& context) {
   auto a = std::make_shared<ImportArguments>();
   CLI::App* command =
       app.add_subcommand("import", "Hugging Face -> Megatron: a torch_dist or torch checkpoint");
-  command
-      ->add_option(
-          std::string("HF,") + kHfSpellings, a->model,
-          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
-      ->required();
+  AddHfPositional(*command, "HF", a->model);
   command
       ->add_option(std::string("MEGATRON,") + kMegatronSpellings, a->target.root,
                    "the folder to import into; its iter_0000000 appears whole or not at all")
       ->required();
   a->layout.dialect = "te";
   AddMegatronLayoutOptions(*command, a->layout);
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
+  AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
   AddConversionOutput(*command, a->output);
   AddWritingOptions(*command, "replace the iteration if it is there", a->writing);

@@ -128,14 +128,15 @@ void AddPairOptions(CLI::App& app, PairArguments& arguments) {
       ->group("Compare");
 }
 
-void AddWorkOptions(CLI::App& command, int& threads, std::string& memory) {
-  command.add_option("--threads", threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
-  command.add_option("--memory", memory, "memory for the blocks in flight: bytes, K, M or G")
-      ->type_name("SIZE")
-      ->capture_default_str()
-      ->group("Run");
+RoundTripInput RoundTripOf(const PairArguments& arguments) {
+  RoundTripInput input;
+  input.model = arguments.model;
+  input.config = arguments.config;
+  input.families = arguments.families;
+  input.memory = arguments.memory;
+  input.without_mtp = arguments.options.without_mtp;
+  input.options.threads = arguments.options.threads;
+  return input;
 }
 
 }  // namespace weighbridge::cli

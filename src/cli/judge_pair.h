@@ -24,8 +24,6 @@ struct PairArguments : MegatronArguments {
 
 // --runtime, --without-mtp, --expect-dtype, --strict-padding.
 void AddPairOptions(CLI::App& command, PairArguments& arguments);
-// --threads and --memory.
-void AddWorkOptions(CLI::App& command, int& threads, std::string& memory);
 
 // The two compared by arguments.level ("": both), with progress on stderr under `command`. Errors:
 // those of opening them and of Verify.
@@ -41,5 +39,7 @@ struct RoundTripInput {
   RoundTripOptions options;
 };
 Result<Report> JudgeRoundTrip(RoundTripInput& input);
+// Of the Hugging Face side of a pair, on one rank.
+RoundTripInput RoundTripOf(const PairArguments& arguments);
 
 }  // namespace weighbridge::cli

@@ -124,9 +124,7 @@ void AddManifest(CLI::App& app, Context& context) {
       ->group("Model");
   command->add_flag("-q,--quiet", a->quiet, "print nothing but the manifest and errors")
       ->group("Output");
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddThreadsOption(*command, a->options.threads);
   AddRankOptions(*command, a->job);
   AddExamples(*command, {"weighbridge manifest ./Llama-3.2-1B -o llama.manifest.json",
                          "weighbridge manifest ./checkpoints/llama32_1b --like ./Llama-3.2-1B",

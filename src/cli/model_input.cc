@@ -117,6 +117,34 @@ void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool
       ->group("Model");
 }
 
+void AddHfPositional(CLI::App& command, const char* name, std::string& model) {
+  command
+      .add_option(
+          std::string(name) + "," + kHfSpellings, model,
+          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
+      ->required();
+}
+
+void AddConfigOption(CLI::App& command, std::string& config) {
+  command
+      .add_option("--config", config, "another config.json; default: the one beside the weights")
+      ->type_name("FILE")
+      ->group("Model");
+}
+
+void AddThreadsOption(CLI::App& command, int& threads) {
+  command.add_option("--threads", threads, "threads; default: all processors")
+      ->check(CLI::Range(1, 1024))
+      ->group("Run");
+}
+
+void AddMemoryOption(CLI::App& command, std::string& memory) {
+  command.add_option("--memory", memory, "memory for the blocks in flight: bytes, K, M or G")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group("Run");
+}
+
 std::string NextCommand(std::vector<std::string> command,
                         const std::vector<std::string>& families) {
   for (const std::string& family : families) {

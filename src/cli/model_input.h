@@ -37,6 +37,16 @@ Result<const FamilySpec*> ChosenFamily(const FamilyLibrary& library, const std::
 // --family, to be repeated: a NAME or a FILE, or with `names` false files only.
 void AddFamilyOption(CLI::App& command, std::vector<std::string>& families, bool names = true);
 
+// The Hugging Face side as a required positional: "MODEL" or "HF".
+void AddHfPositional(CLI::App& command, const char* name, std::string& model);
+
+// --config, of a model whose config.json lies beside its weights.
+void AddConfigOption(CLI::App& command, std::string& config);
+
+// --threads and --memory of the commands that stream tensors.
+void AddThreadsOption(CLI::App& command, int& threads);
+void AddMemoryOption(CLI::App& command, std::string& memory);
+
 // The command line that a summary suggests: `command`, with the --family options that were given.
 std::string NextCommand(std::vector<std::string> command, const std::vector<std::string>& families);
 

@@ -33,11 +33,7 @@ void AddRoundtrip(CLI::App& app, Context& context) {
   a->options.threads = DefaultThreads();
   CLI::App* command = app.add_subcommand(
       "roundtrip", "Hugging Face -> Megatron -> Hugging Face on any parallel grid, byte for byte");
-  command
-      ->add_option(
-          std::string("MODEL,") + kHfSpellings, a->model,
-          "a Hugging Face folder, a .safetensors file, or org/name[@REV] in the local cache")
-      ->required();
+  AddHfPositional(*command, "MODEL", a->model);
   AddGridOptions(*command, a->options.grid);
   command->add_option("--level", a->level, "L0: headers only; L1: every byte")
       ->check(CLI::IsMember({"L0", "L1"}))
@@ -54,19 +50,10 @@ void AddRoundtrip(CLI::App& app, Context& context) {
       ->type_name("N")
       ->check(CLI::PositiveNumber)
       ->group("Compare");
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
+  AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
-  command->add_option("--memory", a->memory, "memory for the blocks in flight: bytes, K, M or G")
-      ->type_name("SIZE")
-      ->capture_default_str()
-      ->group("Run");
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddMemoryOption(*command, a->memory);
+  AddThreadsOption(*command, a->options.threads);
   AddOutputOptions(*command, context);
   AddExamples(*command, {"weighbridge roundtrip ./Llama-3.2-1B",
                          "weighbridge roundtrip meta-llama/Llama-3.1-8B --tp 2 --pp 2 -v",

@@ -162,15 +162,9 @@ void AddSelftest(CLI::App& app, Context& context) {
       ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
       ->capture_default_str()
       ->group("Faults");
-  command
-      ->add_option("--config", a->config,
-                   "another config.json; default: the one beside the weights")
-      ->type_name("FILE")
-      ->group("Model");
+  AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddThreadsOption(*command, a->options.threads);
   AddOutputOptions(*command, context);
   AddExamples(*command, {"weighbridge selftest --family llama",
                          "weighbridge selftest --seeds 20 --json selftest.json",

@@ -301,9 +301,7 @@ void AddToy(CLI::App& app, Context& context) {
       ->type_name("FILE")
       ->group("Output");
   command->add_flag("-q,--quiet", a->quiet, "print nothing but errors")->group("Output");
-  command->add_option("--threads", a->options.threads, "threads; default: all processors")
-      ->check(CLI::Range(1, 1024))
-      ->group("Run");
+  AddThreadsOption(*command, a->options.threads);
   AddExamples(*command,
               {"weighbridge toy out --family qwen3_moe",
                "weighbridge toy out --family llama --set hidden_size=256 --set num_hidden_layers=8",

@@ -132,7 +132,8 @@ void AddVerify(CLI::App& app, Context& context) {
       ->check(CLI::PositiveNumber)
       ->group("Compare");
   AddMegatronModelOptions(*command, *a, "that a Megatron checkpoint against a manifest came from");
-  AddWorkOptions(*command, a->options.threads, a->memory);
+  AddThreadsOption(*command, a->options.threads);
+  AddMemoryOption(*command, a->memory);
   AddRankOptions(*command, a->job);
   AddOutputOptions(*command, context);
   AddExamples(*command,

@@ -45,8 +45,6 @@ bool IsUnexplained(const Finding& finding) {
   return !finding.steps.empty() && finding.steps[0].cause == "unexplained";
 }
 
-bool EndsWith(std::string_view text, std::string_view end) { return text.ends_with(end); }
-
 // Elements at fixed places of a tensor of that size.
 std::vector<int64_t> FingerprintPlaces(int64_t numel) {
   std::mt19937_64 random(static_cast<uint64_t>(numel) * 31 + 1);
@@ -90,7 +88,7 @@ class Explainer {
     const std::string& name = p.rule->megatron;
     form.convolution = p.shape.size() > 2 || name.find("conv1d") != std::string::npos;
     form.vocabulary =
-        EndsWith(name, "word_embeddings.weight") || EndsWith(name, "output_layer.weight");
+        name.ends_with("word_embeddings.weight") || name.ends_with("output_layer.weight");
     form.tp_sizes = {2, 4, 8, 16, 3, 6, 32};
     return form;
   }
@@ -99,7 +97,7 @@ class Explainer {
     const std::string& name = p.rule->megatron;
     ValueForm form{p.op, from, to};
     form.norm = name.find("norm") != std::string::npos && name.find("bias") == std::string::npos;
-    form.router_bias = name.find("router") != std::string::npos && EndsWith(name, "bias");
+    form.router_bias = name.find("router") != std::string::npos && name.ends_with("bias");
     return form;
   }
 
@@ -129,12 +127,9 @@ class Explainer {
                                      TensorSearch& search, bool pairs) {
     if (auto found = search.Search(pairs)) return FindingOf(p, "", *found, pair.expected);
     if (const Parameter* other = Elsewhere(p, pair)) {
-      if (auto bytes = hf_.Open(*other)) {
-        if (auto found = search.SearchFrom(*bytes, false)) {
-          Finding finding = FindingOf(p, "", *found, *bytes);
-          finding.other = Other{other, ""};
-          return finding;
-        }
+      const auto bytes = hf_.Open(*other);
+      if (bytes) {
+        if (auto found = FromOther(p, "", search, *bytes, {other, ""}, false)) return found;
       }
     }
     if (auto found = ExpertStacking(p, search)) return found;
@@ -142,13 +137,20 @@ class Explainer {
     for (const Parameter* near : Near(p)) {
       const auto bytes = hf_.Open(*near);
       if (!bytes) continue;
-      if (auto found = search.SearchFrom(*bytes, true)) {
-        Finding finding = FindingOf(p, "", *found, *bytes);
-        finding.other = Other{near, ""};
-        return finding;
-      }
+      if (auto found = FromOther(p, "", search, *bytes, {near, ""}, true)) return found;
     }
     return std::nullopt;
+  }
+
+  // The values of `other`, `bytes`, in the place that is searched; `changed`: also once more.
+  std::optional<Finding> FromOther(const Parameter& p, const std::string& part,
+                                   TensorSearch& search, const ParameterBytes& bytes, Other other,
+                                   bool changed) const {
+    const auto found = search.SearchFrom(bytes, changed);
+    if (!found) return std::nullopt;
+    Finding finding = FindingOf(p, part, *found, bytes);
+    finding.other = std::move(other);
+    return finding;
   }
 
   // All experts of a layer as one tensor whose axes were confused: [experts, out, in] read as [out,
@@ -392,10 +394,8 @@ class Explainer {
       bytes.sources.starts = {in_.hf.Data(info).data()};
       bytes.plan = Plan({Run{.length = static_cast<int64_t>(info.nbytes)}});
       if (Fingerprint(bytes, p.op, pair.dtype(), places) != wanted) continue;
-      if (auto found = search.SearchFrom(bytes, false)) {
-        Finding finding = FindingOf(p, own->name + ": ", *found, bytes);
-        finding.other = Other{nullptr, info.name};
-        return finding;
+      if (auto found = FromOther(p, own->name + ": ", search, bytes, {nullptr, info.name}, false)) {
+        return found;
       }
     }
     return std::nullopt;
@@ -448,10 +448,8 @@ class Explainer {
       const auto bytes = hf_.Open(*near);
       if (!bytes) continue;
       WB_TRY(const ParameterBytes same_box, box(*bytes));
-      if (auto found = search.SearchFrom(same_box, false)) {
-        Finding finding = FindingOf(p, where, *found, same_box);
-        finding.other = Other{near, ""};
-        return std::vector<Finding>{std::move(finding)};
+      if (auto found = FromOther(p, where, search, same_box, {near, ""}, false)) {
+        return std::vector<Finding>{*std::move(found)};
       }
     }
     return std::vector<Finding>();
@@ -558,19 +556,14 @@ class Explainer {
     }
     for (Finding& f : findings_) {
       if (!f.other) continue;
-      Step step = OtherStep(f, layers, of_layer);
-      if (f.steps.empty()) {
-        f.steps = {step};
-      } else {
-        f.steps.insert(f.steps.begin(), step);
-      }
+      f.steps.insert(f.steps.begin(), OtherStep(f, layers, of_layer));
     }
   }
 
   template <typename Layers, typename OfLayer>
   Step OtherStep(const Finding& f, const Layers& layers, const OfLayer& of_layer) const {
     const Parameter& p = *f.parameter;
-    if (f.other->parameter == nullptr) return HfStep(f);
+    if (f.other->parameter == nullptr) return {"stale", "the values of " + f.other->hf};
     const Parameter& from = *f.other->parameter;
     if (from.rule != p.rule) return {"stale", "the values of " + Name(from)};
     if (from.layer == p.layer) {
@@ -587,9 +580,6 @@ class Explainer {
         of_layer.at(p.layer).at(from.layer) > 1 || TensorsOf(p) == 1 ? "layer-duplicated" : "stale",
         what};
   }
-
-  // Of one HF tensor within a parameter.
-  static Step HfStep(const Finding& f) { return {"stale", "the values of " + f.other->hf}; }
 
   bool IsFailing(const Parameter& p) const { return failing_.contains(&p); }
   int64_t TensorsOf(const Parameter& p) const {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -12,6 +11,7 @@
 #include <tuple>
 
 #include "base/threads.h"
+#include "checks/difference_cause.h"
 #include "checks/moves.h"
 #include "tensor/float_bits.h"
 
@@ -29,12 +29,6 @@ constexpr int64_t kTableElements = 64 << 10;  // from here on a table of all 16-
 
 uint64_t BitsAt(DType dtype, std::span<const std::byte> bytes, int64_t i) {
   return RawBits(dtype, bytes.data(), static_cast<size_t>(i));
-}
-
-bool FewBits(uint64_t flipped) {
-  if (std::popcount(flipped) <= 2) return true;
-  const int low = std::countr_zero(flipped) / 8;
-  return (flipped >> (8 * low)) <= 0xff;
 }
 
 uint64_t Mixed(uint64_t bits) {
