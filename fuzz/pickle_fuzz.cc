@@ -22,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!document) {
     const weighbridge::Error& error = document.error();
     Require(error.kind == weighbridge::ErrorKind::kCorrupt);
-    Require(error.id == "pickle-invalid" || error.id == "pickle-refused");
+    Require(error.id == "header-corrupt" || error.id == "pickle-refused");
     Require(error.what.size() < 600);
     return 0;
   }

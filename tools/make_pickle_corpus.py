@@ -15,7 +15,7 @@ import struct
 import sys
 from pathlib import Path
 
-INVALID, REFUSED = "pickle-invalid", "pickle-refused"
+INVALID, REFUSED = "header-corrupt", "pickle-refused"
 
 
 # ---------------------------------------------------------------- good ones

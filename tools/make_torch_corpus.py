@@ -12,7 +12,7 @@ import sys
 import zlib
 from pathlib import Path
 
-ZIP, STORAGE, PICKLE, TRUNCATED = "zip-invalid", "storage-invalid", "pickle-refused", "file-truncated"
+ZIP, STORAGE, PICKLE, TRUNCATED = "header-corrupt", "storage-invalid", "pickle-refused", "file-truncated"
 FORMAT, TENSOR = "unsupported-format", "unsupported-tensor"
 
 
@@ -288,7 +288,7 @@ def corrupt_storages():
     yield "name_twice", with_pickle(b"\x80\x02}(" + (text("a") + tensor()) * 2 + b"u."), "duplicate-name", "'a' is"
     yield "pickle_runs_code", with_pickle(b"\x80\x02cos\nsystem\n" + text("echo pwned") + b"\x85R."), PICKLE, "'os.system'"
     yield "hook_runs_code", with_pickle(state_dict(tensor(more=name("os", "system") + text("x") + b"\x85R"))), PICKLE, "'os.system'"
-    yield "pickle_cut", with_pickle(PKL[:-5]), "pickle-invalid", "end before the value"
+    yield "pickle_cut", with_pickle(PKL[:-5]), "header-corrupt", "end before the value"
 
 
 def main(out):

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "checks/megatron_config_check.h"
 #include "family/config.h"
 #include "family/effects/effects.h"
 
@@ -29,6 +31,12 @@ bool Equal(double a, double b) {
 
 bool Equal(const json& a, const json& b) {
   if (a.is_number() && b.is_number()) return Equal(a.get<double>(), b.get<double>());
+  if (a.is_object() && b.is_object()) {
+    return a.size() == b.size() &&
+           std::all_of(a.items().begin(), a.items().end(), [&](const auto& i) {
+             return b.contains(i.key()) && Equal(i.value(), b[i.key()]);
+           });
+  }
   if (!a.is_array() || !b.is_array() || a.size() != b.size()) return a == b;
   return std::equal(a.begin(), a.end(), b.begin(),
                     [](const json& x, const json& y) { return Equal(x, y); });
@@ -95,9 +103,16 @@ class Comparison {
     Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt);
     for (int64_t layer = 0; layer < hf_.layers; ++layer) {
       WB_TRY(const Effects a, LayerEffects(hf_, layer));
-      WB_TRY(const Effects b, LayerEffects(megatron_, layer));
+      WB_TRY(Effects b, LayerEffects(megatron_, layer));
       hf_windows_ |= HasWindow(a);
       megatron_windows_ |= HasWindow(b);
+      // A table that goes with the kind of layer is no difference of its own.
+      if (HasWindow(a) != HasWindow(b)) {
+        WB_TRY(const Effects as_hf, LayerEffects(megatron_, layer, HasWindow(a)));
+        for (const char* name : {"rope.table", "rope.factor"}) {
+          if (const auto it = as_hf.find(name); it != as_hf.end()) b[name] = it->second;
+        }
+      }
       Compare(a, b, layer);
     }
     for (Place& place : places_) ClassifyWindow(place.difference);
@@ -187,14 +202,23 @@ std::string LayersText(const std::vector<int64_t>& layers, int64_t all) {
   return text;
 }
 
+// The effect at `place` of a side.
+Result<Effects> EffectsAt(const EffectSide& side, const Place& place) {
+  if (place.layers.empty()) return WholeEffects(side);
+  return LayerEffects(side, place.layers[0]);
+}
+
 // Turns the places of all differences into causes.
 class Reporter {
  public:
+  // `resolve` makes Megatron's side of other fields.
   Reporter(const EffectSide& hf, const EffectSide& megatron, const MegatronConfig& config,
-           std::string runtime, Report& report)
+           std::function<Result<EffectSide>(const json& fields)> resolve, std::string runtime,
+           Report& report)
       : hf_(hf),
         megatron_(megatron),
         config_(config),
+        resolve_(std::move(resolve)),
         runtime_(std::move(runtime)),
         report_(report) {}
 
@@ -213,7 +237,7 @@ class Reporter {
           {"no-effect", message + "; it matters only beyond the longest position of the config"});
       return;
     }
-    const bool lost = origin == Origin::kConfig && Lost(d);
+    const bool lost = origin == Origin::kConfig && Lost(place);
     if (lost) message += "; the config leaves it out, and its reader's default is another";
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
                 ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
@@ -274,15 +298,34 @@ class Reporter {
     return nullptr;
   }
 
-  // None of the fields stands in the config of one side.
-  bool Lost(const Difference& d) const {
-    const auto none = [](const EffectSide& side, const std::vector<std::string>& fields) {
-      return !fields.empty() &&
-             std::none_of(fields.begin(), fields.end(), [&](const std::string& f) {
-               return side.given.contains(f) || side.behaviours.contains(f);
-             });
-    };
-    return none(megatron_, d.megatron_fields) || none(hf_, d.hf_fields);
+  // The config of one side leaves something out, and what its reader takes instead makes the
+  // difference.
+  bool Lost(const Place& place) const { return MegatronLost(place) || HfLost(place.difference); }
+
+  // With the HF config's values in the place of what is not there the effect is the same.
+  bool MegatronLost(const Place& place) const {
+    json fields = config_.fields;
+    for (const std::string& f : place.difference.megatron_fields) {
+      const auto wanted = hf_.fields.find(f);
+      const bool absent = !megatron_.given.contains(f) && !megatron_.behaviours.contains(f);
+      if (absent && wanted != hf_.fields.end()) fields[f] = *wanted;
+    }
+    if (fields.size() == config_.fields.size()) return false;
+    const auto side = resolve_(fields);
+    if (!side) return false;
+    const auto expected = EffectsAt(hf_, place), restored = EffectsAt(*side, place);
+    if (!expected || !restored) return false;
+    const auto a = expected->find(place.difference.effect);
+    const auto b = restored->find(place.difference.effect);
+    return a != expected->end() && b != restored->end() && Equal(a->second.value, b->second.value);
+  }
+
+  // None of the keys is in config.json; what is off by default is no loss.
+  bool HfLost(const Difference& d) const {
+    return !d.hf.is_null() && !d.hf_fields.empty() &&
+           std::none_of(d.hf_fields.begin(), d.hf_fields.end(), [&](const std::string& f) {
+             return hf_.given.contains(f) || hf_.behaviours.contains(f);
+           });
   }
 
   std::string Hint(const Difference& d, Origin origin) const {
@@ -310,6 +353,7 @@ class Reporter {
   const EffectSide& hf_;
   const EffectSide& megatron_;
   const MegatronConfig& config_;
+  const std::function<Result<EffectSide>(const json& fields)> resolve_;
   const std::string runtime_;
   Report& report_;
 };
@@ -341,13 +385,25 @@ void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime,
       ToPrintable(name), config.origin));
 }
 
-Status Compare(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
+// Sizes that contradict the HF config are causes of their own (CheckMegatronConfig): what follows
+// from them is not told again.
+MegatronConfig WithRightSizes(const Model& model, MegatronConfig config) {
+  for (FieldDifference& d : CompareFields(model, config)) {
+    if (!SizeCause(d.field).empty()) config.fields[d.field] = std::move(d.expected);
+  }
+  return config;
+}
+
+Status Compare(const Model& model, const MegatronConfig& recorded, const RuntimeChoice& choice,
                bool without_mtp, Report& report) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
   WB_TRY(EffectSide hf, HfSide(model));
+  const MegatronConfig config = WithRightSizes(model, recorded);
   if (without_mtp) hf.fields["mtp_num_layers"] = config.fields.value("mtp_num_layers", json());
-  WB_TRY(const EffectSide plain,
-         MegatronSide(config.fields, model, hf, *runtime, {/*hidden=*/false, choice.version}));
+  const auto without_hidden = [&](const json& fields) {
+    return MegatronSide(fields, model, hf, *runtime, {/*hidden=*/false, choice.version});
+  };
+  WB_TRY(const EffectSide plain, without_hidden(config.fields));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
   NoteUnknownClass(config, *runtime, report);
   const std::string name = fmt::format("{} {}", runtime->name,
@@ -355,15 +411,18 @@ Status Compare(const Model& model, const MegatronConfig& config, const RuntimeCh
   report.details.emplace_back("runtime", choice.hidden ? name : "none");
   NotePositions(hf, config, report);
   if (!choice.hidden) {
-    Reporter reporter(hf, plain, config, name, report);
+    Reporter reporter(hf, plain, config, without_hidden, name, report);
     for (const Place& place : by_config) reporter.Tell(place, Origin::kConfig);
     return {};
   }
-  WB_TRY(const EffectSide real, MegatronSide(config.fields, model, hf, *runtime, choice));
+  const auto with_hidden = [&](const json& fields) {
+    return MegatronSide(fields, model, hf, *runtime, choice);
+  };
+  WB_TRY(const EffectSide real, with_hidden(config.fields));
   WB_TRY(const std::vector<Place> all, Differences(hf, real));
   std::set<std::string> of_config;
   for (const Place& place : by_config) of_config.insert(place.difference.effect);
-  Reporter reporter(hf, real, config, name, report);
+  Reporter reporter(hf, real, config, with_hidden, name, report);
   for (const Place& place : all) {
     const bool by_runtime = !of_config.contains(place.difference.effect);
     reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);

@@ -22,6 +22,8 @@ namespace weighbridge::cli {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr uint64_t kShardBytes = 100'000;  // several shards, and an index
+
 struct SelftestArguments {
   std::string model, config;
   std::vector<std::string> families;
@@ -67,10 +69,12 @@ Status AddToy(const FamilySpec& spec, const fs::path& folder, Models& models) {
   std::vector<std::string> notes;
   WB_TRY(const auto config, ToyConfig(spec, {}, {}, DType::kBF16, notes));
   const fs::path path = folder / spec.name;
-  WB_TRY(const Toy toy, MakeRandomToy(spec, config, path, {}));
+  RandomToyOptions options;
+  options.max_shard_bytes = kShardBytes;
+  WB_TRY(const Toy toy, MakeRandomToy(spec, config, path, options));
   WB_TRY(auto checkpoint, OpenCheckpoint(toy.path));
   WB_TRY(nlohmann::json read, ReadJsonFile(path / "config.json"));
-  models.subjects.push_back({spec.name, &spec, std::move(read), checkpoint.get()});
+  models.subjects.push_back({spec.name, &spec, std::move(read), checkpoint.get(), toy.path});
   models.toys.push_back(std::move(checkpoint));
   return {};
 }
@@ -99,7 +103,7 @@ Result<Report> RunOn(SelftestArguments& a) {
   } else {
     WB_TRY(models.given, OpenModelInput(a.model, a.families, a.config));
     models.subjects.push_back(
-        {a.model, models.given->family, models.given->config, models.given->checkpoint.get()});
+        {a.model, models.given->family, models.given->config, models.given->checkpoint.get(), {}});
   }
   std::optional<Progress> progress;
   a.options.began = [&](uint64_t bytes) { progress.emplace("selftest", bytes); };

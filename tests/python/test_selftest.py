@@ -48,6 +48,10 @@ def test_each_family_gets_the_faults_that_it_has_a_place_for(figures):
     assert counts["transposed"] == len(FAMILIES)
     assert counts["kv-latent-order"] == counts["expert-order"] == 1  # deepseek_v3
     assert counts["tp-packed"] == counts["conv-layout"] == 1  # falcon_h1
+    # Of files always, of the config where the Bridge has a class that reads it: not for falcon_h1.
+    assert counts["file-truncated"] == counts["tracker-stale"] == len(FAMILIES)
+    assert counts["norm-eps"] == counts["rope-base"] == 2
+    assert counts["router-formula"] == 1  # deepseek_v3
 
 
 def test_a_saved_report_keeps_its_figures(figures, run, tmp_path):
@@ -81,6 +85,12 @@ def test_a_given_model_is_left_as_it_is(run, tmp_path):
     causes = json.loads((tmp_path / "r.json").read_text())["selftest"]["causes"]
     assert {cause: counts["injected"] for cause, counts in causes.items()} == {"qkv-order": 3, "zero-filled": 3}
     assert digests(tmp_path / "m") == before
+
+
+def test_a_given_model_has_no_faults_of_files(run, tmp_path):
+    assert run("toy", tmp_path / "m", "--family", "qwen2").returncode == 0
+    result = run("selftest", tmp_path / "m", "--causes", "shard-missing")
+    assert result.returncode == 2 and "no fault could be injected" in result.stderr
 
 
 def test_the_same_seed_gives_the_same_faults_whatever_the_number_of_threads(run, tmp_path):

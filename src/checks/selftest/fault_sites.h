@@ -79,9 +79,10 @@ class FaultSites {
   std::map<std::string_view, std::map<int, std::vector<size_t>>> sites_;
 };
 
-// Every fault across tensors. Faults of the config stand here too, once configs are compared by
-// effect: they change HeldCheckpoint::common_state().
+// Every fault across tensors, and those of the config.
 const std::vector<ModelFault>& ModelFaults();
+// Of the config: they change HeldCheckpoint::config_fields().
+const std::vector<ModelFault>& ConfigFaults();
 
 // Whether two causes differ only in what is not in either checkpoint (the adapter): such are never
 // told apart by bytes.

@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <utility>
 
+#include "checks/bridge_config.h"
 #include "checks/parameter_source.h"
 #include "family/disk_names.h"
+#include "formats/megatron_config/run_config.h"
+#include "formats/megatron_config/yaml.h"
 
 namespace weighbridge {
 namespace {
@@ -40,10 +44,11 @@ size_t LeadingAxesOf(const DistTensor& tensor, const HeldTensor& held) {
 
 }  // namespace
 
-Result<HeldCheckpoint> HeldCheckpoint::Create(const Model& model, const Checkpoint& hf,
-                                              std::filesystem::path folder) {
+Result<HeldCheckpoint> HeldCheckpoint::Create(const Model& model, const Checkpoint& hf) {
   HeldCheckpoint out;
-  out.folder_ = std::move(folder);
+  if (!model.spec().bridge.provider.empty()) {
+    WB_TRY(out.run_config_, BridgeRunConfig(model, {}));
+  }
   WB_TRY(const HfParameters source, HfParameters::Create(model, hf));
   std::map<std::string, DistTensor> tensors;
   for (const Parameter& p : model.parameters()) {
@@ -69,6 +74,21 @@ Result<HeldCheckpoint> HeldCheckpoint::Create(const Model& model, const Checkpoi
   for (auto& [key, tensor] : tensors) out.metadata_.tensors.push_back(std::move(tensor));
   SortByKey(out.metadata_.tensors);
   return out;
+}
+
+Status HeldCheckpoint::SettleIn(std::filesystem::path folder) {
+  folder_ = std::move(folder);
+  if (run_config_.is_null()) return {};
+  std::ofstream file(folder_ / kRunConfigName, std::ios::binary);
+  file << DumpYaml(run_config_);
+  file.close();
+  if (file) return {};
+  return Fail(ErrorKind::kIo, "io", "cannot write the config of a model in memory",
+              (folder_ / kRunConfigName).string());
+}
+
+nlohmann::json* HeldCheckpoint::config_fields() {
+  return run_config_.is_null() ? nullptr : &run_config_["model"];
 }
 
 void HeldCheckpoint::Hold(size_t parameter, HeldTensor tensor) {
@@ -120,7 +140,7 @@ void HeldCheckpoint::Rewrite(const std::string& key,
 bool HeldCheckpoint::SameAs(const HeldCheckpoint& other) const {
   const auto& a = metadata_.tensors;
   const auto& b = other.metadata_.tensors;
-  if (a.size() != b.size() || common_state_ != other.common_state_) return false;
+  if (a.size() != b.size() || run_config_ != other.run_config_) return false;
   for (size_t i = 0; i < a.size(); ++i) {
     if (a[i].key != b[i].key || a[i].shape != b[i].shape || a[i].dtype != b[i].dtype ||
         a[i].chunks.size() != b[i].chunks.size()) {

@@ -20,11 +20,14 @@ namespace weighbridge {
 
 class HeldCheckpoint final : public MegatronCheckpoint {
  public:
-  // Tensor i is parameter i of `model`, under the name that Megatron writes. `folder` stands for
-  // the iteration's; nothing is read there but a run_config.yaml. Errors: those of
-  // HfParameters::Create and GatherElements; kUnsupported "mixed-dtypes".
-  static Result<HeldCheckpoint> Create(const Model& model, const Checkpoint& hf,
-                                       std::filesystem::path folder);
+  // Tensor i is parameter i of `model`, under the name that Megatron writes. Its config is the one
+  // that `import` writes, none where the family has no class of Megatron Bridge. Errors: those of
+  // HfParameters::Create, GatherElements and BridgeRunConfig; kUnsupported "mixed-dtypes".
+  static Result<HeldCheckpoint> Create(const Model& model, const Checkpoint& hf);
+
+  // Writes the config into `folder`, which is empty and stands for the iteration's from then on:
+  // nothing else is read there. Errors: kIo.
+  Status SettleIn(std::filesystem::path folder);
 
   const HeldTensor& Held(size_t parameter) const { return *held_[parameter]; }
   void Hold(size_t parameter, HeldTensor tensor);
@@ -35,10 +38,10 @@ class HeldCheckpoint final : public MegatronCheckpoint {
   void AddTensor(const std::string& key, HeldTensor tensor);
   // Puts change(tensor) in the place of all that stands under `key`.
   void Rewrite(const std::string& key, const std::function<HeldTensor(const HeldTensor&)>& change);
-  // What was saved beside the tensors: training arguments.
-  nlohmann::json& common_state() { return common_state_; }
+  // Megatron-Core's config; nullptr: there is none. What is changed counts after SettleIn.
+  nlohmann::json* config_fields();
 
-  // The same tensors under the same names.
+  // The same tensors under the same names, and the same config.
   bool SameAs(const HeldCheckpoint& other) const;
   // Parameters that hold other bytes than in `other`.
   std::vector<size_t> ChangedSince(const HeldCheckpoint& other) const;
@@ -49,7 +52,7 @@ class HeldCheckpoint final : public MegatronCheckpoint {
   Result<std::span<const std::byte>> Data(const DistTensor& tensor,
                                           const DistChunk& chunk) const override;
   std::span<const std::byte> Stored(const DistObject&) const override { return {}; }
-  Result<nlohmann::json> CommonState() const override { return common_state_; }
+  Result<nlohmann::json> CommonState() const override { return nlohmann::json::object(); }
   std::vector<FileInfo> identity() const override { return {}; }
 
  private:
@@ -58,8 +61,8 @@ class HeldCheckpoint final : public MegatronCheckpoint {
   std::filesystem::path folder_;
   DistMetadata metadata_;  // a chunk's StoredBytes::offset is an index into held_
   std::vector<std::shared_ptr<const HeldTensor>> held_;
-  std::vector<bool> whole_;  // by parameter; these are the first ones of held_
-  nlohmann::json common_state_ = nlohmann::json::object();
+  std::vector<bool> whole_;    // by parameter; these are the first ones of held_
+  nlohmann::json run_config_;  // the document; null: there is none
 };
 
 }  // namespace weighbridge

@@ -287,26 +287,30 @@ Injected StoredNarrower(const FaultSites& sites, HeldCheckpoint& checkpoint, Ran
 }  // namespace
 
 const std::vector<ModelFault>& ModelFaults() {
-  static const std::vector<ModelFault> kFaults = {
-      {"layer-offset", LayerOffset},
-      {"layer-duplicated", LayerDuplicated},
-      {"expert-order", ExpertOrder},
-      {"expert-stacking", ExpertStacking},
-      {"stale", Stale},
-      {"dtype-rounded", StoredNarrower},
-      {"tensor-missing", Missing<Sort::kPlain>},
-      {"bias-missing", Missing<Sort::kBias>},
-      {"expert-missing", Missing<Sort::kExpert>},
-      {"expert-missing", LastExpertMissing},
-      {"shared-expert-missing", AllMissing<Sort::kSharedExpert>},
-      {"router-bias-missing", Missing<Sort::kRouterBias>},
-      {"mtp-missing", AllMissing<Sort::kMtp>},
-      {"layer-missing", LastLayerMissing},
-      {"tensor-extra", Extra},
-      {"tie-mismatch", TieMismatch},
-      {"shape-mismatch", ShapeMismatch},
-      {"vocab-padding", VocabPadding},
-  };
+  static const std::vector<ModelFault> kFaults = [] {
+    std::vector<ModelFault> all = {
+        {"layer-offset", LayerOffset},
+        {"layer-duplicated", LayerDuplicated},
+        {"expert-order", ExpertOrder},
+        {"expert-stacking", ExpertStacking},
+        {"stale", Stale},
+        {"dtype-rounded", StoredNarrower},
+        {"tensor-missing", Missing<Sort::kPlain>},
+        {"bias-missing", Missing<Sort::kBias>},
+        {"expert-missing", Missing<Sort::kExpert>},
+        {"expert-missing", LastExpertMissing},
+        {"shared-expert-missing", AllMissing<Sort::kSharedExpert>},
+        {"router-bias-missing", Missing<Sort::kRouterBias>},
+        {"mtp-missing", AllMissing<Sort::kMtp>},
+        {"layer-missing", LastLayerMissing},
+        {"tensor-extra", Extra},
+        {"tie-mismatch", TieMismatch},
+        {"shape-mismatch", ShapeMismatch},
+        {"vocab-padding", VocabPadding},
+    };
+    all.insert(all.end(), ConfigFaults().begin(), ConfigFaults().end());
+    return all;
+  }();
   return kFaults;
 }
 

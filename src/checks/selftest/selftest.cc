@@ -13,16 +13,13 @@
 #include <utility>
 
 #include "base/threads.h"
-#include "checks/inventory.h"
-#include "checks/megatron_binding.h"
-#include "checks/selftest/fault_sites.h"
-#include "checks/selftest/held_checkpoint.h"
-#include "checks/verify.h"
+#include "checks/selftest/file_faults.h"
+#include "checks/selftest/trials.h"
 
 namespace weighbridge {
 namespace {
 
-constexpr int kDraws = 16;  // until a fault changes anything
+namespace fs = std::filesystem;
 
 // Known to TensorFlaws; a list, since which of them a model has a place for is its own.
 constexpr std::string_view kTensorCauses[] = {
@@ -35,170 +32,11 @@ constexpr std::string_view kTensorCauses[] = {
     "uninitialized",  "vocab-shifted",    "zero-filled",
 };
 
-uint64_t SeedOf(uint64_t seed, std::string_view subject, std::string_view fault) {
-  uint64_t hash = 14695981039346656037ULL ^ (seed * 0x9e3779b97f4a7c15ULL);
-  for (const std::string_view text : {subject, std::string_view("/"), fault}) {
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-  }
-  return hash;
-}
-
-// A subject made ready: the right Megatron side, and where it can be wrong.
-struct Bench {
-  const SelftestSubject* subject = nullptr;
-  std::optional<Model> model;
-  std::optional<HeldCheckpoint> clean;
-  std::optional<FaultSites> sites;
-  std::vector<std::string_view> causes;  // of those that were asked for
-  uint64_t bytes = 0;
-};
-
-Result<Model> ExpandSubject(const SelftestSubject& subject, int64_t pad_vocab) {
-  ExpandOptions expand;
-  ChooseStorageBy(*subject.hf, expand);
-  expand.pad_vocab = pad_vocab;
-  return Model::Expand(*subject.family, subject.config, expand);
-}
-
-Status Prepare(const SelftestSubject& subject, const SelftestOptions& options, Bench& bench) {
-  bench.subject = &subject;
-  WB_TRY(bench.model, ExpandSubject(subject, 0));
-  WB_TRY(bench.clean, HeldCheckpoint::Create(*bench.model, *subject.hf, options.folder));
-  bench.sites.emplace(*bench.model, *bench.clean);
-  bench.causes = bench.sites->Causes();
-  for (const TensorInfo& t : subject.hf->tensors()) bench.bytes += t.nbytes;
-  if (options.causes.empty()) return {};
+void KeepChosen(const SelftestOptions& options, Bench& bench) {
+  if (options.causes.empty()) return;
   std::erase_if(bench.causes, [&](std::string_view cause) {
     return std::find(options.causes.begin(), options.causes.end(), cause) == options.causes.end();
   });
-  return {};
-}
-
-// What `verify` says of it, concluded.
-Result<Report> Judge(const Bench& bench, const HeldCheckpoint& checkpoint) {
-  VerifyOptions options;
-  options.threads = 1;
-  options.strict_padding = true;
-  const auto verify = [&](const Model& model) {
-    return Verify(model, *bench.subject->hf, checkpoint, options);
-  };
-  const int64_t stored = StoredVocab(*bench.model, checkpoint.metadata());
-  const auto judge = [&]() -> Result<Report> {
-    if (stored <= bench.model->padded_vocab()) return verify(*bench.model);
-    WB_TRY(const Model padded, ExpandSubject(*bench.subject, stored));
-    return verify(padded);
-  };
-  Result<Report> report = judge();
-  if (!report && report.error().kind == ErrorKind::kCorrupt) {
-    report = Report();
-    report->causes.push_back(
-        {report.error().id, Proof::kStructural, Origin::kCheckpoint, {}, "", "", ""});
-  }
-  if (report) Conclude(*report);
-  return report;
-}
-
-std::vector<std::string> CauseIds(const Report& report) {
-  std::vector<std::string> ids;
-  for (const Cause& cause : report.causes) ids.push_back(cause.id);
-  return ids;
-}
-
-struct Trial {
-  const Bench* bench = nullptr;
-  uint64_t seed = 0;
-  std::vector<std::string_view> causes;
-};
-
-// A fault as it was injected: the checkpoint before and after it.
-struct Injection {
-  std::string_view cause;
-  std::string what;
-  HeldCheckpoint before, after;
-};
-
-// What is kept of a trial.
-struct Outcome {
-  struct Fault {
-    std::string_view cause;
-    std::string what;
-    bool named = false;
-  };
-  std::vector<Fault> faults;  // empty: none could be injected
-  int64_t inert = 0;
-  bool detected = false;
-  std::vector<std::string> found;   // causes of the report
-  std::vector<std::string> strays;  // of them, those that no fault accounts for
-};
-
-// The trial's faults one after another; empty when one of them has no place.
-std::vector<Injection> InjectAll(const Trial& trial, uint64_t draw, size_t without) {
-  std::vector<Injection> out;
-  const HeldCheckpoint* at = &*trial.bench->clean;
-  out.reserve(trial.causes.size());
-  for (size_t i = 0; i < trial.causes.size(); ++i) {
-    if (i == without) continue;
-    Random random(SeedOf(trial.seed * kDraws + draw, trial.bench->subject->name, trial.causes[i]));
-    HeldCheckpoint after = *at;
-    auto what = trial.bench->sites->Inject(trial.causes[i], after, random);
-    if (!what) return {};
-    out.push_back({trial.causes[i], *std::move(what), *at, std::move(after)});
-    at = &out.back().after;
-  }
-  return out;
-}
-
-// Whether each fault shows in the end: without it the checkpoint would be another one.
-bool AllShow(const Trial& trial, uint64_t draw, const std::vector<Injection>& faults) {
-  for (const Injection& fault : faults) {
-    if (fault.before.SameAs(fault.after)) return false;
-  }
-  for (size_t i = 0; faults.size() > 1 && i < faults.size(); ++i) {
-    const auto others = InjectAll(trial, draw, i);
-    if (others.empty() || others.back().after.SameAs(faults.back().after)) return false;
-  }
-  return true;
-}
-
-// Whether `cause` is a right name of the fault.
-bool Names(const std::string& cause, const FaultSites& sites, const Injection& fault) {
-  return SameEvidence(cause, fault.cause) || sites.CanGive(cause, fault.before, fault.after);
-}
-
-// The first draw that shows.
-std::vector<Injection> Draw(const Trial& trial, int64_t& inert) {
-  for (uint64_t draw = 0; draw < kDraws; ++draw) {
-    std::vector<Injection> faults = InjectAll(trial, draw, trial.causes.size());
-    if (faults.empty()) continue;
-    if (AllShow(trial, draw, faults)) return faults;
-    ++inert;
-  }
-  return {};
-}
-
-void Run(const Trial& trial, Outcome& out) {
-  const std::vector<Injection> faults = Draw(trial, out.inert);
-  if (faults.empty()) return;
-  const auto report = Judge(*trial.bench, faults.back().after);
-  if (report) {
-    out.detected = report->verdict == Verdict::kFail;
-    out.found = CauseIds(*report);
-  } else {
-    out.found = {"error: " + report.error().what};
-  }
-  const FaultSites& sites = *trial.bench->sites;
-  for (const Injection& fault : faults) {
-    const bool named =
-        out.detected && std::any_of(out.found.begin(), out.found.end(),
-                                    [&](const auto& cause) { return Names(cause, sites, fault); });
-    out.faults.push_back({fault.cause, fault.what, named});
-  }
-  std::copy_if(out.found.begin(), out.found.end(), std::back_inserter(out.strays),
-               [&](const std::string& cause) {
-                 return std::none_of(faults.begin(), faults.end(), [&](const Injection& fault) {
-                   return Names(cause, sites, fault);
-                 });
-               });
 }
 
 std::vector<Trial> PlanTrials(const std::vector<Bench>& benches, const SelftestOptions& options) {
@@ -219,6 +57,7 @@ std::vector<Trial> PlanTrials(const std::vector<Bench>& benches, const SelftestO
                 options.first_seed + static_cast<uint64_t>(i),
                 {}};
     std::vector<std::string_view> left = trial.bench->causes;
+    std::erase_if(left, IsOfFiles);
     while (!left.empty() && trial.causes.size() < static_cast<size_t>(options.faults)) {
       const auto at = Pick(random, std::ssize(left));
       trial.causes.push_back(left[static_cast<size_t>(at)]);
@@ -310,6 +149,7 @@ Status CheckCauses(const SelftestOptions& options) {
 std::vector<std::string_view> InjectedCauses() {
   std::set<std::string_view> causes(std::begin(kTensorCauses), std::end(kTensorCauses));
   for (const ModelFault& fault : ModelFaults()) causes.insert(fault.cause);
+  for (const FileFault& fault : FileFaults()) causes.insert(fault.cause);
   return {causes.begin(), causes.end()};
 }
 
@@ -319,8 +159,9 @@ Result<Report> Selftest(const std::vector<SelftestSubject>& subjects,
   WB_RETURN_IF_ERROR(CheckCauses(options));
   std::vector<Bench> benches(subjects.size());
   WB_RETURN_IF_ERROR(TryParallelFor(subjects.size(), options.threads, [&](size_t i) {
-    return Prepare(subjects[i], options, benches[i]);
+    return Prepare(subjects[i], options.folder / fmt::format("subject-{}", i), benches[i]);
   }));
+  for (Bench& bench : benches) KeepChosen(options, bench);
   const std::vector<Trial> trials = PlanTrials(benches, options);
   const auto bytes_of = [&](size_t i) {
     return i < benches.size() ? benches[i].bytes : trials[i - benches.size()].bench->bytes;
@@ -332,15 +173,16 @@ Result<Report> Selftest(const std::vector<SelftestSubject>& subjects,
   std::vector<Outcome> outcomes(trials.size());
   std::vector<std::string> alarms(benches.size());
   const auto step = [&](size_t i) {
+    const fs::path folder = options.folder / fmt::format("trial-{}", i);
     if (i < benches.size()) {
-      const auto report = Judge(benches[i], *benches[i].clean);
+      const auto report = JudgeClean(benches[i], folder);
       if (!report) {
         alarms[i] = report.error().what;
       } else if (report->verdict != Verdict::kPass) {
         alarms[i] = fmt::format("{}", fmt::join(CauseIds(*report), ", "));
       }
     } else {
-      Run(trials[i - benches.size()], outcomes[i - benches.size()]);
+      outcomes[i - benches.size()] = RunTrial(trials[i - benches.size()], folder);
     }
     if (options.progress) options.progress(bytes_of(i));
   };

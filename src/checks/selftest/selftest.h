@@ -22,6 +22,9 @@ struct SelftestSubject {
   const FamilySpec* family = nullptr;
   nlohmann::json config;
   const Checkpoint* hf = nullptr;
+  // What `hf` was opened from, where its files may be copied to be damaged; empty: they may not,
+  // and no faults of files are injected.
+  std::filesystem::path folder;
 };
 
 struct SelftestOptions {

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 52> kEffects = {{
+constexpr std::array<EffectInfo, 54> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.sinks", "attention-sinks", "the attention sinks", "self_attention.core_attention"},
     {"attention.softcap", "logit-softcap", "the soft cap of attention scores",
@@ -26,7 +26,9 @@ constexpr std::array<EffectInfo, 52> kEffects = {{
     {"logits.softcap", "logit-softcap", "the soft cap of the logits", "output_layer"},
     {"moe.shared_size", "size-mismatch", "the size of the shared experts", "mlp.shared_experts"},
     {"mtp.depth", "mtp-missing", "the number of MTP layers", "mtp"},
+    {"norm.final.convention", "norm-convention", "the final norm", "decoder.final_layernorm"},
     {"norm.final.eps", "norm-eps", "the epsilon of the final norm", "decoder.final_layernorm"},
+    {"norm.final.kind", "norm-kind", "the final norm", "decoder.final_layernorm"},
     {"norm.input.convention", "norm-convention", "the input norm", "input_layernorm"},
     {"norm.input.eps", "norm-eps", "the epsilon of the input norm", "input_layernorm"},
     {"norm.input.kind", "norm-kind", "the input norm", "input_layernorm"},
@@ -149,7 +151,8 @@ char SymbolAt(const std::string& pattern, int64_t layer) {
 
 class Resolver {
  public:
-  Resolver(const EffectSide& side, Effects& out) : side_(side), out_(out) {}
+  Resolver(const EffectSide& side, std::optional<bool> windowed, Effects& out)
+      : side_(side), windowed_(windowed), out_(out) {}
 
   Status Layer(int64_t layer) {
     const std::string mixer = Mixer(layer), mlp = Mlp(layer);
@@ -168,7 +171,7 @@ class Resolver {
   }
 
   void Whole() {
-    Add("norm.final.eps", Number("layernorm_epsilon"));
+    Norm("final", "layernorm_epsilon");
     Add("embedding.scale", [](Reader& r) -> json {
       const double scale = r.Number("embedding_scale").value_or(1);
       return r.Is("use_mup") ? scale * r.Number("mup_embedding_mult").value_or(1) : scale;
@@ -316,7 +319,8 @@ class Resolver {
   }
 
   Status RopeOf(int64_t layer, bool latent) {
-    WB_TRY(Rope rope, side_.rope(layer, !out_["attention.window"].value.is_null()));
+    const bool windowed = windowed_.value_or(!out_["attention.window"].value.is_null());
+    WB_TRY(Rope rope, side_.rope(layer, windowed));
     const bool rotates = !rope.frequencies.empty();
     out_["rope.table"] = {{{"frequencies", rope.frequencies}, {"base", rope.base}}, rope.fields};
     out_["rope.factor"] = {rotates ? rope.factor : 1, std::move(rope.fields)};
@@ -428,20 +432,21 @@ class Resolver {
   }
 
   const EffectSide& side_;
+  const std::optional<bool> windowed_;
   Effects& out_;
 };
 
 }  // namespace
 
-Result<Effects> LayerEffects(const EffectSide& side, int64_t layer) {
+Result<Effects> LayerEffects(const EffectSide& side, int64_t layer, std::optional<bool> windowed) {
   Effects effects;
-  WB_RETURN_IF_ERROR(Resolver(side, effects).Layer(layer));
+  WB_RETURN_IF_ERROR(Resolver(side, windowed, effects).Layer(layer));
   return effects;
 }
 
 Effects WholeEffects(const EffectSide& side) {
   Effects effects;
-  Resolver(side, effects).Whole();
+  Resolver(side, std::nullopt, effects).Whole();
   return effects;
 }
 

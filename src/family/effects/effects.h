@@ -60,8 +60,10 @@ Result<EffectSide> MegatronSide(const nlohmann::json& fields, const Model& model
                                 const EffectSide& hf, const RuntimeTable& runtime,
                                 const RuntimeChoice& choice);
 
-// `layer` counts from 0. Errors: those of EffectSide::rope.
-Result<Effects> LayerEffects(const EffectSide& side, int64_t layer);
+// `layer` counts from 0; `windowed`: its rotation as of a layer with or without a window, whichever
+// it is. Errors: those of EffectSide::rope.
+Result<Effects> LayerEffects(const EffectSide& side, int64_t layer,
+                             std::optional<bool> windowed = std::nullopt);
 Effects WholeEffects(const EffectSide& side);
 
 // How the parts of a name in Effects are called in reports, and which cause a difference is.

@@ -227,7 +227,9 @@ Result<EffectSide> MegatronSide(const json& fields, const Model& model, const Ef
     if (!latent && ListSays(*shared, "no_rope_freq", layer)) {
       return Rope{{}, 0, 1, {"no_rope_freq"}};
     }
-    return RopeMaker(*shared, windowed).Make();
+    WB_TRY(Rope rope, RopeMaker(*shared, windowed).Make());
+    if (!latent) rope.fields.emplace_back("no_rope_freq");
+    return rope;
   };
   return side;
 }

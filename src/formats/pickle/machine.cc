@@ -337,7 +337,7 @@ Status Machine::PushNode(Node node) {
 }
 
 tl::unexpected<Error> Machine::Invalid(std::string what) const {
-  return Corrupt("pickle-invalid", "the pickle is not valid: " + what,
+  return Corrupt("header-corrupt", "the pickle is not valid: " + what,
                  fmt::format("{}:{}", where_, opcode_at_));
 }
 

@@ -31,7 +31,7 @@ bool TorchGlobals(std::string_view global);
 class Document {
  public:
   // `bytes` must outlive the Document: strings are not copied. `where` begins the place in errors
-  // ("FILE:OFFSET"). Errors: kCorrupt "pickle-invalid" (truncated, malformed, unknown opcode),
+  // ("FILE:OFFSET"). Errors: kCorrupt "header-corrupt" (truncated, malformed, unknown opcode),
   // kCorrupt "pickle-refused" (well-formed, but a global that is not allowed, a call of something
   // that is no plain class or function, an integer beyond 64 bits, too large, too deep).
   static Result<Document> Read(std::span<const std::byte> bytes, const std::string& where,

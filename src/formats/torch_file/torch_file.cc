@@ -49,11 +49,11 @@ Result<std::string_view> FindFolder(const ZipArchive& zip, const std::string& wh
     if (!member.name.ends_with(kPickle)) continue;
     const auto candidate = member.name.substr(0, member.name.size() - kPickle.size() + 1);
     if (candidate.find('/') != candidate.size() - 1) continue;
-    if (!folder.empty()) return Corrupt("zip-invalid", "the archive has two data.pkl", where);
+    if (!folder.empty()) return Corrupt("header-corrupt", "the archive has two data.pkl", where);
     folder = candidate;
   }
   if (!folder.empty()) return folder;
-  return Corrupt("zip-invalid", "the zip archive has no data.pkl: torch.save did not write it",
+  return Corrupt("header-corrupt", "the zip archive has no data.pkl: torch.save did not write it",
                  where);
 }
 
@@ -84,7 +84,7 @@ Result<TorchFile> TorchFile::Open(std::span<const std::byte> bytes, const std::s
   const ZipMember& pickle = *rep->Find(kPickle.substr(1));
   // torch.serialization.set_crc32_options(False) writes 0.
   if (pickle.crc32 != 0 && pickle.crc32 != Crc32(rep->Content(pickle))) {
-    return Corrupt("zip-invalid", "the checksum of data.pkl is wrong",
+    return Corrupt("header-corrupt", "the checksum of data.pkl is wrong",
                    fmt::format("{}:{}", where, pickle.offset), kFetchAgainHint);
   }
   WB_TRY(rep->document,

@@ -33,9 +33,9 @@ class TorchFile {
  public:
   // `bytes` are mapped or held by the caller and outlive this. They begin with the ZIP and end with
   // it. `where` is its place for errors (a path, or PATH:OFFSET in a .distcp). Errors: kCorrupt
-  // "file-truncated", "zip-invalid", "pickle-invalid", "pickle-refused", "header-corrupt"
-  // (something else under this name); kUnsupported "unsupported-format" (compressed members,
-  // big-endian, TorchScript, the format before torch 1.6).
+  // "file-truncated", "header-corrupt" (its zip, its pickle, or
+  // something else under this name), "pickle-refused"; kUnsupported "unsupported-format"
+  // (compressed members, big-endian, TorchScript, the format before torch 1.6).
   static Result<TorchFile> Open(std::span<const std::byte> bytes, const std::string& where);
 
   pickle::Value root() const;

@@ -257,7 +257,8 @@ class ZipReader {
   static std::string Printed(std::string_view name) { return CutMiddle(ToPrintable(name), 80); }
 
   tl::unexpected<Error> Invalid(std::string has, uint64_t at) const {
-    return Corrupt("zip-invalid", "the zip archive has " + has, fmt::format("{}:{}", where_, at));
+    return Corrupt("header-corrupt", "the zip archive has " + has,
+                   fmt::format("{}:{}", where_, at));
   }
   Status Disagree(const Entry& entry) const {
     return Invalid(

@@ -27,8 +27,8 @@ struct ZipArchive {
 // `bytes` is the whole archive; `where` its place for errors. Guarantees on success: the members
 // lie in the archive in one row, from its first byte to the directory, each once, without overlap
 // and without bytes between them that are none's; local headers say what the directory says.
-// Errors: kCorrupt "file-truncated" (there is no end of a directory), "zip-invalid"; kUnsupported
-// for members that are compressed or encrypted, and archives of several files.
+// Errors: kCorrupt "file-truncated" (there is no end of a directory), "header-corrupt";
+// kUnsupported for members that are compressed or encrypted, and archives of several files.
 Result<ZipArchive> ReadZip(std::span<const std::byte> bytes, const std::string& where);
 
 // The CRC-32 of zip.
