@@ -33,7 +33,8 @@ bench: ## time and memory beside their limits, measured on this machine
 	@tools/bootstrap.sh
 	@tools/build.sh release weighbridge memcpy_baseline
 	@python3 bench/roundtrip_bench.py; roundtrip=$$?; python3 bench/l0_bench.py; l0=$$?; \
-	  python3 bench/conversion_bench.py && exit $$((roundtrip | l0))
+	  python3 bench/diagnosis_bench.py; diagnosis=$$?; \
+	  python3 bench/conversion_bench.py && exit $$((roundtrip | l0 | diagnosis))
 
 check: ## layers, names, format of the code, scripts
 	@tools/bootstrap.sh --dev

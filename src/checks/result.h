@@ -118,6 +118,13 @@ struct Note {
   std::string id, message;
 };
 
+// One step of a workflow (`diagnose`), and what came of it; kUndecided: it could not be done.
+struct WorkflowStep {
+  std::string id;
+  Verdict outcome = Verdict::kUndecided;
+  std::string message;
+};
+
 struct Counts {
   int64_t total = 0, passed = 0, failed = 0, skipped = 0;
 };
@@ -158,7 +165,8 @@ struct Report {
   Verdict verdict = Verdict::kUndecided;
   std::optional<Error> error;  // only when undecided
   Counts counts;
-  std::vector<Cause> causes;  // non-empty exactly when the verdict is kFail
+  std::vector<Cause> causes;        // non-empty exactly when the verdict is kFail
+  std::vector<WorkflowStep> steps;  // in order; empty where a command has none
   std::vector<Note> notes;
   std::vector<ResultRow> results;
   std::vector<std::string> unproven;

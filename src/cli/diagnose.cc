@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "base/threads.h"
 #include "cli/command.h"
@@ -14,15 +14,22 @@
 namespace weighbridge::cli {
 namespace {
 
-std::string Outcome(Result<Report> report) {
-  if (!report) return fmt::format("not done: {}", report.error().what);
+WorkflowStep RoundTripStep(const char* id, const char* title, Result<Report> report) {
+  WorkflowStep step{id, Verdict::kUndecided, title};
+  if (!report) {
+    step.message += fmt::format(", not done: {}", report.error().what);
+    return step;
+  }
   Conclude(*report);
+  step.outcome = report->verdict;
   if (report->verdict == Verdict::kPass) {
-    return fmt::format("passes, {} tensors come back bit for bit", report->counts.passed);
+    step.message += fmt::format(": {} tensors come back bit for bit", report->counts.passed);
+    return step;
   }
   std::string causes;
   for (const Cause& cause : report->causes) causes += (causes.empty() ? "" : ", ") + cause.id;
-  return fmt::format("fails: {}", causes.empty() && report->error ? report->error->what : causes);
+  step.message += ": " + (causes.empty() && report->error ? report->error->what : causes);
+  return step;
 }
 
 // How many causes come from configs, and from the checkpoint.
@@ -38,13 +45,31 @@ Origins CountOrigins(const Report& report) {
   return count;
 }
 
-std::string ConfigOutcome(const Report& report) {
+WorkflowStep ConfigStep(const Report& report) {
   const Origins count = CountOrigins(report);
   const bool unproven =
       std::any_of(report.unproven.begin(), report.unproven.end(),
                   [](const std::string& text) { return text.find("config") != std::string::npos; });
-  if (count.config > 0) return fmt::format("{} difference(s), named below", count.config);
-  return unproven ? "not compared in full, see 'not proven' below" : "both compute the same";
+  WorkflowStep step{"configs", Verdict::kPass, "both configs by effect: both compute the same"};
+  if (count.config > 0) {
+    step.outcome = Verdict::kFail;
+    step.message =
+        fmt::format("both configs by effect: {} difference(s), named above", count.config);
+  } else if (unproven) {
+    step.outcome = Verdict::kUndecided;
+    step.message = "both configs by effect: not compared in full, see 'not proven' below";
+  }
+  return step;
+}
+
+WorkflowStep WeightsStep(const Report& report) {
+  const auto differ = std::count_if(report.results.begin(), report.results.end(),
+                                    [](const ResultRow& r) { return !Passed(r.status); });
+  if (differ == 0) return {"weights", Verdict::kPass, "the weights: all are equal"};
+  return {"weights", Verdict::kFail,
+          fmt::format("the weights: {} tensor(s) are not right, above in both vocabularies with "
+                      "the first element that differs",
+                      differ)};
 }
 
 // What the causes are not, in the order of the levels.
@@ -73,23 +98,14 @@ std::string RuledOut(const Report& report) {
 Result<Report> RunOn(PairArguments& a) {
   RoundTripInput one = RoundTripOf(a), two = RoundTripOf(a);
   two.options.grid.tp = 2;
-  const std::string single = Outcome(JudgeRoundTrip(one));
-  const std::string grid = Outcome(JudgeRoundTrip(two));
+  WorkflowStep single = RoundTripStep(
+      "round-trip", "round trip of the Hugging Face side in one process", JudgeRoundTrip(one));
+  WorkflowStep grid = RoundTripStep(
+      "parallel-grid", "the same, cut and joined over a parallel grid, TP 2", JudgeRoundTrip(two));
   WB_TRY(Report report, JudgePair(a, "diagnose"));
   report.command = "diagnose";
-  const auto differ = std::count_if(report.results.begin(), report.results.end(),
-                                    [](const ResultRow& r) { return !Passed(r.status); });
-  const std::array<Note, 5> steps = {{
-      {"step 1", "round trip of the Hugging Face side in one process: " + single},
-      {"step 2", "the same cut and joined over a parallel grid, TP 2: " + grid},
-      {"step 3", "configs by effect: " + ConfigOutcome(report)},
-      {"step 4", differ == 0 ? std::string("weights: all are equal")
-                             : fmt::format("weights: {} tensor(s) are not right, above in both "
-                                           "vocabularies with the first element that differs",
-                                           differ)},
-      {"ruled out", RuledOut(report)},
-  }};
-  report.notes.insert(report.notes.begin(), steps.begin(), steps.end());
+  report.steps = {std::move(single), std::move(grid), ConfigStep(report), WeightsStep(report)};
+  report.notes.insert(report.notes.begin(), {"ruled-out", RuledOut(report)});
   return report;
 }
 

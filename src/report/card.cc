@@ -99,6 +99,11 @@ void PutItem(YAML::Emitter& out, const Report& report) {
   out << YAML::Key << "skipped" << YAML::Value << report.counts.skipped;
   out << YAML::EndMap;
   PutCauses(out, report);
+  std::vector<std::string> steps;
+  for (const WorkflowStep& step : report.steps) {
+    steps.push_back(fmt::format("{}: {}: {}", step.id, ToString(step.outcome), step.message));
+  }
+  PutList(out, "steps", steps);
   PutList(out, "unproven", report.unproven);
   std::vector<std::string> notes;
   for (const Note& note : report.notes) notes.push_back(note.id + ": " + note.message);

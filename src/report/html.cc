@@ -146,8 +146,18 @@ std::string Undecided(const Report& report) {
          Field("hint", report.error->hint) + "</dl>\n</section>\n";
 }
 
+std::string Steps(const Report& report) {
+  if (report.steps.empty()) return "";
+  std::string out = "<section>\n<h2>Steps</h2>\n<ol>\n";
+  for (const WorkflowStep& step : report.steps) {
+    out += fmt::format("<li><code>{}</code> {}: {}</li>\n", Esc(step.id), ToString(step.outcome),
+                       Esc(step.message));
+  }
+  return out + "</ol>\n</section>\n";
+}
+
 std::string Remarks(const Report& report) {
-  std::string out;
+  std::string out = Steps(report);
   if (!report.unproven.empty()) {
     out += "<section>\n<h2>Not proven by this run</h2>\n<ul class=\"plain\">\n";
     for (const std::string& text : report.unproven) out += fmt::format("<li>{}</li>\n", Esc(text));

@@ -203,6 +203,14 @@ void WriteJson(const Report& report, const Sink& sink, const JsonOptions& option
   writer.BeginList("causes");
   for (const Cause& cause : report.causes) writer.Element(ToJson(cause));
   writer.EndList();
+  if (!report.steps.empty()) {
+    writer.BeginList("steps");
+    for (const WorkflowStep& step : report.steps) {
+      writer.Element(
+          {{"id", step.id}, {"outcome", ToString(step.outcome)}, {"message", step.message}});
+    }
+    writer.EndList();
+  }
   writer.BeginList("notes");
   for (const Note& note : report.notes) {
     writer.Element({{"id", note.id}, {"message", note.message}});

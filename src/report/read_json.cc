@@ -320,6 +320,12 @@ Report ReadReport(FieldReader& read, const Json& json) {
   }
   read.ForEach(json, "causes",
                [&](const Json& cause) { report.causes.push_back(ReadCause(read, cause)); });
+  if (json.contains("steps")) {
+    read.ForEach(json, "steps", [&](const Json& step) {
+      report.steps.push_back({read.String(step, "id"), read.OneOf(step, "outcome", kVerdicts),
+                              read.String(step, "message")});
+    });
+  }
   read.ForEach(json, "notes", [&](const Json& note) {
     report.notes.push_back({read.String(note, "id"), read.String(note, "message")});
   });

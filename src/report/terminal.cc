@@ -324,6 +324,12 @@ void WriteTerminal(const Report& report, const TerminalOptions& options, const S
   WriteCauses(report, options, paint, sink);
   const std::string headline = fmt::format("{}: {}", Headline(report), SummaryText(report));
   sink(Wrapped(headline, 0, 2, options.columns) + "\n");
+  for (size_t i = 0; i < report.steps.size(); ++i) {
+    const WorkflowStep& step = report.steps[i];
+    WriteField(fmt::format("step {}, {}", i + 1, ToPrintable(step.id)),
+               fmt::format("{}: {}", ToString(step.outcome), step.message), 2, options.columns,
+               sink);
+  }
   for (const std::string& text : report.unproven) {
     WriteField("not proven", text, 2, options.columns, sink);
   }

@@ -220,7 +220,25 @@ def experts_reversed(s, i):
         s[n] = old[n.replace(f"experts.{e}.", f"experts.{count - 1 - e}.")]
 
 
+def experts_stacked_wrong(s, i):
+    """[experts, out, in] read as [out, experts, in]."""
+    names = sorted((n for n in s.tensors if n.startswith(MLP.format(i) + "experts.") and n.endswith("down_proj.weight")),
+                   key=lambda n: int(n.split("experts.")[1].split(".")[0]))
+    stacked = np.stack([s[n] for n in names])
+    confused = stacked.reshape(stacked.shape[1], len(names), -1).swapaxes(0, 1)
+    for name, x in zip(names, confused):
+        s[name] = x
+
+
+def half_the_adapter(x):
+    """A merge with alpha / rank twice too large, of an adapter that the source has merged once."""
+    rng = np.random.default_rng(8)
+    a, b = rng.standard_normal((4, x.shape[1])), rng.standard_normal((x.shape[0], 4))
+    return (x.astype(np.float64) + 0.01 * b @ a).astype(x.dtype)
+
+
 O_PROJ, DOWN = ATTENTION + "o_proj.weight", MLP + "down_proj.weight"
+ROUTER_BIAS = MLP + "gate.e_score_correction_bias"
 NORM = "model.layers.{}.input_layernorm.weight"
 QKV = "decoder.layers.{}.self_attention.linear_qkv.weight"
 FC1, FC2 = "decoder.layers.{}.mlp.linear_fc1.weight", "decoder.layers.{}.mlp.linear_fc2.weight"
@@ -268,6 +286,10 @@ CASES = {
     "vocabulary shifted": ("llama", lambda s: s.__setitem__("model.embed_tokens.weight", np.roll(s["model.embed_tokens.weight"], 3, 0)), "vocab-shifted", ["embedding.word_embeddings.weight"]),
     "biases concatenated": ("qwen2", every_layer(lambda s, i: s.set_qkv(i, s.whole_qkv(i, ".bias")[:, None], ".bias")), "qkv-concatenated", ["decoder.layers.*.self_attention.linear_qkv.bias"]),
     "experts in another order": ("qwen3_moe", one_layer(experts_reversed, 0), "expert-order", None),
+    "axes of stacked experts confused": ("qwen3_moe", one_layer(experts_stacked_wrong, 0), "expert-stacking", None),
+    "the router's bias through bf16": ("deepseek_v3", one_layer(set_values(ROUTER_BIAS, lambda x: through(ml_dtypes.bfloat16, x)), 2), "router-bias-rounded", ["decoder.layers.2.mlp.router.expert_bias"]),
+    # What is left is a matrix of low rank, whichever of the two merges was wrong: a class (docs/causes.md).
+    "an adapter merged with another scale": ("llama", one_layer(set_values(DOWN, half_the_adapter)), "adapter-unmerged", [FC2.format(1)]),
     "latent and rotary part swapped": ("deepseek_v3", one_layer(set_values(ATTENTION + "kv_a_proj_with_mqa.weight", lambda x: np.concatenate([x[28:], x[:28]]))), "kv-latent-order", ["decoder.layers.1.self_attention.linear_kv_down_proj.weight"]),
     "keys and values of MLA whole": ("deepseek_v3", one_layer(set_values(ATTENTION + "kv_b_proj.weight", lambda x: np.concatenate([x.reshape(6, 32, -1)[:, :14].reshape(84, -1), x.reshape(6, 32, -1)[:, 14:].reshape(108, -1)]))), "qkv-concatenated", ["decoder.layers.1.self_attention.linear_kv_up_proj.weight"]),
     "rotary rows of MLA permuted": ("deepseek_v3", one_layer(set_values(ATTENTION + "q_b_proj.weight", lambda x: np.concatenate([x.reshape(6, 22, -1)[:, :14], x.reshape(6, 22, -1)[:, 14:].reshape(6, 2, 4, -1).swapaxes(1, 2).reshape(6, 8, -1)], 1).reshape(x.shape))), "rope-permuted", ["decoder.layers.1.self_attention.linear_q_up_proj.weight"]),
@@ -339,3 +361,47 @@ def test_the_mistake_is_named(judge, name):
     assert [c["id"] for c in report["causes"]] == [cause], report["causes"]
     if where is not None:
         assert report["causes"][0]["where"] == where
+
+
+@pytest.mark.parametrize("change,weights", [(lambda s: None, "pass"), (every_layer(gate_up_swapped), "fail")])
+def test_the_steps_of_the_workflow_have_outcomes(run, toys, tmp_path, change, weights):
+    good, bad = toys("llama"), tmp_path / "bad"
+    shutil.copytree(good, bad)
+    source = Source(bad)
+    change(source)
+    save_file(source.tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    assert run("import", bad, tmp_path / "megatron").returncode == 0
+    result = run("diagnose", good, tmp_path / "megatron", "--json", tmp_path / "report.json", "--html", tmp_path / "page.html")
+    steps = json.loads((tmp_path / "report.json").read_text())["steps"]
+    assert [(s["id"], s["outcome"]) for s in steps] == [
+        ("round-trip", "pass"), ("parallel-grid", "pass"), ("configs", "pass"), ("weights", weights)]
+    assert "step 4, weights: " + weights in result.stdout and "<h2>Steps</h2>" in (tmp_path / "page.html").read_text()
+    run("report", tmp_path / "report.json", "--json", tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["steps"] == steps
+
+
+# Tensors that a folder lacks, beside a Megatron checkpoint that has them.
+ABSENT = {
+    "a bias of the router": ("deepseek_v3", "layers.2.mlp.gate.e_score_correction_bias", "router-bias-missing"),
+    "shared experts": ("deepseek_v3", "shared_experts.", "shared-expert-missing"),
+    "an expert": ("deepseek_v3", "layers.2.mlp.experts.1.", "expert-missing"),
+    "a bias": ("qwen2", "layers.1.self_attn.q_proj.bias", "bias-missing"),
+    "a layer": ("llama", "layers.2.", "layer-missing"),
+    "a norm": ("llama", "layers.2.input_layernorm", "tensor-missing"),
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_what_is_absent_is_named_by_what_it_is(run, toys, tmp_path, name):
+    family, part, cause = ABSENT[name]
+    assert run("import", toys(family), tmp_path / "megatron").returncode == 0
+    shutil.copytree(toys(family), tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    kept = {n: x for n, x in tensors.items() if part not in n}
+    assert len(kept) < len(tensors)
+    save_file(kept, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    for level in ("L0", "L1"):
+        result = run("verify", tmp_path / "hf", tmp_path / "megatron", "--level", level, "--runtime", "none",
+                     "--json", tmp_path / "report.json")
+        assert result.returncode == 1
+        assert [c["id"] for c in json.loads((tmp_path / "report.json").read_text())["causes"]] == [cause]

@@ -1,6 +1,7 @@
 #include "checks/diagnose/explain.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -20,9 +22,10 @@
 namespace weighbridge {
 namespace {
 
-constexpr size_t kFingerprint = 24;     // elements
-constexpr size_t kMostNear = 256;       // other tensors that are tried with changes too
-constexpr size_t kMostUnexplained = 6;  // of one rule; the rest gets no pairs
+constexpr size_t kFingerprint = 24;  // elements
+constexpr size_t kMostNear = 256;    // other tensors that are tried with changes too
+constexpr size_t kMostInexact = 6;   // of one rule, explained by no bytes; the rest gets no pairs
+constexpr size_t kMostWhats = 4;     // that a cause's evidence lists
 
 // Where the values came from when they are another tensor's.
 struct Other {
@@ -74,6 +77,9 @@ class Explainer {
 
   Result<Diagnosis> Explain() {
     for (const Parameter* p : in_.differ) failing_.insert(p);
+    for (const Parameter* q : in_.sources) sources_of_[q->rule].push_back(q);
+    for (const Parameter* q : in_.usable)
+      tensors_of_[{q->stack, q->layer}] += q->is_expert() ? 0 : 1;
     for (const Parameter* p : in_.differ) WB_RETURN_IF_ERROR(ExplainOne(*p));
     NameOthers();
     return Collect();
@@ -110,22 +116,23 @@ class Explainer {
     TensorSearch search(pair, form, values, limits_);
     WB_RETURN_IF_ERROR(search.TakeSample());
     if (search.sample().mismatched == 0) return {};
-    const bool tired = unexplained_[p.rule] >= kMostUnexplained;
-    if (auto found = WholeTensor(p, pair, search, !tired)) {
+    if (auto found = WholeTensor(p, pair, search)) {
       findings_.push_back(*std::move(found));
       return {};
     }
     WB_TRY(std::vector<Finding> parts, InPieces(p, pair, form, values, search));
     if (parts.empty()) parts.push_back(Statistical(p, search, ""));
-    if (IsUnexplained(parts[0])) ++unexplained_[p.rule];
+    if (!AreExact(parts)) ++inexact_[p.rule];
     for (Finding& part : parts) findings_.push_back(std::move(part));
     return {};
   }
 
+  bool TriesPairs(const Parameter& p) { return inexact_[p.rule] < kMostInexact; }
+
   // One mistake, or a pair, for all of the tensor.
   std::optional<Finding> WholeTensor(const Parameter& p, const TensorPair& pair,
-                                     TensorSearch& search, bool pairs) {
-    if (auto found = search.Search(pairs)) return FindingOf(p, "", *found, pair.expected);
+                                     TensorSearch& search) {
+    if (auto found = search.Search(TriesPairs(p))) return FindingOf(p, "", *found, pair.expected);
     if (const Parameter* other = Elsewhere(p, pair)) {
       const auto bytes = hf_.Open(*other);
       if (bytes) {
@@ -133,7 +140,7 @@ class Explainer {
       }
     }
     if (auto found = ExpertStacking(p, search)) return found;
-    if (!pairs) return std::nullopt;
+    if (!TriesPairs(p)) return std::nullopt;
     for (const Parameter* near : Near(p)) {
       const auto bytes = hf_.Open(*near);
       if (!bytes) continue;
@@ -190,8 +197,8 @@ class Explainer {
     if (known) return known->shape.empty() ? nullptr : &*known;
     known.emplace();
     std::map<int64_t, const Parameter*> by_expert;
-    for (const Parameter* q : in_.sources) {
-      if (q->rule == p.rule && q->layer == p.layer) by_expert[q->expert] = q;
+    for (const Parameter* q : sources_of_[p.rule]) {
+      if (q->layer == p.layer) by_expert[q->expert] = q;
     }
     if (static_cast<int64_t>(by_expert.size()) != p.experts) return nullptr;
     ParameterBytes out;
@@ -274,7 +281,7 @@ class Explainer {
       WB_RETURN_IF_ERROR(search.TakeSample());
       if (search.sample().mismatched == 0) continue;
       const std::string name = part.name + ": ";
-      if (auto found = search.Search(true)) {
+      if (auto found = search.Search(TriesPairs(p))) {
         findings.push_back(FindingOf(p, name, *found, some.expected));
         continue;
       }
@@ -287,8 +294,8 @@ class Explainer {
   // Same rule: other layers, other experts of the layer; the nearest first.
   std::vector<const Parameter*> Near(const Parameter& p) {
     std::vector<const Parameter*> near;
-    for (const Parameter* q : in_.sources) {
-      if (q == &p || q->rule != p.rule || q->shape != p.shape) continue;
+    for (const Parameter* q : sources_of_[p.rule]) {
+      if (q == &p || q->shape != p.shape) continue;
       if (q->layer == p.layer || q->expert == p.expert) near.push_back(q);
     }
     std::stable_sort(near.begin(), near.end(), [&](const Parameter* a, const Parameter* b) {
@@ -372,7 +379,7 @@ class Explainer {
     WB_RETURN_IF_ERROR(search.TakeSample());
     if (search.sample().mismatched == 0) return std::vector<Finding>();
     const std::string part = p.hf[s] + ": ";
-    if (auto found = search.Search(true)) {
+    if (auto found = search.Search(TriesPairs(p))) {
       return std::vector<Finding>{FindingOf(p, part, *found, pair.expected)};
     }
     if (auto found = SourceElsewhere(p, s, pair, search)) return std::vector<Finding>{*found};
@@ -385,16 +392,29 @@ class Explainer {
                                          TensorSearch& search) {
     const TensorInfo* own = in_.hf.Find(p.hf[s]);
     if (Numel(own->shape) != pair.numel()) return std::nullopt;
-    const auto places = FingerprintPlaces(pair.numel());
-    const uint64_t wanted = Fingerprint(pair.actual, Op::kNone, pair.dtype(), places);
-    for (const TensorInfo& info : in_.hf.tensors()) {
-      if (info.shape != own->shape || info.dtype != own->dtype || info.name == own->name) continue;
-      if (in_.hf.Quantized(info) != nullptr) continue;
+    const auto bytes_of = [&](const TensorInfo& info) {
       ParameterBytes bytes = pair.expected;
       bytes.sources.starts = {in_.hf.Data(info).data()};
       bytes.plan = Plan({Run{.length = static_cast<int64_t>(info.nbytes)}});
-      if (Fingerprint(bytes, p.op, pair.dtype(), places) != wanted) continue;
-      if (auto found = FromOther(p, own->name + ": ", search, bytes, {nullptr, info.name}, false)) {
+      return bytes;
+    };
+    const auto places = FingerprintPlaces(pair.numel());
+    auto& index = hf_index_[{own->shape, own->dtype, p.op, pair.dtype()}];
+    if (!index) {
+      index.emplace();
+      for (const TensorInfo& info : in_.hf.tensors()) {
+        if (info.shape != own->shape || info.dtype != own->dtype) continue;
+        if (in_.hf.Quantized(info) != nullptr) continue;
+        index->emplace(Fingerprint(bytes_of(info), p.op, pair.dtype(), places), &info);
+      }
+    }
+    const uint64_t wanted = Fingerprint(pair.actual, Op::kNone, pair.dtype(), places);
+    const auto [begin, end] = index->equal_range(wanted);
+    for (auto it = begin; it != end; ++it) {
+      const TensorInfo& info = *it->second;
+      if (info.name == own->name) continue;
+      if (auto found =
+              FromOther(p, own->name + ": ", search, bytes_of(info), {nullptr, info.name}, false)) {
         return found;
       }
     }
@@ -582,11 +602,7 @@ class Explainer {
   }
 
   bool IsFailing(const Parameter& p) const { return failing_.contains(&p); }
-  int64_t TensorsOf(const Parameter& p) const {
-    return std::count_if(in_.usable.begin(), in_.usable.end(), [&](const Parameter* q) {
-      return q->stack == p.stack && q->layer == p.layer && !q->is_expert();
-    });
-  }
+  int64_t TensorsOf(const Parameter& p) const { return tensors_of_.at({p.stack, p.layer}); }
 
   // -- the report --
 
@@ -594,7 +610,8 @@ class Explainer {
     std::string cause;
     Proof proof = Proof::kExact;
     std::vector<const Parameter*> parameters;
-    std::vector<std::string> whats;  // different ones
+    std::vector<std::string> whats;  // the first different ones
+    std::set<std::string> seen;      // all of them
     std::string evidence;
   };
 
@@ -618,12 +635,14 @@ class Explainer {
                   std::vector<Group>& groups) {
     auto it = std::find_if(groups.begin(), groups.end(),
                            [&](const Group& g) { return g.cause == cause; });
-    if (it == groups.end()) it = groups.insert(groups.end(), {cause, f.proof, {}, {}, f.evidence});
+    if (it == groups.end())
+      it = groups.insert(groups.end(), {cause, f.proof, {}, {}, {}, f.evidence});
     if (it->parameters.empty() || it->parameters.back() != f.parameter) {
       it->parameters.push_back(f.parameter);
     }
-    if (std::find(it->whats.begin(), it->whats.end(), what) == it->whats.end())
+    if (!what.empty() && it->seen.insert(what).second && it->whats.size() < kMostWhats) {
       it->whats.push_back(what);
+    }
     if (it->evidence.empty()) it->evidence = f.evidence;
   }
 
@@ -635,12 +654,9 @@ class Explainer {
     cause.origin = Origin::kCheckpoint;
     cause.where = Patterns(group.parameters);
     cause.message = std::string(text.message);
-    constexpr size_t kMost = 4;
-    for (size_t i = 0; i < std::min(kMost, group.whats.size()); ++i) {
-      cause.evidence += (i == 0 ? "" : "; ") + group.whats[i];
-    }
-    if (group.whats.size() > kMost) {
-      cause.evidence += fmt::format("; and {} more", group.whats.size() - kMost);
+    cause.evidence = fmt::format("{}", fmt::join(group.whats, "; "));
+    if (group.seen.size() > group.whats.size()) {
+      cause.evidence += fmt::format("; and {} more", group.seen.size() - group.whats.size());
     }
     if (!group.evidence.empty()) cause.evidence += "; " + group.evidence;
     if (!text.fix.empty()) cause.hint = fmt::format("made by {}: {}", text.rule, text.fix);
@@ -674,10 +690,15 @@ class Explainer {
   const HfParameters hf_;
   const MegatronParameters megatron_;
   std::set<const Parameter*> failing_;
-  std::map<const ParamRule*, size_t> unexplained_;
+  std::map<const ParamRule*, std::vector<const Parameter*>> sources_of_;
+  std::map<std::pair<const StackRule*, int64_t>, int64_t> tensors_of_;  // of a layer, but experts
+  std::map<const ParamRule*, size_t> inexact_;
   std::map<std::pair<Shape, DType>,
            std::optional<std::unordered_multimap<uint64_t, const Parameter*>>>
       index_;
+  std::map<std::tuple<Shape, DType, Op, DType>,
+           std::optional<std::unordered_multimap<uint64_t, const TensorInfo*>>>
+      hf_index_;
   std::map<std::pair<const ParamRule*, int64_t>, std::optional<ParameterBytes>> experts_;
   std::vector<Finding> findings_;
 };

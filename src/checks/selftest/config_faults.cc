@@ -101,9 +101,10 @@ Injected AnyOf(std::initializer_list<Change> changes, json& fields, Random& rand
 
 Injected RopeBase(json& fields, Random& random) {
   // The first frequency is 1, whatever the base.
-  const double channels = Get(fields, "rotary_percent").is_number() && !IsLatent(fields)
-                              ? fields["kv_channels"].get<double>() * fields["rotary_percent"].get<double>()
-                              : 4;
+  const double channels =
+      Get(fields, "rotary_percent").is_number() && !IsLatent(fields)
+          ? fields["kv_channels"].get<double>() * fields["rotary_percent"].get<double>()
+          : 4;
   if (!Rotates(fields) || channels < 4) return std::nullopt;
   const double factor = OneOf<double>({0.5, 2, 10, 50}, random);
   json base = Get(fields, "rotary_base");
@@ -178,14 +179,13 @@ Injected NormEps(json& fields, Random& random) {
 
 Injected NormKind(json& fields, Random& random) {
   const bool qk = !IsLatent(fields) && !IsHybrid(fields) && !Is(fields, "qk_l2_norm");
-  return AnyOf(
-      {{true,
-        [](json& f, Random&) {
-          return Set(f, "normalization",
-                     Get(f, "normalization") == "RMSNorm" ? "LayerNorm" : "RMSNorm");
-        }},
-       {qk, [](json& f, Random&) { return Flip(f, "qk_layernorm"); }}},
-      fields, random);
+  return AnyOf({{true,
+                 [](json& f, Random&) {
+                   return Set(f, "normalization",
+                              Get(f, "normalization") == "RMSNorm" ? "LayerNorm" : "RMSNorm");
+                 }},
+                {qk, [](json& f, Random&) { return Flip(f, "qk_layernorm"); }}},
+               fields, random);
 }
 
 Injected NormConvention(json& fields, Random&) {
@@ -193,12 +193,13 @@ Injected NormConvention(json& fields, Random&) {
 }
 
 Injected Activation(json& fields, Random& random) {
-  std::vector<std::string> others = {
-      "torch.nn.functional.silu", "torch.nn.functional.gelu",
-      "megatron.core.activations.squared_relu", "megatron.core.activations.fast_gelu",
-      "megatron.core.fusions.fused_bias_geglu.quick_gelu"};
-  std::erase_if(others,
-                [&](const std::string& name) { return name.ends_with(ClassOf(fields, "activation_func")); });
+  std::vector<std::string> others = {"torch.nn.functional.silu", "torch.nn.functional.gelu",
+                                     "megatron.core.activations.squared_relu",
+                                     "megatron.core.activations.fast_gelu",
+                                     "megatron.core.fusions.fused_bias_geglu.quick_gelu"};
+  std::erase_if(others, [&](const std::string& name) {
+    return name.ends_with(ClassOf(fields, "activation_func"));
+  });
   return Set(fields, "activation_func", {{"_call_", false}, {"_target_", OneOf(others, random)}});
 }
 
@@ -248,7 +249,10 @@ Injected LayerPattern(json& fields, Random& random) {
         }},
        {IsList(fields, "linear_attention_freq"),
         [](json& f, Random& r) { return FlipOne(f, "linear_attention_freq", r); }},
-       {IsGemma3(fields), [](json& f, Random&) { return Set(f, "interleaved_attn_pattern", {2, 1}); }},
+       {IsGemma3(fields),
+        [](json& f, Random&) {
+          return Set(f, "interleaved_attn_pattern", {2, 1});
+        }},
        {IsHybrid(fields), SwapSymbols}},
       fields, random);
 }
@@ -282,8 +286,8 @@ Injected LogitSoftcap(json& fields, Random& random) {
 Injected RouterFormula(json& fields, Random& random) {
   if (!HasExperts(fields)) return std::nullopt;
   const bool softmax = Get(fields, "moe_router_score_function") == "softmax";
-  const bool groups = Get(fields, "moe_router_num_groups").is_number() &&
-                      Get(fields, "moe_router_num_groups") > 1;
+  const bool groups =
+      Get(fields, "moe_router_num_groups").is_number() && Get(fields, "moe_router_num_groups") > 1;
   return AnyOf(
       {{true,
         [](json& f, Random&) {

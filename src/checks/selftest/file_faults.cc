@@ -181,7 +181,8 @@ Injected DuplicateName(const PairOnDisk& pair, Random& random) {
   const std::string& name = OneOf(names, random);
   Json entry = shards[from].header[name];
   const auto begin = entry["data_offsets"][0].get<size_t>();
-  std::string bytes = shards[from].data.substr(begin, entry["data_offsets"][1].get<size_t>() - begin);
+  std::string bytes =
+      shards[from].data.substr(begin, entry["data_offsets"][1].get<size_t>() - begin);
   if (bytes.empty()) return std::nullopt;
   bytes[0] = static_cast<char>(bytes[0] ^ 1);
   entry["data_offsets"] = {to.data.size(), to.data.size() + bytes.size()};

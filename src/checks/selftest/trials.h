@@ -28,8 +28,8 @@ struct Bench {
   uint64_t bytes = 0;
 };
 
-// `folder` is for files that stay; it does not exist yet. Errors: those of Model::Expand, HeldCheckpoint::Create and
-// WriteMegatronSide; kIo.
+// `folder` is for files that stay; it does not exist yet. Errors: those of Model::Expand,
+// HeldCheckpoint::Create and WriteMegatronSide; kIo.
 Status Prepare(const SelftestSubject& subject, const std::filesystem::path& folder, Bench& bench);
 
 // What `verify` says of the right pair, concluded: in memory, and of files where there are any.
