@@ -487,7 +487,8 @@ class Explainer {
       finding.proof = Proof::kStructural;
       finding.steps = {
           {"not-finite", fmt::format("{} of {} values looked at", s.not_finite, s.seen)}};
-    } else if (const auto rank = search.LowRank(); rank && std::fabs(s.correlation) > 0.3) {
+    } else if (const auto rank = std::fabs(s.correlation) > 0.3 ? search.LowRank() : std::nullopt;
+               rank) {
       finding.steps = {{"adapter-unmerged",
                         fmt::format("the difference has rank {}; merged twice or with another "
                                     "scale looks the same",

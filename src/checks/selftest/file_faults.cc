@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
-#include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "checks/import.h"
 #include "checks/parameter_source.h"
+#include "checks/selftest/shard.h"
 #include "formats/torch_dist/run_files.h"
 
 namespace weighbridge {
@@ -23,15 +22,6 @@ using Injected = std::optional<std::string>;
 template <typename T>
 const T& OneOf(const std::vector<T>& some, Random& random) {
   return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
-}
-
-std::string Read(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void Write(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
 }
 
 std::vector<fs::path> FilesWith(const fs::path& folder, std::string_view ending) {
@@ -54,39 +44,9 @@ std::vector<fs::path> DataFiles(const PairOnDisk& pair) {
   return all;
 }
 
-// -- safetensors, taken apart: 8 bytes with the header's length, the header, the data --
-
-struct Shard {
-  fs::path path;
-  Json header;
-  std::string data;
-
-  explicit Shard(fs::path file) : path(std::move(file)) {
-    const std::string bytes = Read(path);
-    uint64_t length = 0;
-    std::memcpy(&length, bytes.data(), sizeof(length));
-    header = Json::parse(bytes.substr(sizeof(length), length));
-    data = bytes.substr(sizeof(length) + length);
-  }
-  void Save() const {
-    const std::string text = header.dump();
-    const uint64_t length = text.size();
-    std::string bytes(sizeof(length), '\0');
-    std::memcpy(bytes.data(), &length, sizeof(length));
-    Write(path, bytes + text + data);
-  }
-  std::vector<std::string> Names() const {
-    std::vector<std::string> names;
-    for (const auto& [name, entry] : header.items()) {
-      if (name != "__metadata__") names.push_back(name);
-    }
-    return names;
-  }
-};
-
 std::vector<Shard> Shards(const PairOnDisk& pair) {
   std::vector<Shard> out;
-  for (const fs::path& path : FilesWith(pair.hf, ".safetensors")) out.emplace_back(path);
+  for (const fs::path& path : FilesWith(pair.hf, ".safetensors")) out.push_back(Shard::Load(path));
   return out;
 }
 
@@ -95,10 +55,10 @@ std::vector<Shard> Shards(const PairOnDisk& pair) {
 Injected FileTruncated(const PairOnDisk& pair, Random& random) {
   const auto files = DataFiles(pair);
   const fs::path& path = OneOf(files, random);
-  std::string bytes = Read(path);
+  std::string bytes = ReadFile(path);
   const auto cut = 1 + Pick(random, std::ssize(bytes) / 4);
   bytes.resize(bytes.size() - static_cast<size_t>(cut));
-  Write(path, bytes);
+  WriteFile(path, bytes);
   return fmt::format("{} bytes cut from {}", cut, path.filename().string());
 }
 
@@ -107,12 +67,12 @@ Injected HeaderCorrupt(const PairOnDisk& pair, Random& random) {
   for (fs::path& path : FilesWith(pair.hf, ".index.json")) files.push_back(std::move(path));
   for (fs::path& path : FilesWith(pair.megatron, ".metadata")) files.push_back(std::move(path));
   const fs::path& path = OneOf(files, random);
-  std::string bytes = Read(path);
+  std::string bytes = ReadFile(path);
   // The length of a safetensors header stands before it.
   const size_t first = path.extension() == ".safetensors" ? 8 : 0;
   const std::vector<std::string> garbage = {std::string(4, '\0'), "x\xff\xfe\x01"};
   bytes.replace(first, 4, OneOf(garbage, random));
-  Write(path, bytes);
+  WriteFile(path, bytes);
   return "the first bytes of the header of " + path.filename().string();
 }
 
@@ -142,23 +102,23 @@ Injected BytesOverlap(const PairOnDisk& pair, Random& random) {
 Injected IndexGhost(const PairOnDisk& pair, Random& random) {
   const auto indexes = FilesWith(pair.hf, ".index.json");
   if (indexes.empty()) return std::nullopt;
-  Json index = Json::parse(Read(indexes[0]));
+  Json index = Json::parse(ReadFile(indexes[0]));
   const auto shards = FilesWith(pair.hf, ".safetensors");
   const std::string name = fmt::format("model.layers.{}.ghost.weight", Pick(random, 100));
   index["weight_map"][name] = OneOf(shards, random).filename().string();
-  Write(indexes[0], index.dump());
+  WriteFile(indexes[0], index.dump());
   return fmt::format("'{}' is in the index alone", name);
 }
 
 Injected IndexIncomplete(const PairOnDisk& pair, Random& random) {
   const auto indexes = FilesWith(pair.hf, ".index.json");
   if (indexes.empty()) return std::nullopt;
-  Json index = Json::parse(Read(indexes[0]));
+  Json index = Json::parse(ReadFile(indexes[0]));
   std::vector<std::string> names;
   for (const auto& [name, file] : index["weight_map"].items()) names.push_back(name);
   const std::string& name = OneOf(names, random);
   index["weight_map"].erase(name);
-  Write(indexes[0], index.dump());
+  WriteFile(indexes[0], index.dump());
   return fmt::format("'{}' is not in the index", name);
 }
 
@@ -179,15 +139,11 @@ Injected DuplicateName(const PairOnDisk& pair, Random& random) {
   Shard& to = shards[(from + 1) % shards.size()];
   const auto names = shards[from].Names();
   const std::string& name = OneOf(names, random);
-  Json entry = shards[from].header[name];
-  const auto begin = entry["data_offsets"][0].get<size_t>();
-  std::string bytes =
-      shards[from].data.substr(begin, entry["data_offsets"][1].get<size_t>() - begin);
+  std::string bytes = shards[from].BytesOf(name);
   if (bytes.empty()) return std::nullopt;
   bytes[0] = static_cast<char>(bytes[0] ^ 1);
-  entry["data_offsets"] = {to.data.size(), to.data.size() + bytes.size()};
-  to.header[name] = std::move(entry);
-  to.data += bytes;
+  const nlohmann::ordered_json& entry = shards[from].header[name];
+  to.Add(name, entry["dtype"], entry["shape"], bytes);
   to.Save();
   return fmt::format("'{}' is in {} too, with other bytes", name, to.path.filename().string());
 }
@@ -197,7 +153,7 @@ Injected TrackerStale(const PairOnDisk& pair, Random& random) {
   if (trackers.empty()) return std::nullopt;
   const std::vector<std::string> others = {std::to_string(1 + Pick(random, 1'000'000)), "release"};
   const std::string& other = OneOf(others, random);
-  Write(trackers[0], other);
+  WriteFile(trackers[0], other);
   return fmt::format("the tracker names '{}'", other);
 }
 
@@ -226,7 +182,7 @@ Status WriteMegatronSide(const Model& model, const Checkpoint& hf, const fs::pat
   WB_TRY(TorchDistWriter writer, TorchDistWriter::Create(iteration, plan.disk));
   WB_RETURN_IF_ERROR(Import(source, plan, options, writer));
   WB_RETURN_IF_ERROR(writer.Finish());
-  Write(folder / kTrackerName, "0");
+  WriteFile(folder / kTrackerName, "0");
   return {};
 }
 

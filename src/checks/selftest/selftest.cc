@@ -57,7 +57,7 @@ std::vector<Trial> PlanTrials(const std::vector<Bench>& benches, const SelftestO
                 options.first_seed + static_cast<uint64_t>(i),
                 {}};
     std::vector<std::string_view> left = trial.bench->causes;
-    std::erase_if(left, IsOfFiles);
+    std::erase_if(left, ComesAlone);
     while (!left.empty() && trial.causes.size() < static_cast<size_t>(options.faults)) {
       const auto at = Pick(random, std::ssize(left));
       trial.causes.push_back(left[static_cast<size_t>(at)]);
@@ -150,6 +150,7 @@ std::vector<std::string_view> InjectedCauses() {
   std::set<std::string_view> causes(std::begin(kTensorCauses), std::end(kTensorCauses));
   for (const ModelFault& fault : ModelFaults()) causes.insert(fault.cause);
   for (const FileFault& fault : FileFaults()) causes.insert(fault.cause);
+  for (const std::string_view cause : CodedModel::AllCauses()) causes.insert(cause);
   return {causes.begin(), causes.end()};
 }
 

@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
 #include <system_error>
 #include <utility>
 
+#include "base/json.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "checks/verify.h"
+#include "formats/quantized/checkpoint.h"
+#include "formats/quantized/config.h"
 #include "formats/torch_dist/reader.h"
 
 namespace weighbridge {
@@ -168,6 +172,58 @@ void Note(const Result<Report>& report, Outcome& out) {
   }
 }
 
+bool IsOfCodes(std::string_view cause) {
+  const auto causes = CodedModel::AllCauses();
+  return std::find(causes.begin(), causes.end(), cause) != causes.end();
+}
+
+// The Megatron side of quantized weights with these values.
+Result<Report> JudgeCoded(const Bench& bench, const CodedSubject& coded, const CodedValues& values,
+                          const fs::path& folder) {
+  coded.model.WritePlain(values, folder);
+  WB_TRY(const auto plain, OpenCheckpoint(folder));
+  WB_TRY(const Model model, ExpandSubject(*bench.subject, *plain, 0));
+  WB_TRY(HeldCheckpoint megatron, HeldCheckpoint::Create(model, *plain));
+  WB_RETURN_IF_ERROR(megatron.SettleIn(folder));
+  return VerifyPair(*bench.subject, *coded.hf, megatron);
+}
+
+void NameAlone(std::string_view cause, std::string what, Outcome& out) {
+  const auto is_cause = [&](const std::string& found) { return found == cause; };
+  const bool named = std::any_of(out.found.begin(), out.found.end(), is_cause);
+  out.faults.push_back({cause, std::move(what), out.detected && named});
+  std::remove_copy_if(out.found.begin(), out.found.end(), std::back_inserter(out.strays), is_cause);
+}
+
+Outcome RunOnCodes(const Trial& trial, std::string_view cause, const fs::path& folder) {
+  Outcome out;
+  std::vector<const CodedSubject*> able;
+  for (const CodedSubject& coded : trial.bench->coded) {
+    const auto causes = coded.model.Causes();
+    if (std::find(causes.begin(), causes.end(), cause) != causes.end()) able.push_back(&coded);
+  }
+  if (able.empty()) return out;
+  for (uint64_t draw = 0; draw < kDraws; ++draw) {
+    Random random(SeedOf(trial.seed * kDraws + draw, trial.bench->subject->name, cause));
+    const CodedSubject& coded = *able[static_cast<size_t>(Pick(random, std::ssize(able)))];
+    CodedValues values = coded.values;
+    const auto what = coded.model.Inject(cause, values, random);
+    if (!what) continue;
+    const TrialFolder scratch(folder);
+    Note(Judged(JudgeCoded(*trial.bench, coded, values, folder)), out);
+    NameAlone(cause, *what, out);
+    break;
+  }
+  return out;
+}
+
+Result<std::unique_ptr<Checkpoint>> OpenCoded(const fs::path& folder) {
+  WB_TRY(const nlohmann::json config, ReadJsonFile(folder / "config.json"));
+  WB_TRY(const QuantizationConfig quantization, ReadQuantizationConfig(config));
+  WB_TRY(auto stored, OpenCheckpoint(folder));
+  return ShowValues(std::move(stored), quantization);
+}
+
 Outcome RunInMemory(const Trial& trial, const fs::path& folder) {
   Outcome out;
   const std::vector<Injection> faults = Draw(trial, out.inert);
@@ -198,10 +254,7 @@ Outcome RunOnFiles(const Trial& trial, const FileFault& fault, const fs::path& f
   const auto what = copy ? fault.inject(*copy, random) : std::nullopt;
   if (!what) return out;
   Note(Judged(VerifyFiles(*trial.bench->subject, *copy)), out);
-  const auto is_cause = [&](const std::string& found) { return found == fault.cause; };
-  const bool named = std::any_of(out.found.begin(), out.found.end(), is_cause);
-  out.faults.push_back({fault.cause, *what, out.detected && named});
-  std::remove_copy_if(out.found.begin(), out.found.end(), std::back_inserter(out.strays), is_cause);
+  NameAlone(fault.cause, *what, out);
   return out;
 }
 
@@ -213,7 +266,9 @@ std::vector<std::string> CauseIds(const Report& report) {
   return ids;
 }
 
-bool IsOfFiles(std::string_view cause) { return FindFileFault(cause) != nullptr; }
+bool ComesAlone(std::string_view cause) {
+  return FindFileFault(cause) != nullptr || IsOfCodes(cause);
+}
 
 Status Prepare(const SelftestSubject& subject, const fs::path& folder, Bench& bench) {
   bench.subject = &subject;
@@ -223,9 +278,21 @@ Status Prepare(const SelftestSubject& subject, const fs::path& folder, Bench& be
   bench.causes = bench.sites->Causes();
   for (const TensorInfo& t : subject.hf->tensors()) bench.bytes += t.nbytes;
   if (subject.folder.empty()) return {};
-  bench.files = {subject.folder, folder};
-  WB_RETURN_IF_ERROR(WriteMegatronSide(*bench.model, *subject.hf, folder));
+  bench.files = {subject.folder, folder / "megatron"};
+  WB_RETURN_IF_ERROR(WriteMegatronSide(*bench.model, *subject.hf, bench.files->megatron));
   for (const FileFault& fault : FileFaults()) bench.causes.push_back(fault.cause);
+  std::set<std::string_view> of_codes;
+  for (const CodeScheme scheme : {CodeScheme::kFp8Blocks, CodeScheme::kInt4}) {
+    const fs::path target = folder / std::to_string(static_cast<int>(scheme));
+    Random random(SeedOf(0, subject.name, "codes"));
+    auto model = CodedModel::Write(scheme, subject.folder, target, random);
+    if (!model) continue;
+    WB_TRY(auto hf, OpenCoded(target));
+    for (const std::string_view cause : model->Causes()) of_codes.insert(cause);
+    CodedValues values = model->Values();
+    bench.coded.push_back({*std::move(model), std::move(values), std::move(hf)});
+  }
+  bench.causes.insert(bench.causes.end(), of_codes.begin(), of_codes.end());
   std::sort(bench.causes.begin(), bench.causes.end());
   return {};
 }
@@ -233,12 +300,22 @@ Status Prepare(const SelftestSubject& subject, const fs::path& folder, Bench& be
 Result<Report> JudgeClean(const Bench& bench, const fs::path& folder) {
   auto report = Judge(bench, *bench.clean, folder);
   if (!report || report->verdict != Verdict::kPass || !bench.files) return report;
-  return Judged(VerifyFiles(*bench.subject, *bench.files));
+  report = Judged(VerifyFiles(*bench.subject, *bench.files));
+  for (const CodedSubject& coded : bench.coded) {
+    if (!report || report->verdict != Verdict::kPass) break;
+    const TrialFolder scratch(folder);
+    report = Judged(JudgeCoded(bench, coded, coded.values, folder));
+  }
+  return report;
 }
 
 Outcome RunTrial(const Trial& trial, const fs::path& folder) {
-  const FileFault* fault = trial.causes.size() == 1 ? FindFileFault(trial.causes[0]) : nullptr;
-  return fault != nullptr ? RunOnFiles(trial, *fault, folder) : RunInMemory(trial, folder);
+  if (trial.causes.size() == 1) {
+    const FileFault* fault = FindFileFault(trial.causes[0]);
+    if (fault != nullptr) return RunOnFiles(trial, *fault, folder);
+    if (IsOfCodes(trial.causes[0])) return RunOnCodes(trial, trial.causes[0], folder);
+  }
+  return RunInMemory(trial, folder);
 }
 
 }  // namespace weighbridge

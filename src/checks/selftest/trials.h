@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,9 +13,17 @@
 #include "checks/selftest/fault_sites.h"
 #include "checks/selftest/file_faults.h"
 #include "checks/selftest/held_checkpoint.h"
+#include "checks/selftest/scale_faults.h"
 #include "checks/selftest/selftest.h"
 
 namespace weighbridge {
+
+// A subject's model with quantized weights.
+struct CodedSubject {
+  CodedModel model;
+  CodedValues values;              // the right ones
+  std::unique_ptr<Checkpoint> hf;  // that stores codes and scales
+};
 
 // A subject made ready: the right Megatron side, and where it can be wrong. Not to be moved once it
 // is: its parts point at each other.
@@ -23,7 +32,9 @@ struct Bench {
   std::optional<Model> model;
   std::optional<HeldCheckpoint> clean;
   std::optional<FaultSites> sites;
-  std::optional<PairOnDisk> files;       // of a subject whose files may be copied
+  // Of a subject whose files may be copied:
+  std::optional<PairOnDisk> files;
+  std::vector<CodedSubject> coded;       // one for each scheme
   std::vector<std::string_view> causes;  // sorted
   uint64_t bytes = 0;
 };
@@ -61,7 +72,8 @@ Outcome RunTrial(const Trial& trial, const std::filesystem::path& folder);
 
 std::vector<std::string> CauseIds(const Report& report);
 
-// A fault of files keeps others from being seen: it is injected by itself.
-bool IsOfFiles(std::string_view cause);
+// A fault of files keeps others from being seen, one of codes needs a model of its own: they are
+// injected by themselves.
+bool ComesAlone(std::string_view cause);
 
 }  // namespace weighbridge
