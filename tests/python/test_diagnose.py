@@ -388,6 +388,69 @@ def test_axes_of_a_convolution(judge):
     assert [c["id"] for c in report["causes"]] == ["conv-layout"], report["causes"]
 
 
+def cut_evenly(x, sizes, ranks=2):
+    """What ranks hold that cut a packed tensor whatever its components, joined component by component."""
+    held = [np.split(part, np.cumsum([size // ranks for size in sizes])[:-1]) for part in np.split(x, ranks)]
+    return np.concatenate([np.concatenate(parts) for parts in zip(*held)])
+
+
+@pytest.mark.parametrize("family,mixer,layers", [("nemotron_h", "backbone.layers.{}.mixer.", [0]),
+                                                 ("falcon_h1", "model.layers.{}.mamba.", [0, 1, 2, 3])])
+@pytest.mark.parametrize("tensor", ["in_proj.weight", "conv1d.weight", "conv1d.bias"])
+def test_components_of_a_mixer_that_are_cut_evenly(judge, family, mixer, layers, tensor):
+    inner, state, heads = 80, 36, 8
+    sizes = {"in_proj.weight": [inner, inner, state, state, heads]}.get(tensor, [inner, state, state])
+
+    def change(s):
+        for name in (mixer.format(layer) + tensor for layer in layers):
+            s[name] = cut_evenly(s[name], sizes)
+    report = judge(family, change)
+    assert [c["id"] for c in report["causes"]] == ["tp-packed"], report["causes"]
+    where, = report["causes"][0]["where"]
+    assert tensor.split(".")[0] in where and f".layers.{'*' if len(layers) > 1 else 0}." in where
+
+
+def adapters(source, names, rank=2):
+    """W + scale * B A of each named tensor: what scale * B A is, in float64."""
+    rng = np.random.default_rng(8)
+    sizes = [source[name].shape for name in names]
+    return [0.02 * rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns)) for rows, columns in sizes]
+
+
+def plus(x, delta):
+    return (x.astype(np.float64) + delta).astype(x.dtype)
+
+
+def merged(names):
+    def merge(s, i):
+        named = [name.format(i) for name in names]
+        for name, delta in zip(named, adapters(s, named)):
+            s[name] = plus(s[name], delta)
+    return merge
+
+
+Q_K_V = [ATTENTION + part + "_proj.weight" for part in "qkv"]
+GATE_UP = [MLP + part + "_proj.weight" for part in ("gate", "up")]
+
+
+def concatenated_adapter(s, i):
+    """The adapter's rows as q, k and v whole, on rows that stand per query group."""
+    s.set_qkv(i, plus(s.qkv(i), np.concatenate(adapters(s, [name.format(i) for name in Q_K_V]))))
+
+
+def adapter_cut_as_one_block(s, i):
+    """The adapter's rows as two ranks cut them that do not know gate from up."""
+    s.set_fc1(i, plus(s.fc1(i), cut_as_one_block(np.concatenate(adapters(s, [name.format(i) for name in GATE_UP])), 2)))
+
+
+@pytest.mark.parametrize("names,wrong,where", [(Q_K_V, concatenated_adapter, QKV), (GATE_UP, adapter_cut_as_one_block, FC1)])
+@pytest.mark.parametrize("layers,pattern", [(every_layer, "*"), (one_layer, 1)])
+def test_an_adapter_that_was_split_wrongly(judge, names, wrong, where, layers, pattern):
+    cause, = judge("llama", layers(wrong), right=layers(merged(names)))["causes"]
+    assert cause["id"] == "adapter-unmerged" and cause["where"] == [where.format(pattern)], cause
+    assert "low rank" in cause["message"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_mistake_is_named(judge, name):
     family, change, cause, where = CASES[name]
