@@ -63,22 +63,6 @@ def verify(run, hf, megatron, *options):
     return {cause["id"]: cause["origin"] for cause in report["causes"]}, report
 
 
-@pytest.fixture
-def imported(run, tmp_path):
-    """imported(FAMILY, SET...) -> a toy and its import, made here."""
-
-    def call(family, *settings):
-        sides = tmp_path / "hf", tmp_path / "megatron"
-        options = [part for setting in settings for part in ("--set", setting)]
-        result = run("toy", sides[0], "--family", family, *options)
-        assert result.returncode == 0, result.stderr
-        result = run("import", *sides)
-        assert result.returncode == 0, result.stderr
-        return sides
-
-    return call
-
-
 @pytest.mark.parametrize("name", CLEAN)
 def test_configs_that_mean_the_same_raise_no_alarm(judge, name):
     causes, report = judge(name)
@@ -287,27 +271,27 @@ def test_other_positions_are_a_note(judge):
 
 
 @pytest.mark.parametrize("family", IMPORTED)
-def test_an_imported_toy_means_the_same(run, imported, family):
-    sides = imported(family)
+def test_an_imported_toy_means_the_same(run, imported_toy, family):
+    sides = imported_toy(family)
     assert verify(run, *sides, "--runtime", "none")[0] == {}
     causes = verify(run, *sides)[0]
     assert causes == ({BY_RUNTIME[family]: "runtime"} if family in BY_RUNTIME else {})
 
 
-def test_minimax_rotates_every_channel_in_transformers(run, imported):
-    hf, megatron = imported("minimax_m2")  # its config has rotary_dim = 6 of 12
+def test_minimax_rotates_every_channel_in_transformers(run, imported_toy):
+    hf, megatron = imported_toy("minimax_m2")  # its config has rotary_dim = 6 of 12
     edit_yaml(megatron / "iter_0000000/run_config.yaml", {"rotary_percent": 0.5})
     assert verify(run, hf, megatron)[0] == {"rope-partial": "config"}
 
 
-def test_sections_of_multimodal_rope(run, imported):
-    hf, megatron = imported("qwen2_5_vl")
+def test_sections_of_multimodal_rope(run, imported_toy):
+    hf, megatron = imported_toy("qwen2_5_vl")
     edit_yaml(megatron / "iter_0000000/run_config.yaml", {"mrope_section": [16, 24, 24]})
     assert verify(run, hf, megatron)[0] == {"mrope-sections": "config"}
 
 
 @pytest.fixture
-def ministral(run, imported):
+def ministral(run, imported_toy):
     """ministral(KEYS of config.json, KEYS of its RoPE table) -> causes of L0 between a Ministral 3 whose config says so and
     the fields that the Bridge gives it, which reads its sizes and the base of RoPE, and has constants for the rest."""
     recorded = json.loads((DATA / "bridge_configs/ministral3.json").read_text())
@@ -317,7 +301,7 @@ def ministral(run, imported):
             **recorded["config"]["rope_parameters"], "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0,
             "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "truncate": False, **rope}}
         config = {**recorded["config"], **agreeing, **keys}
-        hf, megatron = imported("ministral3", *(f"{key}={json.dumps(value)}" for key, value in config.items()))
+        hf, megatron = imported_toy("ministral3", *(f"{key}={json.dumps(value)}" for key, value in config.items()))
         (megatron / "iter_0000000/run_config.yaml").write_text(json.dumps({"model": recorded["provider"]}))
         return verify(run, hf, megatron)[0]
 
@@ -378,8 +362,8 @@ def test_level_l1_judges_weights_alone(run):
     assert run("verify", *sides).returncode == 1
 
 
-def test_a_family_without_a_description_is_said_to_be_unproven(run, imported):
-    hf, megatron = imported("olmo2")
+def test_a_family_without_a_description_is_said_to_be_unproven(run, imported_toy):
+    hf, megatron = imported_toy("olmo2")
     file = megatron / "iter_0000000/run_config.yaml"
     file.write_text("model:\n  _target_: x.Provider\n  num_layers: 4\n")
     causes, report = verify(run, hf, megatron)
