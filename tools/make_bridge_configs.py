@@ -16,7 +16,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EXPORTED = ["ernie4_5_moe", "exaone4", "gpt_oss_ns", "llama_untied", "qwen3_moe", "qwen3_next"]
+EXPORTED = ["ernie4_5_moe", "exaone4", "glm4_moe", "gpt_oss_ns", "llama_untied", "nemotron_h", "qwen3_moe", "qwen3_next"]
 MINISTRAL = {
     "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 2,
     "head_dim": 64, "vocab_size": 386, "max_position_embeddings": 16384, "rms_norm_eps": 1e-6, "hidden_act": "gelu",
