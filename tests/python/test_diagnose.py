@@ -463,11 +463,8 @@ def test_the_mistake_is_named(judge, name):
 
 @pytest.mark.parametrize("change,weights", [(lambda s: None, "pass"), (every_layer(gate_up_swapped), "fail")])
 def test_the_steps_of_the_workflow_have_outcomes(run, toys, tmp_path, change, weights):
-    good, bad = toys("llama"), tmp_path / "bad"
-    shutil.copytree(good, bad)
-    source = Source(bad)
-    change(source)
-    save_file(source.tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    good = toys("llama")
+    bad = changed(good, tmp_path / "bad", change)
     assert run("import", bad, tmp_path / "megatron").returncode == 0
     result = run("diagnose", good, tmp_path / "megatron", "--json", tmp_path / "report.json", "--html", tmp_path / "page.html")
     steps = json.loads((tmp_path / "report.json").read_text())["steps"]
