@@ -39,6 +39,22 @@ def run(program):
     return call
 
 
+@pytest.fixture
+def imported_toy(run, tmp_path):
+    """imported_toy(FAMILY, KEY=VALUE..., by=OPTIONS of the import) -> a toy and its import, made here."""
+
+    def call(family, *settings, by=()):
+        sides = tmp_path / "hf", tmp_path / "megatron"
+        options = [part for setting in settings for part in ("--set", setting)]
+        result = run("toy", sides[0], "--family", family, *options)
+        assert result.returncode == 0, result.stderr
+        result = run("import", *sides, *by)
+        assert result.returncode == 0, result.stderr
+        return sides
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def goldens() -> pathlib.Path:
     """Checkpoints written by the real libraries; they lie beside the project, not in it."""

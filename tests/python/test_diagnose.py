@@ -10,6 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 HEADS, GROUPS = 6, 2
+# Models whose experts are square: no shape tells that a matrix is transposed.
+SQUARE_DOWN = ("gpt_oss", "hidden_size=48", "intermediate_size=48")
+SQUARE_GATE_UP = ("gpt_oss", "hidden_size=80", "intermediate_size=40")
+SQUARE_ONE_BY_ONE = ("qwen3_moe", "hidden_size=48", "moe_intermediate_size=48")
 ATTENTION = "model.layers.{}.self_attn."
 MLP = "model.layers.{}.mlp."
 FAMILIES = ["llama", "qwen2", "qwen3_moe", "deepseek_v3", "nemotron_h", "gemma2"]
@@ -58,30 +62,38 @@ class Source:
 
 @pytest.fixture(scope="module")
 def toys(program, tmp_path_factory):
-    """toys(FAMILY) -> the folder of a random model; each is made once."""
+    """toys(MODEL) -> the folder of a random model, a family or (family, KEY=VALUE...); each is made once."""
     import subprocess
     root, made = tmp_path_factory.mktemp("toys"), {}
 
-    def make(family):
-        if family not in made:
-            made[family] = root / family
-            subprocess.run([program, "toy", made[family], "--family", family, "--seed", "5"], check=True,
+    def make(model):
+        family, *settings = [model] if isinstance(model, str) else model
+        if model not in made:
+            made[model] = root / str(len(made))
+            options = [part for setting in settings for part in ("--set", setting)]
+            subprocess.run([program, "toy", made[model], "--family", family, "--seed", "5", *options], check=True,
                            capture_output=True)
-        return made[family]
+        return made[model]
 
     return make
 
 
+def changed(model, folder, change):
+    """A copy of `model` in `folder`, its tensors changed."""
+    shutil.copytree(model, folder)
+    source = Source(folder)
+    change(source)
+    save_file(source.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 @pytest.fixture
 def judge(run, toys, tmp_path):
-    """judge(FAMILY, change, IMPORT OPTION...) -> the report of `verify`."""
+    """judge(MODEL, change, IMPORT OPTION...) -> the report of `verify`. `right`: what the right source has of such a change."""
 
-    def call(family, change, *options):
-        good, bad = toys(family), tmp_path / "bad"
-        shutil.copytree(good, bad)
-        source = Source(bad)
-        change(source)
-        save_file(source.tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    def call(model, change, *options, right=None):
+        good = changed(toys(model), tmp_path / "good", right) if right else toys(model)
+        bad = changed(toys(model), tmp_path / "bad", change)
         result = run("import", bad, tmp_path / "megatron", *options)
         assert result.returncode == 0, result.stderr
         run("verify", good, tmp_path / "megatron", "--runtime", "none", "--json", tmp_path / "report.json")
@@ -188,8 +200,16 @@ def rows_of(x, begin, end, value):
     return x
 
 
-def fresh(x):
-    return (np.random.default_rng(3).standard_normal(x.shape) * 0.02).astype(x.dtype)
+def fresh(x, seed=3):
+    return (np.random.default_rng(seed).standard_normal(x.shape) * 0.02).astype(x.dtype)
+
+
+def fresh_tensors(names):
+    """Matrices are drawn anew, norms are ones, as a model is before it is loaded."""
+    def change(s):
+        for seed, name in enumerate(n for n in s.tensors if names in n):
+            s[name] = np.ones_like(s[name]) if "norm" in name else fresh(s[name], seed)
+    return change
 
 
 def adapted(x):
@@ -203,12 +223,6 @@ def flipped(s, i):
     bits = s[name].copy().view(np.uint16)
     bits[5, 7] ^= 1 << 14
     s[name] = bits.view(s[name].dtype)
-
-
-def moe_experts(change):
-    def all_experts(s, i):
-        change(s, MLP.format(i) + "experts.")
-    return all_experts
 
 
 def experts_reversed(s, i):
@@ -237,6 +251,20 @@ def half_the_adapter(x):
     return (x.astype(np.float64) + 0.01 * b @ a).astype(x.dtype)
 
 
+def experts_transposed(s, i):
+    for name in [n for n in s.tensors if n.startswith(MLP.format(i) + "experts.") and "down_proj" in n]:
+        s[name] = s[name].T
+
+
+def one_expert(expert, value):
+    """Of experts that stand in one tensor."""
+    def stacked(x):
+        x = x.copy()
+        x[expert] = value(x[expert])
+        return x
+    return stacked
+
+
 O_PROJ, DOWN = ATTENTION + "o_proj.weight", MLP + "down_proj.weight"
 ROUTER_BIAS = MLP + "gate.e_score_correction_bias"
 NORM = "model.layers.{}.input_layernorm.weight"
@@ -244,7 +272,8 @@ QKV = "decoder.layers.{}.self_attention.linear_qkv.weight"
 FC1, FC2 = "decoder.layers.{}.mlp.linear_fc1.weight", "decoder.layers.{}.mlp.linear_fc2.weight"
 PROJ = "decoder.layers.{}.self_attention.linear_proj.weight"
 LN = "decoder.layers.{}.self_attention.linear_qkv.layer_norm_weight"
-ONE = np.asarray(1)
+EXPERTS_DOWN, EXPERTS_GATE_UP = MLP + "experts.down_proj", MLP + "experts.gate_up_proj"
+EXPERTS_FC1, EXPERTS_FC2 = "decoder.layers.{}.mlp.experts.linear_fc1.weight{}", "decoder.layers.{}.mlp.experts.linear_fc2.weight{}"
 
 # name: (family, what is done, cause, where)
 CASES = {
@@ -258,6 +287,10 @@ CASES = {
     "gate and up cut as one block by 4 ranks": ("llama", one_layer(lambda s, i: s.set_fc1(i, cut_as_one_block(s.fc1(i), 4))), "tp-gate-up", [FC1.format(1)]),
     "output projection transposed": ("llama", one_layer(set_values(O_PROJ, lambda x: x.T.reshape(x.shape))), "transposed", [PROJ.format(1)]),
     "down projection transposed and read as it was": ("llama", one_layer(set_values(DOWN, lambda x: np.ascontiguousarray(x.T).reshape(x.shape))), "transposed", [FC2.format(1)]),
+    "square experts transposed": (SQUARE_DOWN, every_layer(set_values(EXPERTS_DOWN, lambda x: x.swapaxes(1, 2))), "transposed", [EXPERTS_FC2.format("*", "*")]),
+    "one square expert transposed": (SQUARE_DOWN, one_layer(set_values(EXPERTS_DOWN, one_expert(2, np.transpose))), "transposed", [EXPERTS_FC2.format(1, 2)]),
+    "square gate and up of experts transposed": (SQUARE_GATE_UP, every_layer(set_values(EXPERTS_GATE_UP, lambda x: x.swapaxes(1, 2))), "transposed", [EXPERTS_FC1.format("*", "*")]),
+    "square experts of one layer transposed, one by one": (SQUARE_ONE_BY_ONE, one_layer(experts_transposed, 0), "transposed", [EXPERTS_FC2.format(0, e) for e in range(4)]),
     "rotary halves as pairs": ("llama", every_layer(rope_permuted), "rope-permuted", [QKV.format("*")]),
     "shards in another order": ("llama", one_layer(set_values(DOWN, lambda x: np.concatenate(np.split(x, 2, 1)[::-1], 1))), "tp-order", [FC2.format(1)]),
     "a shard twice": ("llama", one_layer(set_values(DOWN, lambda x: np.concatenate([np.split(x, 2, 1)[0]] * 2, 1))), "tp-order", [FC2.format(1)]),
@@ -272,6 +305,8 @@ CASES = {
     "queries scaled": ("llama", every_layer(set_values(ATTENTION + "q_proj.weight", lambda x: (x.astype(np.float64) / 12 ** 0.5).astype(x.dtype))), "scaled", [QKV.format("*")]),
     "negative": ("llama", one_layer(set_values(DOWN, lambda x: -x)), "sign-flipped", [FC2.format(1)]),
     "fresh values": ("llama", one_layer(set_values(DOWN, fresh)), "uninitialized", [FC2.format(1)]),
+    "fresh values in every expert": ("mixtral", fresh_tensors(".experts."), "uninitialized", [EXPERTS_FC1.format("*", "*"), EXPERTS_FC2.format("*", "*")]),
+    "fresh values in a layer": ("llama", fresh_tensors(".layers.2."), "uninitialized", None),
     "a norm of ones": ("llama", one_layer(set_values(NORM, np.ones_like)), "uninitialized", [LN.format(1)]),
     "NaN": ("llama", one_layer(set_values(DOWN, lambda x: np.full_like(x, np.nan))), "not-finite", [FC2.format(1)]),
     "NaN in some rows": ("llama", one_layer(set_values(DOWN, lambda x: rows_of(x, 3, 5, lambda r: np.full_like(r, np.nan)))), "not-finite", [FC2.format(1)]),
@@ -353,6 +388,69 @@ def test_axes_of_a_convolution(judge):
     assert [c["id"] for c in report["causes"]] == ["conv-layout"], report["causes"]
 
 
+def cut_evenly(x, sizes, ranks=2):
+    """What ranks hold that cut a packed tensor whatever its components, joined component by component."""
+    held = [np.split(part, np.cumsum([size // ranks for size in sizes])[:-1]) for part in np.split(x, ranks)]
+    return np.concatenate([np.concatenate(parts) for parts in zip(*held)])
+
+
+@pytest.mark.parametrize("family,mixer,layers", [("nemotron_h", "backbone.layers.{}.mixer.", [0]),
+                                                 ("falcon_h1", "model.layers.{}.mamba.", [0, 1, 2, 3])])
+@pytest.mark.parametrize("tensor", ["in_proj.weight", "conv1d.weight", "conv1d.bias"])
+def test_components_of_a_mixer_that_are_cut_evenly(judge, family, mixer, layers, tensor):
+    inner, state, heads = 80, 36, 8
+    sizes = {"in_proj.weight": [inner, inner, state, state, heads]}.get(tensor, [inner, state, state])
+
+    def change(s):
+        for name in (mixer.format(layer) + tensor for layer in layers):
+            s[name] = cut_evenly(s[name], sizes)
+    report = judge(family, change)
+    assert [c["id"] for c in report["causes"]] == ["tp-packed"], report["causes"]
+    where, = report["causes"][0]["where"]
+    assert tensor.split(".")[0] in where and f".layers.{'*' if len(layers) > 1 else 0}." in where
+
+
+def adapters(source, names, rank=2):
+    """W + scale * B A of each named tensor: what scale * B A is, in float64."""
+    rng = np.random.default_rng(8)
+    sizes = [source[name].shape for name in names]
+    return [0.02 * rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns)) for rows, columns in sizes]
+
+
+def plus(x, delta):
+    return (x.astype(np.float64) + delta).astype(x.dtype)
+
+
+def merged(names):
+    def merge(s, i):
+        named = [name.format(i) for name in names]
+        for name, delta in zip(named, adapters(s, named)):
+            s[name] = plus(s[name], delta)
+    return merge
+
+
+Q_K_V = [ATTENTION + part + "_proj.weight" for part in "qkv"]
+GATE_UP = [MLP + part + "_proj.weight" for part in ("gate", "up")]
+
+
+def concatenated_adapter(s, i):
+    """The adapter's rows as q, k and v whole, on rows that stand per query group."""
+    s.set_qkv(i, plus(s.qkv(i), np.concatenate(adapters(s, [name.format(i) for name in Q_K_V]))))
+
+
+def adapter_cut_as_one_block(s, i):
+    """The adapter's rows as two ranks cut them that do not know gate from up."""
+    s.set_fc1(i, plus(s.fc1(i), cut_as_one_block(np.concatenate(adapters(s, [name.format(i) for name in GATE_UP])), 2)))
+
+
+@pytest.mark.parametrize("names,wrong,where", [(Q_K_V, concatenated_adapter, QKV), (GATE_UP, adapter_cut_as_one_block, FC1)])
+@pytest.mark.parametrize("layers,pattern", [(every_layer, "*"), (one_layer, 1)])
+def test_an_adapter_that_was_split_wrongly(judge, names, wrong, where, layers, pattern):
+    cause, = judge("llama", layers(wrong), right=layers(merged(names)))["causes"]
+    assert cause["id"] == "adapter-unmerged" and cause["where"] == [where.format(pattern)], cause
+    assert "low rank" in cause["message"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_mistake_is_named(judge, name):
     family, change, cause, where = CASES[name]
@@ -365,11 +463,8 @@ def test_the_mistake_is_named(judge, name):
 
 @pytest.mark.parametrize("change,weights", [(lambda s: None, "pass"), (every_layer(gate_up_swapped), "fail")])
 def test_the_steps_of_the_workflow_have_outcomes(run, toys, tmp_path, change, weights):
-    good, bad = toys("llama"), tmp_path / "bad"
-    shutil.copytree(good, bad)
-    source = Source(bad)
-    change(source)
-    save_file(source.tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    good = toys("llama")
+    bad = changed(good, tmp_path / "bad", change)
     assert run("import", bad, tmp_path / "megatron").returncode == 0
     result = run("diagnose", good, tmp_path / "megatron", "--json", tmp_path / "report.json", "--html", tmp_path / "page.html")
     steps = json.loads((tmp_path / "report.json").read_text())["steps"]

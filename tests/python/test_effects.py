@@ -63,22 +63,6 @@ def verify(run, hf, megatron, *options):
     return {cause["id"]: cause["origin"] for cause in report["causes"]}, report
 
 
-@pytest.fixture
-def imported(run, tmp_path):
-    """imported(FAMILY, SET...) -> a toy and its import, made here."""
-
-    def call(family, *settings):
-        sides = tmp_path / "hf", tmp_path / "megatron"
-        options = [part for setting in settings for part in ("--set", setting)]
-        result = run("toy", sides[0], "--family", family, *options)
-        assert result.returncode == 0, result.stderr
-        result = run("import", *sides)
-        assert result.returncode == 0, result.stderr
-        return sides
-
-    return call
-
-
 @pytest.mark.parametrize("name", CLEAN)
 def test_configs_that_mean_the_same_raise_no_alarm(judge, name):
     causes, report = judge(name)
@@ -154,6 +138,9 @@ GELU = {"_target_": "torch.nn.functional.gelu", "_call_": False}
      ["embedding-scale", "layer-pattern", "logit-softcap", "norm-eps"]),
     ("nemotron_h", {"mamba_num_groups": 4}, ["ssm-parameters"]),
     ("nemotron_h", {"hybrid_layer_pattern": "M-M-"}, ["layer-pattern", "ssm-parameters"]),
+    # | stands between pipeline stages, / in front of MTP layers; what is left is the pattern that the model has, or is not.
+    ("nemotron_h", {"hybrid_layer_pattern": "M-|*-"}, ["ssm-parameters"]),
+    ("nemotron_h", {"hybrid_layer_pattern": "M|-M|-/*-/*-"}, ["layer-pattern", "ssm-parameters"]),
 ])
 def test_a_field_that_changes_the_function_is_named_by_its_effect(judge, name, fields, causes):
     found, report = judge(name, megatron=fields)
@@ -223,6 +210,17 @@ def test_a_key_of_config_json_counts_as_its_class_reads_it(judge, name, keys, ca
     assert judge(name, hf=keys)[0] == causes
 
 
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_a_factor_of_rope_that_is_not_passed_on_is_named(judge, factor):
+    """Megatron-LM once used 8 whatever it was told."""
+    table = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 8192}
+    causes, report = judge("llama_untied", megatron={"rope_scaling": True, "rope_scaling_factor": 8.0},
+                           hf={"rope_parameters": table})
+    assert causes == ({} if factor == 8 else {"rope-scaling": "config"})
+    assert all("rope_scaling_factor" in cause["hint"] + cause["message"] for cause in report["causes"])
+
+
 def test_llama3_rope_has_its_original_length_fixed_in_the_runtime(judge):
     table = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     fields = {"rope_scaling": True, "rope_scaling_factor": 8.0}
@@ -273,43 +271,87 @@ def test_other_positions_are_a_note(judge):
 
 
 @pytest.mark.parametrize("family", IMPORTED)
-def test_an_imported_toy_means_the_same(run, imported, family):
-    sides = imported(family)
+def test_an_imported_toy_means_the_same(run, imported_toy, family):
+    sides = imported_toy(family)
     assert verify(run, *sides, "--runtime", "none")[0] == {}
     causes = verify(run, *sides)[0]
     assert causes == ({BY_RUNTIME[family]: "runtime"} if family in BY_RUNTIME else {})
 
 
-def test_minimax_rotates_every_channel_in_transformers(run, imported):
-    hf, megatron = imported("minimax_m2")  # its config has rotary_dim = 6 of 12
+def test_minimax_rotates_every_channel_in_transformers(run, imported_toy):
+    hf, megatron = imported_toy("minimax_m2")  # its config has rotary_dim = 6 of 12
     edit_yaml(megatron / "iter_0000000/run_config.yaml", {"rotary_percent": 0.5})
     assert verify(run, hf, megatron)[0] == {"rope-partial": "config"}
 
 
-def test_sections_of_multimodal_rope(run, imported):
-    hf, megatron = imported("qwen2_5_vl")
+def test_sections_of_multimodal_rope(run, imported_toy):
+    hf, megatron = imported_toy("qwen2_5_vl")
     edit_yaml(megatron / "iter_0000000/run_config.yaml", {"mrope_section": [16, 24, 24]})
     assert verify(run, hf, megatron)[0] == {"mrope-sections": "config"}
 
 
-def test_ministral_rounds_the_range_of_yarn_on_one_side(run, imported):
-    settings = ["max_position_embeddings=16384", 'rope_parameters={"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0,'
-                ' "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,'
-                ' "mscale_all_dim": 1.0}', "head_dim=64"]
-    hf, megatron = imported("ministral3", *settings)
-    config = json.loads((hf / "config.json").read_text())
-    fields = {"_target_": "megatron.bridge.models.ministral3.ministral3_provider.Ministral3ModelProvider",
-              "num_layers": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "kv_channels": 64,
-              "layernorm_epsilon": config["rms_norm_eps"], "rotary_base": 1000000.0, "position_embedding_type": "yarn",
-              "yarn_rotary_scaling_factor": 16.0, "yarn_original_max_position_embeddings": 16384, "yarn_beta_fast": 32.0,
-              "yarn_beta_slow": 1.0, "yarn_mscale": 1.0, "yarn_mscale_all_dim": 1.0,
-              "yarn_correction_range_round_to_int": False, "vocab_size": config["vocab_size"],
-              "share_embeddings_and_output_weights": config["tie_word_embeddings"]}
-    file = megatron / "iter_0000000/run_config.yaml"
-    for rounded, expected in ((False, {"rope-scaling": "config"}), (True, {})):
-        fields["yarn_correction_range_round_to_int"] = rounded
-        file.write_text("model:\n" + "".join(f"  {k}: {json.dumps(v)}\n" for k, v in fields.items()))
-        assert verify(run, hf, megatron)[0] == expected
+@pytest.fixture
+def ministral(run, imported_toy):
+    """ministral(KEYS of config.json, KEYS of its RoPE table) -> causes of L0 between a Ministral 3 whose config says so and
+    the fields that the Bridge gives it, which reads its sizes and the base of RoPE, and has constants for the rest."""
+    recorded = json.loads((DATA / "bridge_configs/ministral3.json").read_text())
+
+    def call(keys, rope):
+        agreeing = {"rms_norm_eps": 1e-5, "hidden_act": "silu", "rope_parameters": {
+            **recorded["config"]["rope_parameters"], "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0,
+            "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "truncate": False, **rope}}
+        config = {**recorded["config"], **agreeing, **keys}
+        hf, megatron = imported_toy("ministral3", *(f"{key}={json.dumps(value)}" for key, value in config.items()))
+        (megatron / "iter_0000000/run_config.yaml").write_text(json.dumps({"model": recorded["provider"]}))
+        return verify(run, hf, megatron)[0]
+
+    return call
+
+
+@pytest.mark.parametrize(("keys", "rope", "causes"), [
+    ({}, {}, []),
+    ({}, {"truncate": True}, ["rope-scaling"]),
+    ({}, {"factor": 8.0}, ["rope-scaling"]),
+    ({}, {"original_max_position_embeddings": 8192}, ["rope-scaling"]),
+    ({}, {"beta_fast": 64.0}, ["rope-scaling"]),
+    ({}, {"beta_slow": 2.0}, ["rope-scaling"]),
+    ({}, {"mscale_all_dim": 0.25}, ["rope-scaling"]),
+    ({}, {"rope_type": "default"}, ["rope-scaling"]),
+    ({"rms_norm_eps": 1e-6}, {}, ["norm-eps"]),
+    ({"hidden_act": "gelu"}, {}, ["activation"]),
+    ({"rms_norm_eps": 1e-6, "hidden_act": "gelu"}, {"factor": 8.0}, ["activation", "norm-eps", "rope-scaling"]),
+])
+def test_constants_that_the_bridge_has_for_ministral_3_are_named_where_the_config_says_otherwise(ministral, keys, rope, causes):
+    assert ministral(keys, rope) == {cause: "config" for cause in causes}
+
+
+@pytest.fixture
+def exported(run, tmp_path):
+    """exported(NAME, OPTION...) -> (causes, report) where config.json is the one that the Bridge writes without the source's."""
+
+    def call(name, *options):
+        hf = shutil.copytree(DATA / "hf" / name, tmp_path / "hf")
+        shutil.copy(DATA / "bridge_configs/exported" / f"{name}.json", hf / "config.json")
+        return verify(run, hf, DATA / "megatron" / name / "te_bf16", *options)
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["glm4_moe", "llama_untied", "nemotron_h", "qwen3_moe"])
+def test_keys_that_are_lost_with_the_source_and_that_the_class_has_too_are_no_alarm(exported, name):
+    assert exported(name, "--runtime", "none")[0] == {}
+
+
+@pytest.mark.parametrize(("name", "causes", "keys"), [
+    ("ernie4_5_moe", {"config-lost", "size-mismatch"}, ["moe_k", "num_moe_experts"]),
+    ("qwen3_next", {"ssm-parameters", "layer-pattern", "size-mismatch"}, ["linear_key_head_dim", "shared_expert_intermediate_size"]),
+    ("gpt_oss_ns", {"attention-window", "bias-missing"}, ["sliding_window"]),
+])
+def test_keys_that_are_lost_with_the_source_are_named_by_what_the_class_has_instead(exported, name, causes, keys):
+    found, report = exported(name)
+    assert causes <= set(found)
+    text = " ".join(cause["message"] for cause in report["causes"])
+    assert [key for key in keys if key not in text] == []
 
 
 def test_level_l1_judges_weights_alone(run):
@@ -320,8 +362,8 @@ def test_level_l1_judges_weights_alone(run):
     assert run("verify", *sides).returncode == 1
 
 
-def test_a_family_without_a_description_is_said_to_be_unproven(run, imported):
-    hf, megatron = imported("olmo2")
+def test_a_family_without_a_description_is_said_to_be_unproven(run, imported_toy):
+    hf, megatron = imported_toy("olmo2")
     file = megatron / "iter_0000000/run_config.yaml"
     file.write_text("model:\n  _target_: x.Provider\n  num_layers: 4\n")
     causes, report = verify(run, hf, megatron)
