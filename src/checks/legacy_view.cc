@@ -249,7 +249,7 @@ class Viewer {
             const std::map<int, std::vector<Found>>& shards, int group, DistTensor& tensor) {
     if (const Status cut = CheckCut(p.shape, p.cut, group); !cut) {
       AddFault("shape-mismatch", name, fmt::format("'{}': {}", name, cut.error().what));
-      tensor.shape = shards.begin()->second[0].tensor->shape;
+      tensor.shape = WholeShape(p, shards.begin()->second[0].tensor->shape, shards, group);
       return false;
     }
     const Shape expected = CutShape(p.shape, p.cut, group);
@@ -264,17 +264,22 @@ class Viewer {
                              ranks_.ranks()[f.file].folder, name, ShortName(f.tensor->dtype),
                              ToString(f.tensor->shape), ShortName(tensor.dtype), ToString(expected),
                              cut, ToString(p.shape)));
-        Shape whole = f.tensor->shape;
-        const auto axis = static_cast<size_t>(std::max(p.cut.axis, 0));
-        if (Alike(shards) && !p.cut.replicated() && axis < whole.size() &&
-            whole[axis] < INT64_MAX / group) {
-          whole[axis] *= group;
-        }
-        tensor.shape = std::move(whole);
+        tensor.shape = WholeShape(p, f.tensor->shape, shards, group);
         return false;
       }
     }
     return true;
+  }
+
+  // What the ranks' shapes would give; `one` where they are not alike.
+  static Shape WholeShape(const Parameter& p, Shape one,
+                          const std::map<int, std::vector<Found>>& shards, int group) {
+    const auto axis = static_cast<size_t>(std::max(p.cut.axis, 0));
+    if (Alike(shards) && !p.cut.replicated() && axis < one.size() &&
+        one[axis] < INT64_MAX / group) {
+      one[axis] *= group;
+    }
+    return one;
   }
 
   static bool Alike(const std::map<int, std::vector<Found>>& shards) {

@@ -141,6 +141,9 @@ GELU = {"_target_": "torch.nn.functional.gelu", "_call_": False}
     # | stands between pipeline stages, / in front of MTP layers; what is left is the pattern that the model has, or is not.
     ("nemotron_h", {"hybrid_layer_pattern": "M-|*-"}, ["ssm-parameters"]),
     ("nemotron_h", {"hybrid_layer_pattern": "M|-M|-/*-/*-"}, ["layer-pattern", "ssm-parameters"]),
+    # Megatron-Core counts its layers there.
+    ("nemotron_h", {"hybrid_layer_pattern": "M-*"}, ["layer-pattern", "ssm-parameters"]),
+    ("nemotron_h", {"hybrid_layer_pattern": "M-*-M"}, ["layer-pattern", "ssm-parameters"]),
 ])
 def test_a_field_that_changes_the_function_is_named_by_its_effect(judge, name, fields, causes):
     found, report = judge(name, megatron=fields)

@@ -96,6 +96,17 @@ def test_an_import_verifies_and_exports_back(run, tmp_path, name, grid, folders)
     assert (tmp_path / "back/model.safetensors").read_bytes() == (HF / name / "model.safetensors").read_bytes()
 
 
+def test_a_vocabulary_that_no_rank_could_have_alone_is_padded_and_read_again(run, tmp_path):
+    """386 rows over 4 ranks."""
+    toy, megatron = tmp_path / "toy", tmp_path / "megatron"
+    assert run("toy", toy, "--family", "llama", "--set", "num_attention_heads=8", "--set", "head_dim=12").returncode == 0
+    assert run("import", toy, megatron, "--format", "torch", "--tp", "4").returncode == 0
+    result = run("verify", toy, megatron)
+    assert result.returncode == 0, result.stdout
+    assert run("export", megatron, tmp_path / "back", "--like", toy).returncode == 0
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (toy / "model.safetensors").read_bytes()
+
+
 def test_an_import_is_the_same_for_any_number_of_threads(run, tmp_path):
     for threads in ("1", "7"):
         assert run("import", HF / "qwen3_moe", tmp_path / threads, "--format", "torch", "--tp", "2", "--threads",

@@ -33,7 +33,8 @@ std::vector<fs::path> ShardsOf(const fs::path& folder) {
 bool IsCoded(const std::string& name, const ordered_json& entry) {
   const auto& shape = entry["shape"];
   return name.find("layers.") != std::string::npos && name.ends_with("_proj.weight") &&
-         entry["dtype"] == "BF16" && shape.size() == 2 && shape[1].get<int64_t>() % kCodesPerWord == 0;
+         entry["dtype"] == "BF16" && shape.size() == 2 &&
+         shape[1].get<int64_t>() % kCodesPerWord == 0;
 }
 
 std::string Module(const std::string& weight) {
@@ -109,8 +110,7 @@ void AddCoded(CodeScheme scheme, const CodedMatrix& m, Shard& shard) {
   }
   shard.Add(module + ".weight_packed", "I32", {m.rows, m.columns / kCodesPerWord}, PackedBytes(m));
   shard.Add(module + ".weight_scale", "BF16", grid, Bf16Bytes(m.scales));
-  shard.Add(module + ".weight_shape", "I64", {2},
-            Bytes(std::vector<int64_t>{m.rows, m.columns}));
+  shard.Add(module + ".weight_shape", "I64", {2}, Bytes(std::vector<int64_t>{m.rows, m.columns}));
 }
 
 ordered_json QuantizationTable(CodeScheme scheme, const std::vector<std::string>& plain) {
@@ -119,8 +119,10 @@ ordered_json QuantizationTable(CodeScheme scheme, const std::vector<std::string>
             {"weight_block_size", {kFp8Block, kFp8Block}},
             {"modules_to_not_convert", plain}};
   }
-  const ordered_json weights = {{"num_bits", 4},       {"type", "int"},
-                                {"symmetric", true},   {"strategy", "group"},
+  const ordered_json weights = {{"num_bits", 4},
+                                {"type", "int"},
+                                {"symmetric", true},
+                                {"strategy", "group"},
                                 {"group_size", kInt4Group}};
   return {{"quant_method", "compressed-tensors"},
           {"format", "pack-quantized"},
@@ -170,7 +172,8 @@ std::vector<Shard> Rewritten(const fs::path& source, const fs::path& folder,
 }
 
 HeldTensor Empty(const CodedMatrix& m) {
-  return {DType::kBF16, {m.rows, m.columns},
+  return {DType::kBF16,
+          {m.rows, m.columns},
           std::vector<std::byte>(static_cast<size_t>(m.rows * m.columns) * 2)};
 }
 
@@ -208,7 +211,8 @@ std::optional<CodedModel> CodedModel::Write(CodeScheme scheme, const fs::path& s
 double CodedModel::Meaning(uint8_t code) const {
   if (scheme_ == CodeScheme::kInt4) return static_cast<int>(code) - 8;
   const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  const double size = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  const double size =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
   return (code & 0x80) != 0 ? -size : size;
 }
 

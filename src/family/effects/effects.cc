@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 54> kEffects = {{
+constexpr std::array<EffectInfo, 55> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.sinks", "attention-sinks", "the attention sinks", "self_attention.core_attention"},
     {"attention.softcap", "logit-softcap", "the soft cap of attention scores",
@@ -22,6 +22,7 @@ constexpr std::array<EffectInfo, 54> kEffects = {{
     {"embedding.scale", "embedding-scale", "the embedding's multiplier", "embedding"},
     {"layer.mixer", "layer-pattern", "the kind of mixer", ""},
     {"layer.mlp", "layer-pattern", "the kind of MLP", ""},
+    {"layers.pattern", "layer-pattern", "the number of layers that the pattern has", "decoder"},
     {"logits.scale", "embedding-scale", "the logits' multiplier", "output_layer"},
     {"logits.softcap", "logit-softcap", "the soft cap of the logits", "output_layer"},
     {"moe.shared_size", "size-mismatch", "the size of the shared experts", "mlp.shared_experts"},
@@ -172,6 +173,13 @@ class Resolver {
 
   void Whole() {
     Norm("final", "layernorm_epsilon");
+    Add("layers.pattern", [](Reader& r) -> json {
+      const std::string pattern = r.Text("hybrid_layer_pattern");
+      if (pattern.empty()) return Unknown();
+      const auto end = std::min(pattern.size(), pattern.find('/'));
+      return end - static_cast<size_t>(std::count(
+                       pattern.begin(), pattern.begin() + static_cast<std::ptrdiff_t>(end), '|'));
+    });
     Add("embedding.scale", [](Reader& r) -> json {
       const double scale = r.Number("embedding_scale").value_or(1);
       return r.Is("use_mup") ? scale * r.Number("mup_embedding_mult").value_or(1) : scale;
