@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "base/threads.h"
@@ -98,17 +97,6 @@ Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads) {
   return out;
 }
 
-std::span<const MisreadingCause> MisreadingCauses() {
-  static constexpr std::array kCauses = {
-      MisreadingCause{Misreading::kScaleIgnored, "scale-ignored",
-                      "the codes were taken for the values, their scales left out"},
-      MisreadingCause{Misreading::kScaleInverted, "scale-inverted",
-                      "the codes were divided by their scales and not multiplied with them"},
-      MisreadingCause{Misreading::kNibbleOrder, "nibble-order",
-                      "the two codes of each byte were taken in the wrong order"}};
-  return kCauses;
-}
-
 void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {
   for (const TensorRef& tensor : row.hf) {
     const auto fault = scales.faults.find(tensor.name);
@@ -117,6 +105,14 @@ void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {
     row.why =
         row.hf.size() == 1 ? fault->second : fmt::format("{}: {}", tensor.name, fault->second);
   }
+}
+
+std::optional<std::string> PackedText(DType dtype, const Shape& stored, const Shape& values) {
+  const auto packed = FindPacking(dtype, stored, values);
+  if (!packed) return std::nullopt;
+  return fmt::format("{} {}, where values of shape {} are expected: {} codes of {} bits in each {}",
+                     ShortName(dtype), ToString(stored), ToString(values), packed->each,
+                     packed->bits, ShortName(dtype));
 }
 
 std::string OpText(const QuantizedTensor* quantized, Op op, DType from, DType to) {

@@ -4,9 +4,8 @@
 #pragma once
 
 #include <map>
-#include <span>
+#include <optional>
 #include <string>
-#include <string_view>
 
 #include "base/result.h"
 #include "checks/result.h"
@@ -28,13 +27,12 @@ Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads);
 // Marks a row as a mismatch when a Hugging Face tensor of it has a fault.
 void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row);
 
-// The ways in which bridges have read quantized weights wrongly.
-struct MisreadingCause {
-  Misreading misreading;
-  std::string_view cause;  // docs/causes.md
-  std::string_view message;
-};
-std::span<const MisreadingCause> MisreadingCauses();
+// What to say of a tensor that holds packed codes where values of shape `values` are expected;
+// nullopt where it cannot be that.
+std::optional<std::string> PackedText(DType dtype, const Shape& stored, const Shape& values);
+inline constexpr const char* kPackedHint =
+    "quantized codes without their scales: unpack and dequantize while converting, and keep "
+    "quantization_config and the scales beside codes";
 
 // What happens to the values of an HF tensor on the way, for ResultRow::op: "none",
 // "dequantize fp8", "cast bf16 -> fp32".

@@ -51,6 +51,28 @@ std::string Kind(const std::string& name) {
   return out;
 }
 
+// Numbers in a name: of the layer, of the expert.
+std::vector<std::string> Numbers(const std::string& name) {
+  std::vector<std::string> out;
+  bool inside = false;
+  for (const char c : name) {
+    const bool digit = c >= '0' && c <= '9';
+    if (digit && !inside) out.emplace_back();
+    if (digit) out.back() += c;
+    inside = digit;
+  }
+  return out;
+}
+
+// The same matrix of another layer, or of another expert of this layer.
+bool IsSibling(const std::string& a, const std::string& b) {
+  if (a == b || Kind(a) != Kind(b)) return false;
+  const auto x = Numbers(a), y = Numbers(b);
+  int differ = 0;
+  for (size_t i = 0; i < x.size(); ++i) differ += x[i] != y[i];
+  return differ == 1;
+}
+
 template <typename T>
 std::string Bytes(const std::vector<T>& values) {
   std::string out(values.size() * sizeof(T), '\0');
@@ -283,9 +305,8 @@ std::optional<HeldTensor> CodedModel::WrongValues(std::string_view cause, size_t
     std::rotate(m.scales.begin(), m.scales.begin() + 1, m.scales.end());
     out = ValuesOf(m);
   } else {
-    // Another layer's, of the same kind.
     const auto other = std::find_if(matrices_.begin(), matrices_.end(), [&](const CodedMatrix& o) {
-      return o.name != m.name && Kind(o.name) == Kind(m.name) && o.scales.size() == m.scales.size();
+      return IsSibling(o.name, m.name) && o.scales.size() == m.scales.size();
     });
     if (other == matrices_.end()) return std::nullopt;
     m.scales = other->scales;
