@@ -111,8 +111,8 @@ void GatherRun(const Run& run, const Sources& sources, std::byte* to) {
   if (q == nullptr) return GatherRun(run, sources.Data(run.other), to);
   const int64_t size = BitsOf(q->dtype) / 8;
   for (int64_t i = 0; i < run.count; ++i) {
-    Dequantize(*q, sources.misreading, (run.other_offset + i * run.other_stride) / size,
-               run.length / size, to + i * run.length);
+    Dequantize(*q, (run.other_offset + i * run.other_stride) / size, run.length / size,
+               to + i * run.length);
   }
 }
 

@@ -27,7 +27,6 @@ bool EqualRun(const Run& run, const std::byte* source, const std::byte* block);
 struct Sources {
   std::vector<const std::byte*> starts;           // nullptr for a quantized tensor
   std::vector<const QuantizedTensor*> quantized;  // empty: none is; else per tensor, or nullptr
-  Misreading misreading = Misreading::kNone;      // of the quantized ones
   DType dtype = DType::kF32;
 
   const std::byte* Data(int source) const { return starts[static_cast<size_t>(source)]; }

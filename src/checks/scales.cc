@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "base/threads.h"
@@ -96,17 +95,6 @@ Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads) {
   }));
   Judge(counted, out);
   return out;
-}
-
-std::span<const MisreadingCause> MisreadingCauses() {
-  static constexpr std::array kCauses = {
-      MisreadingCause{Misreading::kScaleIgnored, "scale-ignored",
-                      "the codes were taken for the values, their scales left out"},
-      MisreadingCause{Misreading::kScaleInverted, "scale-inverted",
-                      "the codes were divided by their scales and not multiplied with them"},
-      MisreadingCause{Misreading::kNibbleOrder, "nibble-order",
-                      "the two codes of each byte were taken in the wrong order"}};
-  return kCauses;
 }
 
 void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <map>
-#include <span>
 #include <string>
-#include <string_view>
 
 #include "base/result.h"
 #include "checks/result.h"
@@ -27,14 +25,6 @@ Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads);
 
 // Marks a row as a mismatch when a Hugging Face tensor of it has a fault.
 void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row);
-
-// The ways in which bridges have read quantized weights wrongly.
-struct MisreadingCause {
-  Misreading misreading;
-  std::string_view cause;  // docs/causes.md
-  std::string_view message;
-};
-std::span<const MisreadingCause> MisreadingCauses();
 
 // What happens to the values of an HF tensor on the way, for ResultRow::op: "none",
 // "dequantize fp8", "cast bf16 -> fp32".

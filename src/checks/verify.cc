@@ -46,7 +46,6 @@ struct Measured {
   size_t chunk = 0;                // the same, in the part of a chunk
   int64_t in_chunk = 0;
   std::string expected, actual;
-  Misreading misreading = Misreading::kNone;  // that gives exactly what was found
 };
 
 // A parameter under comparison.
@@ -186,14 +185,13 @@ class Verifier {
     return {};
   }
 
-  // What explains the tensors that differ, misread codes aside.
+  // What explains the tensors that differ.
   Status Diagnose() {
     if (Rank() != 0) return {};
     std::vector<const Parameter*> usable, differ;
     for (const auto& subject : subjects_) {
       usable.push_back(subject->bound->parameter);
-      const bool misread = subject->measured && subject->measured->misreading != Misreading::kNone;
-      if (subject->differs && !misread) differ.push_back(usable.back());
+      if (subject->differs) differ.push_back(usable.back());
     }
     if (differ.empty()) return {};
     WB_TRY(diagnosis_, ExplainDifferences({model_, hf_, megatron_, binding_, sources_,
@@ -307,8 +305,7 @@ class Verifier {
       mine.push_back({i, bits(m.metrics.max_diff), bits(m.metrics.mean_diff),
                       bits(m.metrics.cosine), bits(m.metrics.max_relative), m.metrics.max_ulp,
                       m.metrics.mismatched, m.metrics.nan_count, m.metrics.inf_count,
-                      m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual,
-                      static_cast<int>(m.misreading)});
+                      m.element.value_or(-1), m.chunk, m.in_chunk, m.expected, m.actual});
     }
     WB_TRY(const auto parts, options_.coordinator->Gather(mine.dump()));
     for (size_t r = 1; r < parts.size(); ++r) {
@@ -324,7 +321,6 @@ class Verifier {
         m.in_chunk = row.at(11);
         m.expected = row.at(12);
         m.actual = row.at(13);
-        m.misreading = static_cast<Misreading>(row.at(14).get<uint8_t>());
         if (element >= 0) m.element = element;
         subjects_.at(row.at(0).get<size_t>())->measured = std::move(m);
       }));
@@ -509,52 +505,8 @@ class Verifier {
     }
     measured.metrics = {stats.max_diff(), stats.mean_diff(), stats.cosine(),  stats.max_relative(),
                         stats.max_ulp,    stats.mismatched,  stats.nan_count, stats.inf_count};
-    if (FirstQuantized(*b.parameter) != nullptr) {
-      WB_TRY(measured.misreading, FindMisreading(subject));
-    }
     subject.measured = std::move(measured);
     return {};
-  }
-
-  // A bridge that read the codes wrongly wrote values that are exactly those of that mistake.
-  Result<Misreading> FindMisreading(const Subject& subject) const {
-    for (const MisreadingCause& mistake : MisreadingCauses()) {
-      Sources sources = subject.plan->sources();
-      sources.misreading = mistake.misreading;
-      WB_TRY(const bool equal, EqualWith(subject, sources));
-      if (equal) return mistake.misreading;
-    }
-    return Misreading::kNone;
-  }
-
-  Result<bool> EqualWith(const Subject& subject, const Sources& sources) const {
-    std::vector<std::byte> expected, scratch;
-    for (size_t c = 0; c < subject.bound->chunks.size(); ++c) {
-      const int64_t numel = Numel(subject.bound->chunks[c].sizes);
-      for (int64_t at = 0; at < numel; at += block_elements_) {
-        WB_RETURN_IF_ERROR(Proceed());
-        const auto block = Elements(subject.data[c], subject.bound->tensor->dtype, at,
-                                    std::min(block_elements_, numel - at));
-        WB_RETURN_IF_ERROR(Expected(subject, sources, c, at, block, expected, scratch));
-        if (std::memcmp(expected.data(), block.data(), block.size()) != 0) return false;
-      }
-    }
-    return true;
-  }
-
-  void NameMisreading(Misreading misreading, ResultRow& row) {
-    for (const MisreadingCause& mistake : MisreadingCauses()) {
-      if (mistake.misreading != misreading) continue;
-      row.why += fmt::format(": {}", mistake.message);
-      AddCause({std::string(mistake.cause),
-                Proof::kExact,
-                Origin::kCheckpoint,
-                {row.megatron.name},
-                std::string(mistake.message),
-                row.megatron.name,
-                "the bridge that wrote the checkpoint has to dequantize while it imports"},
-               report_);
-    }
   }
 
   void Describe(const Subject& subject, ResultRow& row) {
@@ -564,7 +516,6 @@ class Verifier {
     row.metrics = measured.metrics;
     row.why = fmt::format("{} of {} element(s) differ", measured.metrics.mismatched,
                           Numel(subject.bound->parameter->shape));
-    NameMisreading(measured.misreading, row);
     if (const auto why = diagnosis_.why.find(subject.bound->parameter);
         why != diagnosis_.why.end()) {
       row.why += ": " + why->second;

@@ -130,29 +130,86 @@ struct Stretch {
   int64_t count = 0;
   int64_t done = 0;  // elements of the request before it
   float scale = 1, offset = 0;
-  int64_t scale_index = 0;
 };
+
+// A block's place in the grid of scales.
+struct Place {
+  int64_t matrix = 0, row = 0, column = 0;
+};
+
+int64_t Around(int64_t index, int64_t extent) { return ((index % extent) + extent) % extent; }
+
+// The scale that is taken for the block at `at`.
+Place Misplaced(const QuantizedTensor& q, Place at) {
+  using Kind = ScaleOrder::Kind;
+  const ScaleOrder& order = q.misreading.order;
+  const int64_t rows = q.grid.rows, columns = q.grid.columns;
+  const auto number = [&](int64_t n) { return Place{at.matrix, n / columns, n % columns}; };
+  switch (order.kind) {
+    case Kind::kOwn:
+      return at;
+    case Kind::kShifted:
+      return {Around(at.matrix + order.matrices, q.grid.shared ? 1 : q.matrices()),
+              Around(at.row + order.rows, rows), Around(at.column + order.columns, columns)};
+    case Kind::kClamped:
+      return {at.matrix, std::clamp<int64_t>(at.row + order.rows, 0, rows - 1),
+              std::clamp<int64_t>(at.column + order.columns, 0, columns - 1)};
+    case Kind::kShiftedFlat:
+      return number(Around(at.row * columns + at.column + order.columns, rows * columns));
+    case Kind::kRepeated:
+      return {at.matrix, at.row % order.rows, at.column % order.columns};
+    case Kind::kTransposedMatrix:
+      return {at.matrix, at.column, at.row};
+    case Kind::kColumnMajor:
+      return number(at.column * rows + at.row);
+    case Kind::kRowMajorOfTransposed: {
+      const int64_t n = at.row * columns + at.column;
+      return {at.matrix, n % rows, n / rows};
+    }
+    case Kind::kTiled:
+      return {at.matrix, at.row % rows, at.column % columns};
+    case Kind::kHalved:
+      return {at.matrix, at.row % 2 * (rows / 2) + at.row / 2, at.column};
+    case Kind::kAlternating:
+      return {at.matrix, at.row % (rows / 2) * 2 + at.row / (rows / 2), at.column};
+  }
+  return at;
+}
+
+// Rows and columns of what one scale is taken for.
+std::pair<int64_t, int64_t> BlockSize(const QuantizedTensor& q) {
+  const ScaleGrid& grid = q.grid;
+  switch (q.misreading.order.kind) {
+    case ScaleOrder::Kind::kTransposedMatrix:
+      return {grid.block_columns, grid.block_rows};
+    case ScaleOrder::Kind::kTiled:
+      return {grid.rows == 1 ? grid.block_rows : 1, grid.columns == 1 ? grid.block_columns : 1};
+    default:
+      return {grid.block_rows, grid.block_columns};
+  }
+}
 
 // visit(stretch) for the elements [first, first + count), in order.
 template <typename Visitor>
 void VisitStretches(const QuantizedTensor& q, int64_t first, int64_t count, Visitor&& visit) {
   const int64_t columns = q.columns(), rows = q.rows();
-  int64_t last_scale = -1;
+  const auto [block_rows, block_columns] = BlockSize(q);
+  const bool misplaced = q.misreading.order.kind != ScaleOrder::Kind::kOwn;
+  Place last{-1, -1, -1};
   Stretch s;
   while (s.done < count) {
     const int64_t at = first + s.done;
     const int64_t row = at / columns, column = at % columns;
     const int64_t matrix = row / rows;
-    const int64_t grid_row = row % rows / q.grid.block_rows;
-    const int64_t grid_column = column / q.grid.block_columns;
-    const int64_t of_matrix = q.grid.shared ? 0 : matrix;
-    s.scale_index = (of_matrix * q.grid.rows + grid_row) * q.grid.columns + grid_column;
-    if (s.scale_index != last_scale) {
-      s.scale = ScaleAt(q, s.scale_index);
-      s.offset = OffsetAt(q, of_matrix, grid_row, grid_column);
-      last_scale = s.scale_index;
+    const Place own{q.grid.shared ? 0 : matrix, row % rows / block_rows, column / block_columns};
+    if (own.column != last.column || own.row != last.row || own.matrix != last.matrix) {
+      const Place of = misplaced ? Misplaced(q, own) : own;
+      s.scale = ScaleAt(q, (of.matrix * q.grid.rows + of.row) * q.grid.columns + of.column);
+      const Place& zero = q.misreading.own_zero_points ? own : of;
+      s.offset = OffsetAt(q, zero.matrix, zero.row, zero.column);
+      last = own;
     }
-    const int64_t block_end = std::min(columns, (grid_column + 1) * q.grid.block_columns);
+    const int64_t block_end = std::min(columns, (own.column + 1) * block_columns);
     s.count = std::min(count - s.done, block_end - column);
     s.begin = row * q.pitch + column;
     visit(std::as_const(s));
@@ -173,9 +230,6 @@ struct LowFirst {
   static unsigned At(const std::byte* codes, int64_t i) {
     return (static_cast<unsigned>(codes[i / 2]) >> (i % 2 * 4)) & 15u;
   }
-};
-struct HighFirst {
-  static unsigned At(const std::byte* codes, int64_t i) { return LowFirst::At(codes, i ^ 1); }
 };
 
 template <typename Code>
@@ -201,12 +255,40 @@ void DecodeStretch(const QuantizedTensor& q, const Meanings& meanings, const Str
   Decode<LowFirst>(q, meanings, s, codes, out);
 }
 
-void DecodeInverted(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
-                    std::byte* out) {
+// Where the code of place `i` is taken from.
+int64_t MisplacedCode(const Misreading& misreading, int64_t i) {
+  using Nibbles = Misreading::Nibbles;
+  constexpr std::array<int64_t, 8> kAwq = {0, 2, 4, 6, 1, 3, 5, 7};
+  constexpr std::array<int64_t, 8> kInverse = {0, 4, 1, 5, 2, 6, 3, 7};
+  switch (misreading.nibbles) {
+    case Nibbles::kAsMeant:
+      return i;
+    case Nibbles::kHighFirst:
+      return i ^ 1;
+    case Nibbles::kReversed:
+      return i ^ 7;
+    case Nibbles::kAwq:
+      return i - i % 8 + kAwq[static_cast<size_t>(i % 8)];
+    case Nibbles::kAwqInverse:
+      return i - i % 8 + kInverse[static_cast<size_t>(i % 8)];
+    case Nibbles::kHalves: {
+      const int64_t group = misreading.nibble_group, at = i % group;
+      return i - at + at % (group / 2) * 2 + at / (group / 2);
+    }
+  }
+  return i;
+}
+
+void DecodeMisread(const QuantizedTensor& q, const Meanings& meanings, const Stretch& s,
+                   std::byte* out) {
+  using Scales = Misreading::Scales;
   const int64_t size = BitsOf(q.dtype) / 8;
   for (int64_t i = 0; i < s.count; ++i) {
-    Store(q.dtype, (meanings[CodeAt(q, q.codes, s.begin + i)] - s.offset) / s.scale,
-          out + i * size);
+    const int64_t from = MisplacedCode(q.misreading, s.begin + i);
+    float value = meanings[CodeAt(q, q.codes, from)] - s.offset;
+    if (q.misreading.scales == Scales::kApplied) value *= s.scale;
+    if (q.misreading.scales == Scales::kInverted) value /= s.scale;
+    Store(q.dtype, value, out + i * size);
   }
 }
 
@@ -298,20 +380,13 @@ std::span<const std::string_view> QuantizationNames() {
 }
 
 void Dequantize(const QuantizedTensor& q, int64_t first, int64_t count, std::byte* out) {
-  Dequantize(q, Misreading::kNone, first, count, out);
-}
-
-void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, int64_t count,
-                std::byte* out) {
   const Meanings& meanings = MeaningsOf(q.format);
   const int64_t size = BitsOf(q.dtype) / 8;
-  VisitStretches(q, first, count, [&](const Stretch& stretch) {
-    Stretch s = stretch;
-    if (misreading == Misreading::kScaleIgnored) s.scale = 1;
+  const bool misread = q.misreading.scales != Misreading::Scales::kApplied ||
+                       q.misreading.nibbles != Misreading::Nibbles::kAsMeant;
+  VisitStretches(q, first, count, [&](const Stretch& s) {
     std::byte* to = out + s.done * size;
-    if (misreading == Misreading::kScaleInverted) return DecodeInverted(q, meanings, s, to);
-    const bool swapped = misreading == Misreading::kNibbleOrder && BitsOf(q.format) == 4;
-    if (swapped) return Decode<HighFirst>(q, meanings, s, q.codes.data(), to);
+    if (misread) return DecodeMisread(q, meanings, s, to);
     DecodeStretch(q, meanings, s, q.codes.data(), to);
   });
 }

@@ -49,6 +49,45 @@ struct ScaleGrid {
   bool shared = false;            // all matrices have the same
 };
 
+// Which scale is taken for a block: its own, or another one, as bridges have misplaced them. `m`,
+// `r`, `c`: matrix, row and column of the block; R x C: the grid.
+struct ScaleOrder {
+  enum class Kind : uint8_t {
+    kOwn,
+    kShifted,               // that of (m + matrices, r + rows, c + columns), around the edges
+    kClamped,               // the same, those beyond an edge being the last before it
+    kShiftedFlat,           // `columns` further in memory, around the end of a matrix
+    kRepeated,              // of (r % rows, c % columns): one shard's for all
+    kTransposedMatrix,      // of the element (j, i) for (i, j) of a square matrix
+    kColumnMajor,           // number c * R + r in memory
+    kRowMajorOfTransposed,  // number r * C + c of the transposed grid
+    kTiled,                 // of (i % R, j % C) for the element (i, j)
+    kHalved,                // of rows that alternate: the first half, then the second
+    kAlternating,           // the reverse
+  };
+  Kind kind = Kind::kOwn;
+  int64_t matrices = 0, rows = 0, columns = 0;
+};
+
+// How codes and scales are read otherwise than they are meant, for naming the mistake behind a
+// difference. A tensor of a checkpoint has none.
+struct Misreading {
+  enum class Scales : uint8_t { kApplied, kIgnored, kInverted };
+  enum class Nibbles : uint8_t {
+    kAsMeant,
+    kHighFirst,   // the two of each byte exchanged
+    kReversed,    // the eight of each int32 from the last to the first
+    kAwq,         // the eight of each int32 as AWQ orders them
+    kAwqInverse,  // the reverse
+    kHalves,      // of each `nibble_group` first all low ones, then all high ones
+  };
+  Scales scales = Scales::kApplied;
+  Nibbles nibbles = Nibbles::kAsMeant;
+  int64_t nibble_group = 0;
+  ScaleOrder order;
+  bool own_zero_points = false;  // `order` is of the scales alone
+};
+
 // A quantized tensor. The bytes that it points to must outlive it.
 struct QuantizedTensor {
   std::string_view scheme;  // "fp8", for reports
@@ -68,6 +107,7 @@ struct QuantizedTensor {
   // Codes of kInt4Offset per scale, eight rows in an int32: [rows / 8, columns] of the grid. Empty:
   // none.
   std::span<const std::byte> zero_points;
+  Misreading misreading;
 
   // As they are in the checkpoint: the codes' tensor, then those that belong to it.
   std::vector<std::string> stored;
@@ -76,15 +116,11 @@ struct QuantizedTensor {
 
   int64_t rows() const { return shape.size() < 2 ? 1 : shape[shape.size() - 2]; }
   int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
+  int64_t matrices() const { return Numel(shape) / (rows() * columns()); }
 };
 
 // The values of elements [first, first + count), row-major, in q.dtype.
 void Dequantize(const QuantizedTensor& q, int64_t first, int64_t count, std::byte* out);
-
-// How a value was read wrongly, as bridges did: for naming the mistake behind a difference.
-enum class Misreading : uint8_t { kNone, kScaleIgnored, kScaleInverted, kNibbleOrder };
-void Dequantize(const QuantizedTensor& q, Misreading misreading, int64_t first, int64_t count,
-                std::byte* out);
 
 // What a tensor's own scales could not hold of the values that were given back to it.
 struct RequantizeCounts {

@@ -6,7 +6,7 @@
 namespace weighbridge {
 namespace {
 
-constexpr std::array<CauseText, 32> kTexts = {{
+constexpr std::array<CauseText, 36> kTexts = {{
     {"unexplained", "values differ and no single known mistake gives them", "", ""},
     {"qkv-concatenated", "query, key and value rows stand whole, not per query group",
      "a plain concatenation (ConcatenatedQKVMapping, torch.cat) where Megatron groups",
@@ -87,6 +87,15 @@ constexpr std::array<CauseText, 32> kTexts = {{
      "leave the sign"},
     {"adapter-scale", "the adapter's scale is applied wrongly", "alpha / rank",
      "merge W + alpha / rank * B A"},
+    {"scale-ignored", "the codes were taken without their scales", "the loader of quantized weights",
+     "dequantize while importing: code times scale"},
+    {"scale-inverted", "the codes were divided by their scales", "the loader of quantized weights",
+     "multiply with the scale, whatever its name says (weight_scale_inv too)"},
+    {"scale-misaligned", "the codes were multiplied with the scales of other blocks or tensors",
+     "the lookup of scales by name, or their broadcast over blocks, shards and experts",
+     "take the scale of the same block, layer, expert and shard as the codes"},
+    {"nibble-order", "4-bit codes were unpacked in another order", "the unpacking of codes",
+     "the low four bits of each byte first"},
 }};
 
 }  // namespace

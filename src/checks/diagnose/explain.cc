@@ -5,15 +5,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
 #include <set>
+#include <span>
+#include <string_view>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
 
 #include "checks/diagnose/cause_text.h"
+#include "checks/diagnose/readings.h"
 #include "checks/diagnose/search.h"
 #include "checks/parameter_source.h"
 #include "mapping/boxes.h"
@@ -132,7 +136,11 @@ class Explainer {
   // One mistake, or a pair, for all of the tensor.
   std::optional<Finding> WholeTensor(const Parameter& p, const TensorPair& pair,
                                      TensorSearch& search) {
+    if (auto found = Misread(p, "", p.hf, pair.expected, search, false)) return found;
     if (auto found = search.Search(TriesPairs(p))) return FindingOf(p, "", *found, pair.expected);
+    if (TriesPairs(p)) {
+      if (auto found = Misread(p, "", p.hf, pair.expected, search, true)) return found;
+    }
     if (const Parameter* other = Elsewhere(p, pair)) {
       const auto bytes = hf_.Open(*other);
       if (bytes) {
@@ -147,6 +155,46 @@ class Explainer {
       if (auto found = FromOther(p, "", search, *bytes, {near, ""}, true)) return found;
     }
     return std::nullopt;
+  }
+
+  // Codes of `expected`, which is of HF tensors `names`, that were read otherwise than they are
+  // meant, those of all tensors alike; `changed`: and the values then changed or moved. Comes
+  // before changes of values: a scale that was left out is a constant factor too.
+  std::optional<Finding> Misread(const Parameter& p, const std::string& part,
+                                 std::span<const std::string> names, const ParameterBytes& expected,
+                                 TensorSearch& search, bool changed) {
+    const auto& right = expected.sources.quantized;
+    std::vector<std::vector<CodeReading>> readings(right.size());
+    std::vector<std::unordered_map<std::string_view, const CodeReading*>> by_what(right.size());
+    const std::vector<CodeReading>* first = nullptr;
+    for (size_t i = 0; i < right.size(); ++i) {
+      if (right[i] == nullptr) continue;
+      readings[i] = OwnReadings(*right[i]);
+      if (!changed) AddDonated(*in_.hf.Find(names[i]), readings[i]);
+      for (const CodeReading& reading : readings[i]) by_what[i].emplace(reading.what, &reading);
+      if (first == nullptr) first = &readings[i];
+    }
+    if (first == nullptr) return std::nullopt;
+    ParameterBytes bytes = expected;
+    for (const CodeReading& reading : *first) {
+      if (changed && reading.cause == "scale-misaligned") continue;
+      for (size_t i = 0; i < right.size(); ++i) {
+        const auto same = by_what[i].find(reading.what);
+        bytes.sources.quantized[i] = same != by_what[i].end() ? &same->second->tensor : right[i];
+      }
+      const auto found = search.SearchFrom(bytes, changed);
+      if (!found) continue;
+      Finding finding = FindingOf(p, part, *found, bytes);
+      finding.steps.insert(finding.steps.begin(), {std::string(reading.cause), reading.what});
+      return finding;
+    }
+    return std::nullopt;
+  }
+
+  void AddDonated(const TensorInfo& tensor, std::vector<CodeReading>& readings) {
+    if (!donors_) donors_.emplace(in_.hf);
+    std::vector<CodeReading> donated = donors_->ReadingsOf(tensor);
+    std::move(donated.begin(), donated.end(), std::back_inserter(readings));
   }
 
   // The values of `other`, `bytes`, in the place that is searched; `changed`: also once more.
@@ -341,7 +389,7 @@ class Explainer {
     for (size_t s = 0; s < p.hf.size(); ++s) {
       const TensorInfo* info = in_.hf.Find(p.hf[s]);
       const TransformSource& source = transform.sources[s];
-      if (source.run != 0 || in_.hf.Quantized(*info) != nullptr) return std::vector<Finding>();
+      if (source.run != 0) return std::vector<Finding>();
       const auto plan = CompileBySource(transform.layout, static_cast<int>(s), source.extent(),
                                         BitsOf(actual.sources.dtype) / 8);
       if (!plan) return std::vector<Finding>();
@@ -350,7 +398,7 @@ class Explainer {
       pair.expected.plan =
           Plan({Run{.other_offset = source.begin * size, .length = source.numel * size}});
       pair.expected.sources.dtype = info->dtype;
-      pair.expected.sources.Add(in_.hf.Data(*info).data(), nullptr);
+      pair.expected.sources.Add(in_.hf.Data(*info).data(), in_.hf.Quantized(*info));
       pair.expected.op = p.op;
       pair.expected.shape = SourceShape(source);
       pair.actual = actual;
@@ -379,6 +427,10 @@ class Explainer {
     WB_RETURN_IF_ERROR(search.TakeSample());
     if (search.sample().mismatched == 0) return std::vector<Finding>();
     const std::string part = p.hf[s] + ": ";
+    const auto own = std::span(p.hf).subspan(s, 1);
+    if (auto found = Misread(p, part, own, pair.expected, search, false)) {
+      return std::vector<Finding>{*std::move(found)};
+    }
     if (auto found = search.Search(TriesPairs(p))) {
       return std::vector<Finding>{FindingOf(p, part, *found, pair.expected)};
     }
@@ -394,7 +446,9 @@ class Explainer {
     if (Numel(own->shape) != pair.numel()) return std::nullopt;
     const auto bytes_of = [&](const TensorInfo& info) {
       ParameterBytes bytes = pair.expected;
-      bytes.sources.starts = {in_.hf.Data(info).data()};
+      bytes.sources.starts.clear();
+      bytes.sources.quantized.clear();
+      bytes.sources.Add(in_.hf.Data(info).data(), in_.hf.Quantized(info));
       bytes.plan = Plan({Run{.length = static_cast<int64_t>(info.nbytes)}});
       return bytes;
     };
@@ -404,7 +458,6 @@ class Explainer {
       index.emplace();
       for (const TensorInfo& info : in_.hf.tensors()) {
         if (info.shape != own->shape || info.dtype != own->dtype) continue;
-        if (in_.hf.Quantized(info) != nullptr) continue;
         index->emplace(Fingerprint(bytes_of(info), p.op, pair.dtype(), places), &info);
       }
     }
@@ -691,6 +744,7 @@ class Explainer {
   const HfParameters hf_;
   const MegatronParameters megatron_;
   std::set<const Parameter*> failing_;
+  std::optional<ScaleDonors> donors_;
   std::map<const ParamRule*, std::vector<const Parameter*>> sources_of_;
   std::map<std::pair<const StackRule*, int64_t>, int64_t> tensors_of_;  // of a layer, but experts
   std::map<const ParamRule*, size_t> inexact_;
