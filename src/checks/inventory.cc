@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "checks/scales.h"
 #include "formats/quantized/checkpoint.h"
 
 namespace weighbridge {
@@ -107,7 +108,13 @@ class Taker {
         continue;
       }
       used_[IndexOf(info)] = true;
-      if (const TensorFault* fault = hf_.Fault(*info)) {
+      const TensorFault* fault = hf_.Fault(*info);
+      if (HoldsPackedCodes(p, *info, expected, fault)) {
+        why = fmt::format("{} holds packed codes", p.hf[i]);
+        usable = false;
+        continue;
+      }
+      if (fault != nullptr) {
         Faulty(p, *info, *fault);
         why = fmt::format("{} cannot be used", p.hf[i]);
         usable = false;
@@ -137,6 +144,23 @@ class Taker {
       stranded_.push_back({&p, std::move(why)});
     }
     return {};
+  }
+
+  // Packed codes and nothing else: neither scales nor a config that says of them.
+  bool HoldsPackedCodes(const Parameter& p, const TensorInfo& info, const Shape& expected,
+                        const TensorFault* fault) {
+    if (!model_.quantization().empty() || hf_.Quantized(info) != nullptr) return false;
+    if (fault != nullptr && fault->cause != "scale-missing") return false;
+    const auto packed = PackedText(info.dtype, info.shape, expected);
+    if (!packed) return false;
+    if (!reported_.insert(info.name).second) return true;
+    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.transform = p.storage->transform;
+    row.why = fmt::format("packed-quantized: {}", *packed);
+    out_.rows.push_back(std::move(row));
+    where_["packed-quantized"].push_back(fmt::format("{}: {}", info.name, *packed));
+    return true;
   }
 
   // What is there of a parameter that cannot be built as a whole fails with it: a tensor that no
@@ -189,11 +213,30 @@ class Taker {
     ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
     row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
     row.transform = p.storage->transform;
-    row.why =
-        fmt::format("shape {}, the config asks for {}", ToString(info.shape), ToString(expected));
+    const std::string beyond = BeyondText(info, expected);
+    row.why = fmt::format("shape {}, the config asks for {}{}", ToString(info.shape),
+                          ToString(expected), beyond);
     out_.rows.push_back(std::move(row));
-    where_["shape-mismatch"].push_back(
-        fmt::format("{}: {}, expected {}", info.name, ToString(info.shape), ToString(expected)));
+    where_["shape-mismatch"].push_back(fmt::format(
+        "{}: {}, expected {}{}", info.name, ToString(info.shape), ToString(expected), beyond));
+  }
+
+  // Of a tensor with more rows than asked for: whether those are zeros. A file may be padded.
+  std::string BeyondText(const TensorInfo& info, const Shape& expected) const {
+    constexpr size_t kMostBytes = 64 << 20;
+    if (info.shape.size() != expected.size() || expected.empty() || info.shape[0] <= expected[0] ||
+        hf_.Quantized(info) != nullptr ||
+        !std::equal(expected.begin() + 1, expected.end(), info.shape.begin() + 1)) {
+      return "";
+    }
+    const auto bytes = hf_.Data(info);
+    const size_t row = bytes.size() / static_cast<size_t>(info.shape[0]);
+    const auto beyond = bytes.subspan(row * static_cast<size_t>(expected[0]));
+    if (beyond.size() > kMostBytes) return "";
+    const bool zero =
+        std::all_of(beyond.begin(), beyond.end(), [](std::byte b) { return b == std::byte{0}; });
+    return fmt::format("; the {} beyond {}", info.shape[0] - expected[0],
+                       zero ? "are zeros, so the file is padded" : "are not all zero");
   }
 
   // The bits of each HF tensor count, so none of them is converted to fit the others.
@@ -352,7 +395,7 @@ class Taker {
                              "them"});
     }
     for (const auto& [id, names] : where_) {
-      const bool shape = id == "shape-mismatch";
+      const bool shape = id == "shape-mismatch" || id == "packed-quantized";
       out_.causes.push_back(
           {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
            shape ? fmt::format("{} tensor(s) have another shape than the config asks for",
@@ -392,6 +435,7 @@ class Taker {
       return "compare tie_word_embeddings with the output layer in the files";
     if (id == "scale-ignored")
       return "the weights beside were dequantized and the scales forgotten, or are of another file";
+    if (id == "packed-quantized") return kPackedHint;
     if (id == "shape-mismatch")
       return "config.json and weights are of different models, or a size is wrong";
     if (id == "tensor-extra")

@@ -1,5 +1,5 @@
 // Are all tensors there, in the shapes that the config asks for, and is each used exactly once?
-// Reads headers only.
+// Reads headers, and of a tensor with too many rows whether those are zeros.
 #pragma once
 
 #include <vector>

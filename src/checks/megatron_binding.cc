@@ -4,12 +4,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 #include <string_view>
 #include <utility>
 
 #include "checks/legacy_view.h"
+#include "checks/scales.h"
+#include "tensor/float_bits.h"
 
 namespace weighbridge {
 namespace {
@@ -45,6 +48,7 @@ class Binder {
   MegatronBinding Run() {
     for (const Parameter& p : model_.parameters()) Bind(p);
     TellMissing();
+    JudgeNormNames();
     FindTiedCopy();
     Leftovers();
     Summarize();
@@ -63,6 +67,7 @@ class Binder {
       if (!InRange(*tensor, name)) continue;
       BoundParameter bound{&p, tensor, name.index, {}};
       if (Append(bound, *tensor, name, 0, p.shape)) out_.bound.push_back(std::move(bound));
+      TakeNormName(p, name);
       return;
     }
     Missing(p);
@@ -130,6 +135,10 @@ class Binder {
       WrongShape(*bound.parameter, tensor, expected);
       return false;
     }
+    if (!RoundToBits(tensor.dtype, 0)) {
+      NoValues(*bound.parameter, tensor);
+      return false;
+    }
     auto [it, added] = leading_.try_emplace(&tensor, tensor, name.index.size());
     for (BoundChunk& chunk : it->second.At(name.index)) {
       chunk.row = row;
@@ -165,6 +174,7 @@ class Binder {
     for (const Parameter& p : model_.parameters()) ++left[{p.stack, p.layer}];
     for (const auto& [p, absent] : missing_) --left[{p->stack, p->layer}];
     for (const auto& [p, absent] : missing_) {
+      if (FindAlias(*p)) continue;
       const bool whole_layer =
           p->stack != nullptr && p->place != Place::kMtp && left[{p->stack, p->layer}] == 0;
       ResultRow row = Row(*p, RowStatus::kMissing);
@@ -186,12 +196,89 @@ class Binder {
   }
 
   void WrongShape(const Parameter& p, const DistTensor& tensor, const Shape& expected) {
+    const auto packed = PackedText(tensor.dtype, tensor.shape, expected);
+    if (packed) return Unusable(p, tensor, "packed-quantized", *packed);
+    Unusable(p, tensor, "shape-mismatch",
+             fmt::format("has shape {}, the config asks for {}", ToString(tensor.shape),
+                         ToString(expected)));
+  }
+
+  void NoValues(const Parameter& p, const DistTensor& tensor) {
+    Unusable(p, tensor, "scale-missing",
+             fmt::format("is {}: codes without a scale are no weights", ShortName(tensor.dtype)));
+  }
+
+  // `why` goes on after the key.
+  void Unusable(const Parameter& p, const DistTensor& tensor, const char* cause,
+                const std::string& why) {
     ResultRow row = Row(p, RowStatus::kMismatch);
     row.megatron.dtype = tensor.dtype;
-    row.why = fmt::format("'{}' has shape {}, the config asks for {}", tensor.key,
-                          ToString(tensor.shape), ToString(expected));
-    where_["shape-mismatch"].push_back(row.megatron.name);
+    row.why = fmt::format("'{}' {}", tensor.key, why);
+    where_[cause].push_back(row.megatron.name);
+    evidence_.try_emplace(cause, row.why);
     out_.rows.push_back(std::move(row));
+  }
+
+  // A norm that is there under a name that other modules give it.
+  bool FindAlias(const Parameter& p) {
+    for (const NormAlias& alias : NormAliases(model_, p)) {
+      const DistTensor* tensor = metadata_.Find(alias.found.key);
+      if (tensor == nullptr || !InRange(*tensor, alias.found)) continue;
+      Shape tail = tensor->shape;
+      tail.erase(tail.begin(), tail.begin() + static_cast<std::ptrdiff_t>(
+                                                  std::min(tail.size(), alias.found.index.size())));
+      if (tail != p.shape) continue;
+      used_.insert(tensor);
+      ResultRow row = Row(p, RowStatus::kMissing);
+      row.why = fmt::format("layernorm-alias: expected as '{}', there as '{}'", alias.expected,
+                            tensor->key);
+      where_["layernorm-alias"].push_back(row.megatron.name);
+      evidence_.try_emplace("layernorm-alias", row.why);
+      out_.rows.push_back(std::move(row));
+      return true;
+    }
+    return false;
+  }
+
+  void TakeNormName(const Parameter& p, const DiskName& name) {
+    const auto keys = NormKeys(model_, p, !name.index.empty());
+    if (!keys) return;
+    FoundNorm norm{name.key, *keys, {}};
+    bool any = false, all = true;
+    for (size_t i = 0; i < keys->size(); ++i) {
+      norm.fits[i] = (*keys)[i] == name.key;
+      any = any || norm.fits[i];
+      all = all && norm.fits[i];
+    }
+    if (any && !all) norms_.push_back(std::move(norm));
+  }
+
+  // All norms are named in one of the ways: those of Transformer Engine's modules, those of files
+  // of the local modules, or those of the local modules themselves.
+  void JudgeNormNames() {
+    std::array<size_t, std::tuple_size_v<NormKeySet>> counts{};
+    for (const FoundNorm& norm : norms_) {
+      for (size_t i = 0; i < counts.size(); ++i) counts[i] += norm.fits[i];
+    }
+    const auto way =
+        static_cast<size_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
+    if (counts[way] == norms_.size()) return;
+    std::map<std::string, std::string> others;  // key -> what it is called in the usual way
+    for (const FoundNorm& norm : norms_) {
+      if (!norm.fits[way]) others.emplace(norm.key, norm.keys[way]);
+    }
+    Cause cause;
+    cause.id = "layernorm-alias";
+    for (const auto& [key, usual] : others) {
+      if (cause.where.size() == kShown) break;
+      cause.where.push_back(key);
+      cause.evidence += fmt::format("{}'{}' is '{}' in the module spec of the other norms",
+                                    cause.evidence.empty() ? "" : "; ", key, usual);
+    }
+    cause.message = fmt::format("{} norm(s) stand under the names of another module spec",
+                                norms_.size() - counts[way]);
+    cause.hint = kAliasHint;
+    out_.mixed_names.push_back(std::move(cause));
   }
 
   void WrongDType(const Parameter& p, const DistTensor& tensor, const DistTensor& first) {
@@ -263,7 +350,6 @@ class Binder {
   }
 
   void Summarize() {
-    constexpr size_t kShown = 8;
     for (auto& [id, names] : where_) {
       const size_t count = names.size();
       if (count > kShown) {
@@ -274,9 +360,25 @@ class Binder {
           {id, Proof::kStructural, Origin::kCheckpoint, names,
            fmt::format("{} tensor(s) of the Megatron checkpoint are not what the config asks for",
                        count),
-           names.front(), ""});
+           evidence_.contains(id) ? evidence_[id] : names.front(), Hint(id)});
     }
   }
+
+  static std::string Hint(const std::string& id) {
+    if (id == "packed-quantized") return kPackedHint;
+    return id == "layernorm-alias" ? kAliasHint : "";
+  }
+
+  struct FoundNorm {
+    std::string key;
+    NormKeySet keys;
+    std::array<bool, std::tuple_size_v<NormKeySet>> fits;
+  };
+  static constexpr size_t kShown = 8;
+  static constexpr const char* kAliasHint =
+      "Megatron loads by name: a strict load refuses it, another leaves the norm as it was; save "
+      "all "
+      "layers with one module spec (Transformer Engine or local), or rename";
 
   const Model& model_;
   const DistMetadata& metadata_;
@@ -287,6 +389,8 @@ class Binder {
   std::map<const DistTensor*, LeadingAxes> leading_;
   std::map<std::string, std::string> longer_;  // key -> shapes
   std::map<std::string, std::vector<std::string>> where_;
+  std::map<std::string, std::string> evidence_;  // by cause
+  std::vector<FoundNorm> norms_;                 // those whose name says how they are named
 };
 
 }  // namespace

@@ -34,6 +34,9 @@ struct MegatronBinding {
   std::vector<ResultRow> rows;
   std::vector<Cause> causes;
   std::vector<Note> notes;
+  // Norms under the names of another module spec than the others: bound, and yet no model of
+  // Megatron's loads them all. For what judges, not for what reads.
+  std::vector<Cause> mixed_names;
   std::vector<LeftOut> left_out;  // MTP layers that are passed over; `notes` has them
   // A tied model's output layer that is stored although it need not be; must equal the embedding.
   const DistTensor* tied_copy = nullptr;

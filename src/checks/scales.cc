@@ -107,6 +107,14 @@ void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row) {
   }
 }
 
+std::optional<std::string> PackedText(DType dtype, const Shape& stored, const Shape& values) {
+  const auto packed = FindPacking(dtype, stored, values);
+  if (!packed) return std::nullopt;
+  return fmt::format("{} {}, where values of shape {} are expected: {} codes of {} bits in each {}",
+                     ShortName(dtype), ToString(stored), ToString(values), packed->each,
+                     packed->bits, ShortName(dtype));
+}
+
 std::string OpText(const QuantizedTensor* quantized, Op op, DType from, DType to) {
   std::string text;
   if (quantized != nullptr) text = fmt::format("dequantize {}", quantized->scheme);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -25,6 +26,13 @@ Result<ScaleJudgement> JudgeScales(const Checkpoint& hf, int threads);
 
 // Marks a row as a mismatch when a Hugging Face tensor of it has a fault.
 void TakeScaleFaults(const ScaleJudgement& scales, ResultRow& row);
+
+// What to say of a tensor that holds packed codes where values of shape `values` are expected;
+// nullopt where it cannot be that.
+std::optional<std::string> PackedText(DType dtype, const Shape& stored, const Shape& values);
+inline constexpr const char* kPackedHint =
+    "quantized codes without their scales: unpack and dequantize while converting, and keep "
+    "quantization_config and the scales beside codes";
 
 // What happens to the values of an HF tensor on the way, for ResultRow::op: "none",
 // "dequantize fp8", "cast bf16 -> fp32".

@@ -136,6 +136,7 @@ class Verifier {
                report_);
     }
     for (Cause& cause : binding_.causes) AddCause(std::move(cause), report_);
+    for (Cause& cause : binding_.mixed_names) AddCause(std::move(cause), report_);
     for (Note& note : binding_.notes) report_.notes.push_back(std::move(note));
     for (const CheckpointNote& note : hf_.notes()) {
       report_.notes.push_back({note.id, note.message});

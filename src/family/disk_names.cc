@@ -17,6 +17,21 @@ constexpr std::array<Rewrite, 2> kLocalNorms = {{
     {"pre_mlp_layernorm.", "mlp.linear_fc1.layer_norm_"},
 }};
 
+// A norm by itself, and the layers that modules of Megatron fuse it into. Nothing writes two of
+// them.
+constexpr std::array<Rewrite, 10> kFused = {{
+    {".input_layernorm.", ".self_attention.linear_qkv.layer_norm_"},
+    {".input_layernorm.", ".self_attention.linear_q_down_proj.layer_norm_"},
+    {".input_layernorm.", ".self_attention.linear_kv_down_proj.layer_norm_"},
+    {".input_layernorm.", ".self_attention.linear_qkv_down_proj.layer_norm_"},
+    {".input_layernorm.", ".self_attention.in_proj.layer_norm_"},
+    {".pre_mlp_layernorm.", ".mlp.linear_fc1.layer_norm_"},
+    {".self_attention.q_layernorm.", ".self_attention.linear_q_up_proj.layer_norm_"},
+    {".self_attention.kv_layernorm.", ".self_attention.linear_kv_up_proj.layer_norm_"},
+    {".norm.", ".mixer.in_proj.layer_norm_"},
+    {".final_layernorm.", ".final_norm."},
+}};
+
 bool Replace(std::string& text, std::string_view from, std::string_view to) {
   const size_t at = text.find(from);
   if (at == std::string::npos) return false;
@@ -109,6 +124,36 @@ std::vector<DiskName> DiskNames(const Model& model, const Parameter& p) {
   }
   for (const Dialect dialect : {Dialect::kTe, Dialect::kLocal}) {
     add({model.MegatronName(p, dialect), {}, {}});
+  }
+  return out;
+}
+
+std::optional<NormKeySet> NormKeys(const Model& model, const Parameter& p, bool stacked) {
+  if (!p.rule->disk.empty() || p.rule->megatron.find("norm") == std::string::npos) {
+    return std::nullopt;
+  }
+  const std::string prefix = p.stack != nullptr ? p.stack->megatron : "";
+  const std::string te = prefix + p.rule->megatron;
+  const std::string local = p.rule->local.empty() ? te : prefix + p.rule->local;
+  std::string in_files = local;
+  for (const auto& [from, to] : kLocalNorms) {
+    if (Replace(in_files, from, to)) break;
+  }
+  const auto key = [&](const std::string& name) { return Placed(model, p, name, stacked).key; };
+  return NormKeySet{key(te), key(in_files), key(local)};
+}
+
+std::vector<NormAlias> NormAliases(const Model& model, const Parameter& p) {
+  std::vector<NormAlias> out;
+  if (p.rule->megatron.find("norm") == std::string::npos) return out;
+  const std::vector<DiskName> names = DiskNames(model, p);
+  for (const DiskName& name : names) {
+    for (const auto& [alone, fused] : kFused) {
+      for (const auto& [from, to] : {Rewrite{alone, fused}, Rewrite{fused, alone}}) {
+        DiskName other = name;
+        if (Replace(other.key, from, to)) out.push_back({std::move(other), name.key});
+      }
+    }
   }
   return out;
 }

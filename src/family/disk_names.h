@@ -4,6 +4,8 @@
 // Source: megatron-core 0.19 sharded_state_dict (reference: docs/megatron-names.md).
 #pragma once
 
+#include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +35,20 @@ std::vector<DiskPart> DiskParts(const Parameter& p);
 // Every name under which readers look, the most usual first; last those of the modules themselves,
 // with the model's numbers (files of ranks, joined). Never empty.
 std::vector<DiskName> DiskNames(const Model& model, const Parameter& p);
+
+// A norm's key in each way of naming norms: that of Transformer Engine's modules, of files of the
+// local modules, and of those modules themselves (in files of ranks).
+using NormKeySet = std::array<std::string, 3>;
+// nullopt: `p` is no norm, or one of a family that names it by itself.
+std::optional<NormKeySet> NormKeys(const Model& model, const Parameter& p, bool stacked);
+
+// Where a norm may stand that is not where any reader looks: under the layer that other modules
+// fuse it into, or by itself where readers look for a fused one.
+struct NormAlias {
+  DiskName found;
+  std::string expected;  // the key
+};
+std::vector<NormAlias> NormAliases(const Model& model, const Parameter& p);
 
 // The name that Megatron-Core itself writes for a model of this config with modules of `dialect`:
 // layers are stacked unless the config lists kinds of layers (moe_layer_freq or

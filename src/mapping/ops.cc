@@ -15,6 +15,8 @@ bool Computes(DType dtype) {
          dtype == DType::kBF16;
 }
 
+bool Holds(DType dtype) { return RoundToBits(dtype, 0).has_value(); }
+
 // x + y for a later rounding to `to`. Where the sum is not exact in double and will be rounded
 // again, it is rounded to odd here: then the second rounding is that of the exact sum.
 double Sum(double x, double y, DType to) {
@@ -83,7 +85,7 @@ Status Apply(Op op, DType from_dtype, std::span<const std::byte> from, DType to_
     std::memcpy(to.data(), from.data(), from.size());
     return {};
   }
-  if (!Computes(from_dtype) || !Computes(to_dtype)) {
+  if (!Computes(from_dtype) || !Holds(to_dtype)) {
     return Fail(ErrorKind::kUnsupported, "dtype",
                 fmt::format("op {} from {} to {} is not defined", ToString(op),
                             ShortName(from_dtype), ShortName(to_dtype)));

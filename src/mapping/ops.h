@@ -25,8 +25,9 @@ Op Inverse(Op op);
 Invertibility InvertibilityOf(Op op, DType from, DType to);
 
 // to[i] = round(op(from[i])), correctly rounded (nearest, ties to even) into dtype `to_dtype`.
-// Equal dtypes with Op::kNone are copied bit for bit. kUnsupported for dtypes that are not f64,
-// f32, f16 or bf16.
+// Equal dtypes with Op::kNone are copied bit for bit. An 8-bit float holds NaN or infinity for what
+// is beyond it, as torch's .to() gives. kUnsupported for dtypes that are not f64, f32, f16 or bf16,
+// or to 8-bit floats, which are compared with and never converted from.
 Status Apply(Op op, DType from_dtype, std::span<const std::byte> from, DType to_dtype,
              std::span<std::byte> to);
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/checked.h"
 #include "tensor/float_bits.h"
 
 namespace weighbridge {
@@ -457,6 +458,27 @@ bool CodesAreNan(const QuantizedTensor& q) {
     const auto magnitude = static_cast<unsigned>(code & std::byte{0x7f});
     return e4m3 ? magnitude == 0x7f : magnitude > 0x7c;
   });
+}
+
+std::optional<PackedCodes> FindPacking(DType dtype, const Shape& stored, const Shape& values) {
+  constexpr std::array kWords = {DType::kU8, DType::kI8, DType::kI32, DType::kI64};
+  if (std::find(kWords.begin(), kWords.end(), dtype) == kWords.end()) return std::nullopt;
+  const auto elements = CheckedNumel(stored), wanted = CheckedNumel(values);
+  if (!elements || !wanted || *elements == 0 || *elements >= *wanted) return std::nullopt;
+  for (const int bits : {4, 8, 2}) {
+    const int64_t each = BitsOf(dtype) / bits;
+    if (each < 2) continue;
+    if (*wanted % each == 0 && *wanted / each == *elements) return PackedCodes{bits, each};
+    if (stored.size() != values.size()) continue;
+    // The last element of a row may be filled up.
+    size_t equal = 0, packed = 0;
+    for (size_t axis = 0; axis < stored.size(); ++axis) {
+      equal += stored[axis] == values[axis];
+      packed += stored[axis] == values[axis] / each + (values[axis] % each != 0);
+    }
+    if (equal + 1 == stored.size() && packed >= 1) return PackedCodes{bits, each};
+  }
+  return std::nullopt;
 }
 
 ScaleCounts CountScales(const QuantizedTensor& q, int64_t first, int64_t count) {

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -157,6 +158,16 @@ struct ScaleCounts {
 };
 ScaleCounts CountScales(const QuantizedTensor& q, int64_t first, int64_t count);
 int64_t ScaleCount(const QuantizedTensor& q);
+
+// Codes of few bits in the elements of a tensor that holds those of values: two of four bits in a
+// byte, eight in an int32.
+struct PackedCodes {
+  int bits = 0;      // of a code
+  int64_t each = 0;  // codes in an element
+};
+// nullopt where `stored` elements of `dtype` are not what `values` are packed into: along one axis,
+// or over all of the tensor.
+std::optional<PackedCodes> FindPacking(DType dtype, const Shape& stored, const Shape& values);
 
 // Whether each code is NaN, which formats with a NaN have. Reads no further than the first that is
 // not.

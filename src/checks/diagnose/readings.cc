@@ -92,8 +92,10 @@ class Lister {
     if ((rows > 1 && q_.grid.block_rows > 1) || (columns > 1 && q_.grid.block_columns > 1)) {
       AddOrder("the grid of scales repeated, its elements not", {Kind::kTiled});
     }
-    AddShards(rows, [](int64_t n) { return ScaleOrder{.rows = n}; }, "rows");
-    AddShards(columns, [](int64_t n) { return ScaleOrder{.columns = n}; }, "columns");
+    AddShards(
+        rows, [](int64_t n) { return ScaleOrder{.rows = n}; }, "rows");
+    AddShards(
+        columns, [](int64_t n) { return ScaleOrder{.columns = n}; }, "columns");
     if (rows > 2 && rows % 2 == 0) {
       AddOrder("scales in halves over rows that alternate", {Kind::kHalved});
       AddOrder("alternating scales over rows in halves", {Kind::kAlternating});
@@ -106,7 +108,8 @@ class Lister {
     for (const int64_t step : {int64_t{1}, int64_t{-1}}) {
       const char* which = step > 0 ? "next" : "previous";
       if (q_.grid.rows > 1) {
-        const std::string what = fmt::format("each row of blocks under the scales of the {}", which);
+        const std::string what =
+            fmt::format("each row of blocks under the scales of the {}", which);
         AddOrder(what, {.kind = Kind::kShifted, .rows = step});
         AddOrder(what + ", the last twice", {.kind = Kind::kClamped, .rows = step});
       }
@@ -132,9 +135,9 @@ class Lister {
       for (int64_t by = 1; by < ranks; ++by) {
         ScaleOrder order = along(by * part);
         order.kind = ScaleOrder::Kind::kShifted;
-        AddOrder(fmt::format("{} cut for {} ranks, the scales of the rank {} further", axis, ranks,
-                             by),
-                 order);
+        AddOrder(
+            fmt::format("{} cut for {} ranks, the scales of the rank {} further", axis, ranks, by),
+            order);
       }
       ScaleOrder first = along(part);
       first.kind = ScaleOrder::Kind::kRepeated;

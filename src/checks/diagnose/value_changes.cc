@@ -59,6 +59,20 @@ void AddRoundings(const ValueForm& form, std::vector<ValueChange>& out) {
   }
 }
 
+// A cast that keeps to the largest value where torch's gives NaN or infinity.
+void AddClipping(const ValueForm& form, std::vector<ValueChange>& out) {
+  if (BitsOf(form.to) != 8) return;
+  const uint64_t largest_bits = form.to == DType::kF8E4M3 ? 0x7e : 0x7b;
+  if (form.to != DType::kF8E4M3 && form.to != DType::kF8E5M2) return;
+  const double largest = BitsToDouble(form.to, largest_bits);
+  out.push_back({"dtype-rounded",
+                 fmt::format("values rounded to {}, those beyond {} clipped to it",
+                             ShortName(form.to), largest),
+                 [form, largest](double x) {
+                   return RoundToBits(form.to, std::clamp(Applied(form.op, x), -largest, largest));
+                 }});
+}
+
 }  // namespace
 
 std::vector<ValueChange> KnownValueChanges(const ValueForm& form) {
@@ -69,6 +83,7 @@ std::vector<ValueChange> KnownValueChanges(const ValueForm& form) {
   out.push_back({"sign-flipped", "multiplied by -1",
                  [form](double x) { return RoundToBits(form.to, -Applied(form.op, x)); }});
   AddRoundings(form, out);
+  AddClipping(form, out);
   return out;
 }
 
