@@ -395,14 +395,12 @@ class Taker {
                              "them"});
     }
     for (const auto& [id, names] : where_) {
-      const bool shape = id == "shape-mismatch" || id == "packed-quantized";
-      out_.causes.push_back(
-          {id, Proof::kStructural, Origin::kCheckpoint, Some(names),
-           shape ? fmt::format("{} tensor(s) have another shape than the config asks for",
-                               names.size())
-                 : fmt::format("{} tensor(s) that the config asks for are not in the checkpoint",
-                               names.size()),
-           names.front(), Hint(id)});
+      const char* what = "that the config asks for are not in the checkpoint";
+      if (id == "shape-mismatch") what = "have another shape than the config asks for";
+      if (id == "packed-quantized") what = "hold packed codes where values are expected";
+      out_.causes.push_back({id, Proof::kStructural, Origin::kCheckpoint, Some(names),
+                             fmt::format("{} tensor(s) {}", names.size(), what), names.front(),
+                             Hint(id)});
     }
     if (!partly_.empty()) {
       out_.causes.push_back({"tensor-extra", Proof::kStructural, Origin::kCheckpoint, Some(partly_),

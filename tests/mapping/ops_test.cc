@@ -148,6 +148,20 @@ TEST(Ops, SumsOfDoublesAreRoundedOnce) {
   }
 }
 
+TEST(Ops, AnEightBitFloatIsWhatTorchsCastGives) {
+  // 448 and 57344 are the largest; half way to the next power beyond it is rounded to them still.
+  const std::vector<float> values = {1.0625f, 1.1875f, 448, 464, 465, -1e30f, 57344, 61439, 61440};
+  const std::vector<uint8_t> e4m3 = {0x38, 0x3A, 0x7E, 0x7E, 0x7F, 0xFF, 0x7F, 0x7F, 0x7F};
+  const std::vector<uint8_t> e5m2 = {0x3C, 0x3D, 0x5F, 0x5F, 0x5F, 0xFC, 0x7B, 0x7B, 0x7C};
+  for (const auto& [dtype, expected] : {std::pair(DType::kF8E4M3, e4m3), {DType::kF8E5M2, e5m2}}) {
+    std::vector<uint8_t> got(values.size());
+    ASSERT_TRUE(Apply(Op::kNone, DType::kF32, std::as_bytes(std::span(values)), dtype,
+                      std::as_writable_bytes(std::span(got))));
+    EXPECT_EQ(got, expected) << ShortName(dtype);
+    EXPECT_EQ(InvertibilityOf(Op::kNone, DType::kBF16, dtype), Invertibility::kRounded);
+  }
+}
+
 TEST(Ops, DtypesWithoutArithmeticAreRefused) {
   const std::vector<std::byte> from(8);
   std::vector<std::byte> to(8);

@@ -153,7 +153,8 @@ class Lister {
     const auto sizes = [](int64_t extent, int64_t blocks, int64_t own) {
       std::vector<int64_t> out = {own};
       if (extent % blocks == 0 && extent / blocks != own) out.push_back(extent / blocks);
-      if ((extent + kUsualBlock - 1) / kUsualBlock == blocks && own != kUsualBlock) {
+      if ((extent + kUsualBlock - 1) / kUsualBlock == blocks &&
+          std::find(out.begin(), out.end(), kUsualBlock) == out.end()) {
         out.push_back(kUsualBlock);
       }
       return out;
