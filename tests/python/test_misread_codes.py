@@ -145,6 +145,31 @@ def test_experts_under_the_scales_of_another_layer(judge, module):
     assert f"the scales of model.layers.1.mlp.experts.{module}_blocks" in found["evidence"]
 
 
+def second_layer(tensors, config):
+    """Layer 1 with the codes of layer 0, turned round, under scales of its own."""
+    config["num_hidden_layers"] = 2
+    for name, (dtype, shape, content) in list(tensors.items()):
+        if not name.startswith("model.layers.0."):
+            continue
+        if name.endswith(SCALES):
+            content = numpy.ascontiguousarray(array((dtype, shape, content)).reshape(-1)[::-1] * DTYPES[dtype](2)).tobytes()
+        elif name.endswith(("_packed", ".weight")) and dtype != "BF16":
+            content = content[::-1]
+        tensors[name.replace("layers.0.", "layers.1.")] = (dtype, shape, content)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_later_layers_under_the_scales_of_the_first(judge, name):
+    """As where a pipeline stage counts its layers from 0."""
+    def wrong(tensors, config):
+        for key in [n for n in tensors if n.startswith("model.layers.1.") and n.endswith(SCALES)]:
+            tensors[key] = tensors[key.replace("layers.1.", "layers.0.")]
+
+    found = only(judge(name, wrong, second_layer), "scale-misaligned")
+    assert {w.split(".")[2] for w in found["where"]} == {"1"} and len(found["where"]) == 4
+    assert "of model.layers.0." in found["evidence"]
+
+
 @pytest.mark.parametrize("by", [1, 2])
 def test_experts_under_the_scales_of_other_experts(judge, by):
     report = judge("mxfp4", change("layers.0.mlp.experts.down_proj", SCALES, lambda x: numpy.roll(x, by, 0)))
