@@ -239,16 +239,28 @@ std::vector<Piece> NumbersIn(std::string_view name) {
 }
 
 // What a tensor has in common with those whose scales it may have been given: its name but for one
-// number, and all of its numbers.
-std::vector<std::string> CommonWith(const std::string& name) {
-  std::vector<std::string> out;
+// number, or all of its numbers.
+struct Kinship {
+  std::string key;
+  size_t other_end = 0;  // where the number that differs ends; 0: none does
+};
+
+std::vector<Kinship> KinshipsOf(const std::string& name) {
+  std::vector<Kinship> out;
   std::string numbers = "#";
   for (const Piece& p : NumbersIn(name)) {
-    out.push_back(name.substr(0, p.begin) + "*" + name.substr(p.end));
+    out.push_back({name.substr(0, p.begin) + "*" + name.substr(p.end), p.end});
     numbers += name.substr(p.begin, p.end - p.begin) + ".";
   }
-  out.push_back(std::move(numbers));
+  out.push_back({std::move(numbers), 0});
   return out;
+}
+
+// "the same tensor of model.layers.3", where only the layer differs.
+std::string DonorText(const std::string& name, const Kinship& kinship, const std::string& own) {
+  if (kinship.other_end == 0) return name;
+  const size_t tail = own.size() - kinship.other_end;
+  return "the same tensor of " + name.substr(0, name.size() - tail);
 }
 
 }  // namespace
@@ -258,20 +270,20 @@ std::vector<CodeReading> OwnReadings(const QuantizedTensor& q) { return Lister(q
 ScaleDonors::ScaleDonors(const Checkpoint& hf) : hf_(hf) {
   for (const TensorInfo& t : hf.tensors()) {
     if (hf.Quantized(t) == nullptr) continue;
-    for (std::string& key : CommonWith(t.name)) alike_[std::move(key)].push_back(&t);
+    for (Kinship& kinship : KinshipsOf(t.name)) alike_[std::move(kinship.key)].push_back(&t);
   }
 }
 
 std::vector<CodeReading> ScaleDonors::ReadingsOf(const TensorInfo& tensor) const {
   const QuantizedTensor& q = *hf_.Quantized(tensor);
   std::vector<CodeReading> out;
-  for (const std::string& key : CommonWith(tensor.name)) {
-    const auto others = alike_.find(key);
+  for (const Kinship& kinship : KinshipsOf(tensor.name)) {
+    const auto others = alike_.find(kinship.key);
     if (others == alike_.end()) continue;
     for (const TensorInfo* other : others->second) {
       if (other->name == tensor.name || out.size() >= kMostDonors) continue;
       const QuantizedTensor& donor = *hf_.Quantized(*other);
-      if (Fits(q, donor)) AddDonor(q, donor, other->name, out);
+      if (Fits(q, donor)) AddDonor(q, donor, DonorText(other->name, kinship, tensor.name), out);
     }
   }
   return out;

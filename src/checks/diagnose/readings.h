@@ -15,7 +15,7 @@ namespace weighbridge {
 
 struct CodeReading {
   std::string_view cause;
-  std::string what;  // the same text for the same mistake in tensors of any size
+  std::string what;  // the same text for the same mistake in other tensors
   QuantizedTensor tensor;
 };
 
@@ -29,12 +29,12 @@ class ScaleDonors {
   // `hf` must outlive it.
   explicit ScaleDonors(const Checkpoint& hf);
 
-  // The codes of `tensor`, of `hf`, under the scales of each of them that fit.
+  // The codes of `tensor`, a quantized one of `hf`, under the scales of each of them that fit.
   std::vector<CodeReading> ReadingsOf(const TensorInfo& tensor) const;
 
  private:
   const Checkpoint& hf_;
-  // By what they have in common with others.
+  // By what they have in common with others (KinshipsOf).
   std::unordered_map<std::string, std::vector<const TensorInfo*>> alike_;
 };
 
