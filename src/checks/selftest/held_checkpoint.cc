@@ -119,6 +119,18 @@ void HeldCheckpoint::AddTensor(const std::string& key, HeldTensor tensor) {
   SortByKey(metadata_.tensors);
 }
 
+bool HeldCheckpoint::Rename(const std::string& key, const std::string& to) {
+  DistTensor* found = nullptr;
+  for (DistTensor& tensor : metadata_.tensors) {
+    if (tensor.key == to) return false;
+    if (tensor.key == key) found = &tensor;
+  }
+  if (found == nullptr) return false;
+  found->key = to;
+  SortByKey(metadata_.tensors);
+  return true;
+}
+
 void HeldCheckpoint::Rewrite(const std::string& key,
                              const std::function<HeldTensor(const HeldTensor&)>& change) {
   for (DistTensor& tensor : metadata_.tensors) {

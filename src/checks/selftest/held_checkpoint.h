@@ -36,6 +36,8 @@ class HeldCheckpoint final : public MegatronCheckpoint {
   // Takes the parameters out. Axes of layers and experts become shorter: those at their end may go.
   void Remove(const std::set<size_t>& parameters);
   void AddTensor(const std::string& key, HeldTensor tensor);
+  // False: nothing is there under `key`, or something under `to`.
+  bool Rename(const std::string& key, const std::string& to);
   // Puts change(tensor) in the place of all that stands under `key`.
   void Rewrite(const std::string& key, const std::function<HeldTensor(const HeldTensor&)>& change);
   // Megatron-Core's config; nullptr: there is none. What is changed counts after SettleIn.

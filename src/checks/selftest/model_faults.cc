@@ -284,6 +284,41 @@ Injected StoredNarrower(const FaultSites& sites, HeldCheckpoint& checkpoint, Ran
   return KeyOf(sites, at) + " stored as " + std::string(ShortName(to));
 }
 
+// Codes of four bits where values are expected, two in a byte.
+Injected PackedQuantized(const FaultSites& sites, HeldCheckpoint& checkpoint, Random& random) {
+  const auto all = sites.Where([](const Parameter& p) {
+    return p.shape.size() == 2 && p.shape[0] > 1 && p.shape[1] % 2 == 0;
+  });
+  if (all.empty()) return std::nullopt;
+  const size_t at = OneOf(all, random);
+  if (!checkpoint.IsWhole(at)) return std::nullopt;
+  checkpoint.Rewrite(KeyOf(sites, at), [&](const HeldTensor& t) {
+    HeldTensor out{DType::kU8, {t.shape[0], t.shape[1] / 2}, {}};
+    for (int64_t e = 0; e < out.numel(); ++e) {
+      out.bytes.push_back(static_cast<std::byte>(Pick(random, 256)));
+    }
+    return out;
+  });
+  return KeyOf(sites, at) + " as packed codes";
+}
+
+// One norm under the name that another module spec gives it, the others as they are.
+Injected LayernormAlias(const FaultSites& sites, HeldCheckpoint& checkpoint, Random& random) {
+  const auto other_name = [&](const Parameter& p) {
+    return WrittenName(sites.model(), p, Dialect::kLocal).key;
+  };
+  const auto all = sites.Where([&](const Parameter& p) {
+    return Has(p, "norm") && WrittenName(sites.model(), p, Dialect::kTe).key != other_name(p);
+  });
+  std::set<std::string> keys;
+  for (const size_t i : all) keys.insert(KeyOf(sites, i));
+  if (keys.size() < 2) return std::nullopt;  // all of them would be another spec's model
+  const size_t at = OneOf(all, random);
+  const std::string from = KeyOf(sites, at), to = other_name(sites.parameter(at));
+  if (!checkpoint.IsWhole(at) || !checkpoint.Rename(from, to)) return std::nullopt;
+  return fmt::format("{} under the name {}", from, to);
+}
+
 }  // namespace
 
 const std::vector<ModelFault>& ModelFaults() {
@@ -306,6 +341,8 @@ const std::vector<ModelFault>& ModelFaults() {
         {"tensor-extra", Extra},
         {"tie-mismatch", TieMismatch},
         {"shape-mismatch", ShapeMismatch},
+        {"packed-quantized", PackedQuantized},
+        {"layernorm-alias", LayernormAlias},
         {"vocab-padding", VocabPadding},
     };
     all.insert(all.end(), ConfigFaults().begin(), ConfigFaults().end());
