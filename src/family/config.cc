@@ -246,6 +246,16 @@ const json* FindKey(const json& config, std::string_view dotted) {
   return at;
 }
 
+bool HasNullKey(const json& config, const std::vector<std::string>& keys) {
+  return std::any_of(keys.begin(), keys.end(), [&](const std::string& key) {
+    const size_t dot = key.rfind('.');
+    const json* table =
+        dot == std::string::npos ? &config : FindKey(config, std::string_view(key).substr(0, dot));
+    const json* value = table == nullptr ? nullptr : Entry(*table, key.substr(dot + 1));
+    return value != nullptr && value->is_null();
+  });
+}
+
 const json* FirstKey(const json& config, const std::vector<std::string>& keys) {
   for (const std::string& key : keys) {
     if (const json* value = FindKey(config, key)) return value;
@@ -273,7 +283,7 @@ json LayTextConfigOver(const json& config, const std::vector<std::string>& table
     for (const auto& [key, value] : text->items()) {
       const bool kept = FindKey(config, key) != nullptr &&
                         std::find(outer.begin(), outer.end(), key) != outer.end();
-      if (!kept && !value.is_null()) out[key] = value;
+      if (!kept && (!value.is_null() || !out.contains(key))) out[key] = value;
     }
     break;
   }

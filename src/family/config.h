@@ -14,6 +14,9 @@ namespace weighbridge {
 // on the way.
 const nlohmann::json* FindKey(const nlohmann::json& config, std::string_view dotted);
 
+// Whether one of the keys is there and null, which FindKey takes as absent.
+bool HasNullKey(const nlohmann::json& config, const std::vector<std::string>& keys);
+
 // The first of `keys` that is present and not null; nullptr when there is none.
 const nlohmann::json* FirstKey(const nlohmann::json& config, const std::vector<std::string>& keys);
 

@@ -125,6 +125,12 @@ class Linter {
         if (symbol.agree && symbol.keys.empty()) {
           return Bad(fmt::format("'{}' has no keys that could agree", name), 0);
         }
+        if (symbol.null_expression) {
+          if (symbol.keys.empty()) {
+            return Bad(fmt::format("'{}' has no keys that could be null", name), 0);
+          }
+          WB_RETURN_IF_ERROR(Expression(*symbol.null_expression, 0, name));
+        }
         if (symbol.expression) WB_RETURN_IF_ERROR(Expression(*symbol.expression, 0, name));
       }
     }

@@ -45,6 +45,7 @@ Result<Symbol> ReadSymbol(TomlTable& owner, const std::string& name) {
   symbol.count = t.String("count");
   if (t.Has("default")) symbol.expression = t.Expression("default");
   if (t.Has("value")) symbol.expression = t.Expression("value");
+  if (t.Has("null")) symbol.null_expression = t.Expression("null");
   symbol.agree = t.Has("agrees");
   if (symbol.agree) symbol.expression = t.Expression("agrees");
   WB_RETURN_IF_ERROR(t.Finish());
@@ -150,6 +151,7 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
   rule.arguments = t.Json("args");
   rule.constant = t.Json("const");
   rule.fallback = t.Json("default");
+  rule.null_value = t.Json("null");
   rule.dim = t.Expression("dim");
   rule.flag = t.Expression("flag");
   rule.rope = t.String("rope");

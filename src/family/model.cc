@@ -152,6 +152,10 @@ class Model::Builder {
       if (list->is_string())
         return static_cast<int64_t>(list->get_ref<const std::string&>().size());
     }
+    if (symbol.null_expression && HasNullKey(config_, symbol.keys)) {
+      return Evaluate(*symbol.null_expression,
+                      [&](std::string_view n) { return Symbol(n, depth + 1); });
+    }
     if (symbol.expression) return ExpressionValue(name, symbol, depth);
     return Fail(ErrorKind::kInvalid, "config-key-missing",
                 fmt::format("the config lacks '{}' (dim '{}' of family {})",
@@ -674,6 +678,7 @@ class Model::Builder {
     }
     WB_TRY(const nlohmann::json raw, RawValue(field, rule));
     if (raw.is_null()) {
+      if (!rule.null_value.is_null() && HasNullKey(config_, rule.hf)) return rule.null_value;
       if (!rule.fallback.is_null()) return rule.fallback;
       return Fail(ErrorKind::kInvalid, "config-key-missing",
                   fmt::format("the config lacks '{}' (field {} of family {})",

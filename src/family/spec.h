@@ -18,6 +18,8 @@ struct Symbol {
   std::string count;  // a config key whose list's or table's size counts where no key is there
   std::optional<std::string> expression;
   bool agree = false;  // the expression is the value, and what a key says must be the same
+  // Where a key is there and null, when that is something else than its absence.
+  std::optional<std::string> null_expression;
 };
 
 // A dim that each layer has for itself: `entry` of the layer's object in the config list `key`,
@@ -44,6 +46,7 @@ struct ConfigRule {
   nlohmann::json arguments;     // of the function
   nlohmann::json constant;      // when not null, the value
   nlohmann::json fallback;      // when the source has none; null: its absence is an error
+  nlohmann::json null_value;    // when a key is there and null; null: as where it is absent
   std::string dim, flag;        // expressions
   std::string rope;             // "KIND" or "KIND.FIELD" of the RoPE table
   std::string layer_kind, equals;

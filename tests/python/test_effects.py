@@ -394,3 +394,19 @@ def test_a_runtime_is_chosen_by_name_and_version(judge, run):
 def test_values_that_no_config_has_are_no_crash(judge, fields):
     for name in ("llama_untied", "deepseek_v3_nomtp"):
         judge(name, megatron=fields)
+
+
+def test_a_window_that_is_absent_is_its_class_default_and_one_that_is_null_is_none(run, tmp_path):
+    """EXAONE 4's class has a window of 4096 and a layer without RoPE in four where the keys are lost, as the Bridge's export loses them."""
+    toy, megatron = tmp_path / "toy", tmp_path / "megatron"
+    full = json.dumps(["full_attention"] * 4)
+    assert run("toy", toy, "--family", "exaone4", "--set", "sliding_window=null", "--set", f"layer_types={full}").returncode == 0
+    assert run("import", toy, megatron).returncode == 0
+    assert run("verify", toy, megatron, "--runtime", "none").returncode == 0
+    config = json.loads((toy / "config.json").read_text())
+    assert config.pop("sliding_window") is None and config.pop("layer_types")
+    (toy / "config.json").write_text(json.dumps(config))
+    result = run("verify", toy, megatron, "--runtime", "none", "--json", tmp_path / "report.json")
+    assert result.returncode == 1
+    causes = {c["id"] for c in json.loads((tmp_path / "report.json").read_text())["causes"]}
+    assert causes & {"config-lost", "layer-pattern"}, result.stdout
