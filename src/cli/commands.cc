@@ -5,6 +5,7 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddVerify(CLI::App& app, Context& context);
+void AddCompare(CLI::App& app, Context& context);
 void AddCheck(CLI::App& app, Context& context);
 void AddDiagnose(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
@@ -24,6 +25,7 @@ std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
       {"roundtrip", AddRoundtrip},
       {"verify", AddVerify},
+      {"compare", AddCompare},
       {"check", AddCheck},
       {"diagnose", AddDiagnose},
       {"import", AddImport},
