@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <utility>
 
 #include "base/atomic_output.h"
@@ -240,10 +241,12 @@ class Comparison {
     row.metrics.nan_count = figures.value("nan_count", int64_t{0});
     row.metrics.inf_count = figures.value("inf_count", int64_t{0});
     const std::string only = figures.value("only", "");
-    row.why = fmt::format("error {:.3g} x the reference's own ({:.3g} against {:.3g}), at most "
-                          "{:.3g} x{}",
-                          row.noise->ratio, row.noise->candidate, row.noise->reference,
-                          row.noise->max_ratio,
+    row.why = fmt::format("error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}",
+                          row.noise->ratio,
+                          row.noise->reference < NumberIn(figures, "floor")
+                              ? "one ULP"
+                              : "the reference's own",
+                          row.noise->candidate, NumberIn(figures, "floor"), row.noise->max_ratio,
                           only.empty() ? ""
                           : only == "reference" ? "; Megatron has no such module"
                                                 : "; Hugging Face has no such module");
@@ -257,7 +260,12 @@ class Comparison {
       (HasRecording() ? evidence_ : report_.results).push_back(std::move(row));
     }
     if (answer.contains("whole")) {
-      report_.results.push_back(RowOf(stage, "", answer.at("whole")));
+      const char* module = stage.kind == StageKind::kLayer ? "" : "output_layer";
+      json figures = answer.at("whole");
+      for (json& extent : figures.at("shape")) {
+        if (extent == -1) extent = model_.vocab();
+      }
+      report_.results.push_back(RowOf(stage, module, figures));
       if (answer.contains("explained")) TakeExplained(stage, answer.at("explained"));
     }
     if (answer.contains("free")) growth_.push_back(answer.at("free"));
@@ -267,7 +275,7 @@ class Comparison {
 
   // Whether the recording is what our model of its library computes.
   void TakeExplained(StageId stage, const json& figures) {
-    if (!Within(NoiseOf(figures))) unexplained_.push_back(stage.layer);
+    if (!Within(NoiseOf(figures))) unexplained_.insert(NameOf(stage, ""));
   }
 
   void TakeRouting(const json& routing) {
@@ -357,7 +365,8 @@ class Comparison {
       std::vector<std::string> where;
       for (const std::string& place : cause.where) {
         const auto explains = [&](const ResultRow* row) {
-          return Covers(place, row->megatron.name) && OfLayer(place, row->megatron.name);
+          const std::string& name = row->megatron.name;
+          return Covers(place, name) && OfLayer(place, name) && !unexplained_.contains(name);
         };
         if (std::any_of(shown.begin(), shown.end(), explains)) where.push_back(place);
         std::erase_if(left, explains);
@@ -390,9 +399,13 @@ class Comparison {
       cause.message = first.megatron.name + " with the same input gives another output";
     }
     cause.evidence = first.why;
-    cause.hint = HasRecording()
-                     ? "the first layer in this list is the one to look at"
-                     : "`weighbridge verify` says whether the weights of this module differ";
+    cause.hint = "`weighbridge verify` says whether the weights of this module differ";
+    if (HasRecording()) {
+      cause.hint = unexplained_.contains(first.megatron.name)
+                       ? "Megatron's config and weights do not give what was recorded: look at how "
+                         "the run was made"
+                       : "the first layer in this list is the one to look at";
+    }
     AddCause(std::move(cause), report_);
   }
 
@@ -491,7 +504,7 @@ class Comparison {
   std::unique_ptr<ActivationWriter> recorder_;
   std::vector<ResultRow> evidence_;
   std::vector<json> growth_;  // of the states that each side computed from its own
-  std::vector<int64_t> unexplained_;  // layers of a recording that our model of it does not give
+  std::set<std::string> unexplained_;  // layers of a recording that our model of it does not give
   json tokens_;
   int64_t routed_ = 0, flipped_ = 0, near_ties_ = 0;
 };

@@ -197,16 +197,23 @@ std::string RoleName(const Role& role, size_t source, const Parameter& p) {
   return name;
 }
 
+// A text model inside another has its parameters under this name.
+std::string TextName(const Parameter& p) {
+  constexpr std::string_view kInside = "language_model.";
+  const std::string& name = p.rule->megatron;
+  return name.starts_with(kInside) ? name.substr(kInside.size()) : name;
+}
+
 bool IsOfStage(const Parameter& p, StageId stage) {
   switch (stage.kind) {
     case StageKind::kEmbedding:
-      return p.stack == nullptr && p.rule->megatron == "embedding.word_embeddings.weight";
+      return p.stack == nullptr && TextName(p) == "embedding.word_embeddings.weight";
     case StageKind::kLayer:
       return p.stack != nullptr && !p.stack->is_tower() && p.place == Place::kDecoder &&
              p.layer == stage.layer;
     case StageKind::kOutput:
       return p.stack == nullptr &&
-             (p.place == Place::kFinalNorm || p.rule->megatron == "output_layer.weight");
+             (p.place == Place::kFinalNorm || TextName(p) == "output_layer.weight");
   }
   return false;
 }
@@ -224,11 +231,11 @@ bool Flag(const Parameter& p, const char* name) {
 }
 
 Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
-  const Role* role = FindRole(p.rule->megatron, p.storage->transform);
+  const Role* role = FindRole(TextName(p), p.storage->transform);
   const bool stacked = role != nullptr && role->transform.starts_with("expert");
   if (role == nullptr || (Flag(p, "transposed") && !stacked)) {
-    return NoBlock(fmt::format("{} as transformers holds it ({})", p.rule->megatron,
-                               p.storage->transform),
+    return NoBlock(
+        fmt::format("{} as transformers holds it ({})", TextName(p), p.storage->transform),
                    p.hf.empty() ? "" : p.hf[0]);
   }
   for (size_t i = 0; i < p.hf.size(); ++i) uses.push_back({RoleName(*role, i, p), p.hf[i]});
@@ -262,6 +269,7 @@ Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, json& 
   if (stage.kind == StageKind::kOutput && model.tied() && Embedding(model) != nullptr) {
     uses.push_back({"lm_head.weight", Embedding(model)->hf[0]});
   }
+  if (uses.empty()) return NoBlock("a model whose embedding and output are no text model's");
   // All experts of a layer may stand in one tensor.
   std::sort(uses.begin(), uses.end(),
             [](const HfUse& a, const HfUse& b) { return a.role < b.role; });
@@ -275,7 +283,7 @@ std::vector<MegatronUse> MegatronTensorsOf(const Model& model, StageId stage) {
   std::vector<MegatronUse> uses;
   for (const Parameter& p : model.parameters()) {
     if (!IsOfStage(p, stage)) continue;
-    std::string role = p.rule->megatron;
+    std::string role = TextName(p);
     if (const size_t at = role.find("{expert}"); at != std::string::npos) {
       role.replace(at, 8, fmt::format("{}", p.expert));
     }

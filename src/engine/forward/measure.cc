@@ -47,6 +47,7 @@ nlohmann::json Measure::ToJson() const {
           {"rms", rms},
           {"candidate_error", candidate},
           {"reference_error", reference},
+          {"floor", std::max(reference, FloatUlp(rms))},
           {"ratio", candidate / std::max(reference, FloatUlp(rms))},
           {"max_ratio", candidate_max_ / std::max(reference_max_, FloatUlp(peak_))},
           {"max_diff", max_diff_},

@@ -288,6 +288,30 @@ class Tokens {
 
 }  // namespace
 
+// The recorded logits beside what both models make of the recorded state before them.
+std::optional<json> Session::RecordedLogits(const Pair& pair, const Tensor& final) const {
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
+  const ModuleInfo& norm = OutputModules()[0];
+  const ModuleInfo& head = OutputModules()[1];
+  const auto run = [](const Stage& stage, const ModuleInfo& module, const Tensor& x) {
+    return RunOr(stage, module, std::span(&x, 1))[0];
+  };
+  Measure measure;
+  if (const auto logits = pair.candidate.Recorded("logits")) {
+    const Tensor& x = walk_.candidate;
+    measure.Add(*logits, run(reference, head, run(reference, norm, x)),
+                run(reference, head, run(reference, norm, x.to(at::kDouble))));
+  } else if (const auto of_reference = pair.reference.Recorded("logits")) {
+    measure.Add(run(candidate, head, final), *of_reference,
+                run(reference, head, final.to(at::kDouble)));
+  } else {
+    return std::nullopt;
+  }
+  json figures = measure.ToJson();
+  figures["shape"] = {ids_.size(0), ids_.size(1), -1};
+  return figures;
+}
+
 json Session::Output(const Pair& pair, bool keep) {
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   const ModuleInfo& norm = OutputModules()[0];
@@ -337,6 +361,7 @@ json Session::Output(const Pair& pair, bool keep) {
       kept_candidate.push_back(c[0]);
     }
   }
+  if (auto whole = RecordedLogits(pair, final.reference)) answer["whole"] = std::move(*whole);
   json row = taught.ToJson();
   row["name"] = head.name;
   row["shape"] = {ids_.size(0), ids_.size(1), vocabulary};

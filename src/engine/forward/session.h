@@ -7,8 +7,8 @@
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
 // Answer: {"modules": [{"name", "shape", figures}], "free": {figures} of the states that each side
-//         computed from its own, "routing": {...}, "tokens": {...}}; of a recorded layer also
-//         "whole": {figures} of its output, on the recorded input, and of the candidate's
+//         computed from its own, "routing": {...}, "tokens": {...}}; of a recorded layer, and of
+//         recorded logits, also "whole": {figures} of the output, on the recorded input, and of the candidate's
 //         "explained": {figures} against what the candidate's model computes from that.
 // State:  "reference.hidden", "candidate.hidden"; with "keep" at the output also
 //         "reference.final", "candidate.final", "reference.logits", "candidate.logits".
@@ -21,6 +21,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -51,6 +52,7 @@ class Session {
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
   nlohmann::json Output(const Pair& pair, bool keep);
+  std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const at::Tensor& final) const;
 
   at::Tensor ids_;
   Walk walk_;
