@@ -108,7 +108,7 @@ struct ResultRow {
   uint64_t bytes = 0;
   Metrics metrics;
   Boxed<FirstDifference> first;
-  Boxed<Noise> noise;  // of what a model computed (L2)
+  Boxed<Noise> noise;      // of what a model computed (L2)
   Boxed<Xxh3Digest> xxh3;  // of the tensor that was judged, where a hash was asked for
   std::string why;         // the reason of a skip, a mismatch, an absence
 };

@@ -23,22 +23,14 @@ void AddCompletion(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
-      {"roundtrip", AddRoundtrip},
-      {"verify", AddVerify},
-      {"compare", AddCompare},
-      {"check", AddCheck},
-      {"diagnose", AddDiagnose},
-      {"import", AddImport},
-      {"export", AddExport},
-      {"convert", AddConvert},
-      {"manifest", AddManifest},
-      {"diff", AddDiff},
-      {"inspect", AddInspect},
-      {"families", AddFamilies},
-      {"report", AddReport},
-      {"toy", AddToy},
-      {"selftest", AddSelftest},
-      {"env", AddEnv},
+      {"roundtrip", AddRoundtrip},   {"verify", AddVerify},
+      {"compare", AddCompare},       {"check", AddCheck},
+      {"diagnose", AddDiagnose},     {"import", AddImport},
+      {"export", AddExport},         {"convert", AddConvert},
+      {"manifest", AddManifest},     {"diff", AddDiff},
+      {"inspect", AddInspect},       {"families", AddFamilies},
+      {"report", AddReport},         {"toy", AddToy},
+      {"selftest", AddSelftest},     {"env", AddEnv},
       {"completion", AddCompletion},
   };
   return kCommands;

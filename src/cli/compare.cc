@@ -32,9 +32,8 @@ Result<std::vector<int64_t>> ParseIds(const std::string& text) {
     const auto [end, error] = std::from_chars(at, text.data() + text.size(), id);
     const bool last = end == text.data() + text.size();
     if (error != std::errc() || (!last && *end != ',')) {
-      return Fail(ErrorKind::kUsage, "usage",
-                  fmt::format("'{}' is no list of token ids", text), "--token-ids",
-                  "numbers with commas between: --token-ids 1,15,27");
+      return Fail(ErrorKind::kUsage, "usage", fmt::format("'{}' is no list of token ids", text),
+                  "--token-ids", "numbers with commas between: --token-ids 1,15,27");
     }
     ids.push_back(id);
     at = end + 1;
@@ -49,8 +48,8 @@ Status ReadIds(CompareArguments& a) {
   }
   for (const std::string& text : a.token_ids) {
     WB_TRY(std::vector<int64_t> ids, ParseIds(text));
-    if (ids.empty() || (!a.options.token_ids.empty() &&
-                        ids.size() != a.options.token_ids.front().size())) {
+    if (ids.empty() ||
+        (!a.options.token_ids.empty() && ids.size() != a.options.token_ids.front().size())) {
       return Fail(ErrorKind::kUsage, "usage", "all rows of token ids have to be of one length",
                   "--token-ids", "run the command once for each length");
     }
@@ -80,8 +79,7 @@ Result<Report> RunOn(CompareArguments& a) {
   for (const TensorInfo& t : input->checkpoint->tensors()) bytes += t.nbytes;
   Progress progress("compare", 2 * bytes);
   a.options.progress = [&](uint64_t n) { progress.Add(n); };
-  WB_TRY(Report report,
-         CompareModels(*model, *input->checkpoint, megatron.get(), a.options));
+  WB_TRY(Report report, CompareModels(*model, *input->checkpoint, megatron.get(), a.options));
   DescribeInput(*input, report);
   return report;
 }

@@ -79,11 +79,11 @@ Json Libraries() {
 
 // Rooms of the design that this build does not have, and what cannot be done without them.
 Json Absent() {
-  Json absent = Json::array({{{"name", "python"},
-                              {"needed_for", "the Python package and its hooks"}}});
+  Json absent =
+      Json::array({{{"name", "python"}, {"needed_for", "the Python package and its hooks"}}});
   if (const auto engine = FindComponent(); !engine) {
-    absent.insert(absent.begin(), Json{{"name", "engine"},
-                                       {"needed_for", "compare, generate, train (libtorch)"}});
+    absent.insert(absent.begin(),
+                  Json{{"name", "engine"}, {"needed_for", "compare, generate, train (libtorch)"}});
   }
   return absent;
 }

@@ -141,10 +141,10 @@ class Comparison {
     for (const std::vector<int64_t>& row : ids_) {
       for (const int64_t id : row) {
         if (id < 0 || id >= model_.vocab()) {
-          return Fail(ErrorKind::kUsage, "usage",
-                      fmt::format("token {} is outside of the vocabulary of {}", id,
-                                  model_.vocab()),
-                      "--token-ids");
+          return Fail(
+              ErrorKind::kUsage, "usage",
+              fmt::format("token {} is outside of the vocabulary of {}", id, model_.vocab()),
+              "--token-ids");
         }
       }
     }
@@ -241,15 +241,13 @@ class Comparison {
     row.metrics.nan_count = figures.value("nan_count", int64_t{0});
     row.metrics.inf_count = figures.value("inf_count", int64_t{0});
     const std::string only = figures.value("only", "");
-    row.why = fmt::format("error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}",
-                          row.noise->ratio,
-                          row.noise->reference < NumberIn(figures, "floor")
-                              ? "one ULP"
-                              : "the reference's own",
-                          row.noise->candidate, NumberIn(figures, "floor"), row.noise->max_ratio,
-                          only.empty() ? ""
-                          : only == "reference" ? "; Megatron has no such module"
-                                                : "; Hugging Face has no such module");
+    row.why = fmt::format(
+        "error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}", row.noise->ratio,
+        row.noise->reference < NumberIn(figures, "floor") ? "one ULP" : "the reference's own",
+        row.noise->candidate, NumberIn(figures, "floor"), row.noise->max_ratio,
+        only.empty()          ? ""
+        : only == "reference" ? "; Megatron has no such module"
+                              : "; Hugging Face has no such module");
     return row;
   }
 
@@ -292,7 +290,8 @@ class Comparison {
       return recorder_->Add(name, values, sequence_first);
     };
     if (stage.kind == StageKind::kOutput) {
-      WB_RETURN_IF_ERROR(add(fmt::format("hf_hidden_{}", model_.layers()), "reference.final", false));
+      WB_RETURN_IF_ERROR(
+          add(fmt::format("hf_hidden_{}", model_.layers()), "reference.final", false));
       WB_RETURN_IF_ERROR(add("meg_final_sbh", "candidate.final", true));
       WB_RETURN_IF_ERROR(add("hf_logits", "reference.logits", false));
       return add("meg_logits", "candidate.logits", false);
@@ -324,7 +323,8 @@ class Comparison {
   static bool OfLayer(const std::string& where, const std::string& row) {
     const std::string prefix = "decoder.layers.";
     if (!where.starts_with(prefix) || !row.starts_with(prefix)) return true;
-    const std::string layers = where.substr(prefix.size(), where.find('.', prefix.size()) - prefix.size());
+    const std::string layers =
+        where.substr(prefix.size(), where.find('.', prefix.size()) - prefix.size());
     const int64_t layer = std::atoll(row.c_str() + prefix.size());
     if (layers == "*") return true;
     for (const std::string& part : SplitText(layers)) {
@@ -392,9 +392,8 @@ class Comparison {
     cause.origin = HasRecording() ? Origin::kRuntime : Origin::kCheckpoint;
     for (const ResultRow* row : rows) cause.where.push_back(row->megatron.name);
     const ResultRow& first = *rows.front();
-    cause.message = fmt::format(
-        "{} with the same input gives another output, and {} more after it",
-        first.megatron.name, rows.size() - 1);
+    cause.message = fmt::format("{} with the same input gives another output, and {} more after it",
+                                first.megatron.name, rows.size() - 1);
     if (rows.size() == 1) {
       cause.message = first.megatron.name + " with the same input gives another output";
     }
@@ -469,9 +468,8 @@ class Comparison {
     const auto worst = std::max_element(report_.results.begin(), report_.results.end(), by_ratio);
     if (worst == report_.results.end()) return;
     report_.notes.push_back(
-        {"precision-noise",
-         fmt::format("the largest error is {:.3g} x the reference's own, at {}",
-                     worst->noise->ratio, worst->megatron.name)});
+        {"precision-noise", fmt::format("the largest error is {:.3g} x the reference's own, at {}",
+                                        worst->noise->ratio, worst->megatron.name)});
   }
 
   void NoteTokens() {
@@ -503,7 +501,7 @@ class Comparison {
   std::unique_ptr<EngineSession> session_;
   std::unique_ptr<ActivationWriter> recorder_;
   std::vector<ResultRow> evidence_;
-  std::vector<json> growth_;  // of the states that each side computed from its own
+  std::vector<json> growth_;           // of the states that each side computed from its own
   std::set<std::string> unexplained_;  // layers of a recording that our model of it does not give
   json tokens_;
   int64_t routed_ = 0, flipped_ = 0, near_ties_ = 0;

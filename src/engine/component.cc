@@ -91,7 +91,8 @@ Status LoadTorch(const fs::path& folder) {
     const fs::path path = folder / "lib" / name;
     std::error_code error;
     if (!fs::exists(path, error)) continue;
-    const int scope = std::string_view(name) == "libtorch_global_deps.so" ? RTLD_GLOBAL : RTLD_LOCAL;
+    const int scope =
+        std::string_view(name) == "libtorch_global_deps.so" ? RTLD_GLOBAL : RTLD_LOCAL;
     if (::dlopen(path.c_str(), RTLD_NOW | scope) == nullptr) return Fail(LoadError(path));
   }
   return {};
@@ -191,10 +192,11 @@ Result<json> EngineSession::Call(const json& request, std::span<const NamedTenso
       return Fail(ErrorKind::kUnsupported, "engine-unsupported",
                   fmt::format("a tensor of {} axes", view.shape.size()), tensor.name);
     }
-    WbEngineTensor& out =
-        raw.emplace_back(WbEngineTensor{tensor.name.c_str(), view.bytes.data(),
-                                        static_cast<int32_t>(view.dtype),
-                                        static_cast<int32_t>(view.shape.size()), {}});
+    WbEngineTensor& out = raw.emplace_back(WbEngineTensor{tensor.name.c_str(),
+                                                          view.bytes.data(),
+                                                          static_cast<int32_t>(view.dtype),
+                                                          static_cast<int32_t>(view.shape.size()),
+                                                          {}});
     std::copy(view.shape.begin(), view.shape.end(), out.shape);
   }
   char* reply = nullptr;

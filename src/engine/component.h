@@ -20,7 +20,7 @@ namespace weighbridge {
 // What was read of the library's file, without loading it.
 struct ComponentInfo {
   std::filesystem::path library;
-  std::string torch_version;          // that it was built with: "2.11.0+cu130"
+  std::string torch_version;           // that it was built with: "2.11.0+cu130"
   std::filesystem::path torch_folder;  // of the torch package that would be loaded
 };
 

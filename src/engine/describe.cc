@@ -236,7 +236,7 @@ Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
   if (role == nullptr || (Flag(p, "transposed") && !stacked)) {
     return NoBlock(
         fmt::format("{} as transformers holds it ({})", TextName(p), p.storage->transform),
-                   p.hf.empty() ? "" : p.hf[0]);
+        p.hf.empty() ? "" : p.hf[0]);
   }
   for (size_t i = 0; i < p.hf.size(); ++i) uses.push_back({RoleName(*role, i, p), p.hf[i]});
   if (stacked && p.rule->megatron.find(".weight") != std::string::npos) {

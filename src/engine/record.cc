@@ -53,10 +53,10 @@ void ActivationWriter::AddIds(const std::vector<std::vector<int64_t>>& ids) {
   std::vector<int64_t> flat;
   for (const std::vector<int64_t>& row : ids) flat.insert(flat.end(), row.begin(), row.end());
   bytes_.push_back(BytesOf(std::span<const int64_t>(flat)));
-  tensors_.push_back(InfoOf("input_ids", DType::kI64,
-                            {static_cast<int64_t>(ids.size()),
-                             static_cast<int64_t>(ids.front().size())},
-                            bytes_.back().size()));
+  tensors_.push_back(
+      InfoOf("input_ids", DType::kI64,
+             {static_cast<int64_t>(ids.size()), static_cast<int64_t>(ids.front().size())},
+             bytes_.back().size()));
 }
 
 Status ActivationWriter::Add(const std::string& name, const EngineSession::State& state,

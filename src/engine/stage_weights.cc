@@ -62,8 +62,8 @@ Status AddMegatronTensors(const Model& model, const ParameterSource& source, Sta
       return Fail(ErrorKind::kUnsupported, "dtype", "a parameter of a packed dtype", use.role);
     }
     const std::span<std::byte> values = out.Own(*bytes);
-    WB_RETURN_IF_ERROR(GatherElements(parameter.plan, parameter.sources, parameter.op, dtype, 0,
-                                      values, scratch));
+    WB_RETURN_IF_ERROR(
+        GatherElements(parameter.plan, parameter.sources, parameter.op, dtype, 0, values, scratch));
     out.tensors.push_back({side + "." + use.role, {dtype, parameter.shape, values}});
   }
   return {};
@@ -89,15 +89,15 @@ Result<Recording> Recording::Open(const std::string& path, const Model& model, b
   const Shape hidden = of_hf ? Shape{ids->shape[0], ids->shape[1], model.dims().at("hidden")}
                              : Shape{ids->shape[1], ids->shape[0], model.dims().at("hidden")};
   for (int64_t layer = 0; layer <= model.layers(); ++layer) {
-    const std::string name = of_hf ? fmt::format("hf_hidden_{}", layer)
-                                   : fmt::format("meg_hidden_{}_sbh", layer);
+    const std::string name =
+        of_hf ? fmt::format("hf_hidden_{}", layer) : fmt::format("meg_hidden_{}_sbh", layer);
     const TensorInfo* state = file->Find(name);
     if (state == nullptr) continue;
     ++found;
     if (state->shape != hidden || !IsFloat(state->dtype)) {
-      return Fail(NoRecording(path, fmt::format("{} is {} {}, and {} is expected", name,
-                                                ShortName(state->dtype), ToString(state->shape),
-                                                ToString(hidden))));
+      return Fail(NoRecording(
+          path, fmt::format("{} is {} {}, and {} is expected", name, ShortName(state->dtype),
+                            ToString(state->shape), ToString(hidden))));
     }
   }
   const std::string logits = of_hf ? "hf_logits" : "meg_logits";

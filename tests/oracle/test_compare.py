@@ -11,7 +11,7 @@ if not ENGINE.exists():
     pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): compare is not tested", allow_module_level=True)
 
 LENGTH = 48
-# Families whose toy differs from transformers' model in nothing but rounding, on both sides.
+# Families of which both sides compute the same.
 CLEAN = ["llama", "qwen2", "qwen3", "mistral", "gemma", "mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3"]
@@ -66,7 +66,9 @@ def states_of(folder, ids, dtype):
     """Every hidden state and the logits, as transformers computes them."""
     import torch
     import transformers
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(dtype)
+    # Grouped products of experts do not know float64.
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
     if dtype == torch.float64:
         exact_norms(model)
     with torch.no_grad():
@@ -123,3 +125,94 @@ def test_an_epsilon_that_the_runtime_chooses_is_found_at_its_norms(compare, toy,
     assert failed == {"self_attention.linear_proj.post_layernorm", "mlp.linear_fc2.post_layernorm"}
     result, report = compare(folder, "--seq-len", LENGTH, "--runtime", "none")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+RECORDED = ["llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "gpt_oss_ns", "deepseek_v3_nomtp", "glm4_moe",
+            "olmoe", "exaone4", "qwen2_5_vl"]
+
+
+def recording_of(goldens, name):
+    return (goldens / name / "hf_fp32", goldens / name / "meg_te_fp32"), goldens / name / "fwd_te_fp32.safetensors"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_megatron_core_computed_is_what_transformers_does(compare, goldens, name):
+    pair, recording = recording_of(goldens, name)
+    result, report = compare(*pair, "--candidate", recording)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["counts"]["passed"] == report["counts"]["total"] > 1
+    # And our Megatron side is what transformers recorded.
+    result, report = compare(*pair, "--reference", recording)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# Real defects of a bridge, as megatron-core's own run shows them: cause, origin, the layers in which it is seen.
+DEFECTS = {"gemma2": ("norm-eps", "runtime", {0, 1}), "ernie4_5_moe": ("router-formula", "config", {1, 2})}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_real_defect_is_found_in_a_recording_at_its_layer_with_its_cause(compare, goldens, name):
+    cause, origin, layers = DEFECTS[name]
+    pair, recording = recording_of(goldens, name)
+    result, report = compare(*pair, "--candidate", recording)
+    assert result.returncode == 1
+    assert [(found["id"], found["origin"]) for found in report["causes"]] == [(cause, origin)]
+    failed = {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"}
+    assert failed == {f"decoder.layers.{layer}" for layer in layers}
+
+
+def test_a_recording_that_the_config_does_not_explain_is_a_module_that_differs(compare, goldens, tmp_path):
+    from safetensors.torch import load_file, save_file
+    pair, recording = recording_of(goldens, "qwen3")
+    states = load_file(recording)
+    states["meg_hidden_1_sbh"] = states["meg_hidden_1_sbh"] * 1.0001
+    save_file(states, tmp_path / "scaled.safetensors")
+    result, report = compare(*pair, "--candidate", tmp_path / "scaled.safetensors")
+    assert result.returncode == 1
+    assert [(cause["id"], cause["where"]) for cause in report["causes"]] == [("module-differs", ["decoder.layers.0"])]
+
+
+@pytest.mark.parametrize(("spoil", "complaint"), [
+    (lambda states: states.pop("input_ids"), "no input_ids"),
+    (lambda states: states.update(meg_logits=states["meg_logits"][:, :, 1:].contiguous()), "meg_logits"),
+    (lambda states: [states.pop(name) for name in list(states) if name.startswith("meg_")], "neither hidden states"),
+])
+def test_a_file_that_is_no_recording_of_the_model_is_refused(compare, goldens, tmp_path, spoil, complaint):
+    from safetensors.torch import load_file, save_file
+    pair, recording = recording_of(goldens, "qwen3")
+    states = load_file(recording)
+    spoil(states)
+    save_file(states, tmp_path / "spoilt.safetensors")
+    result, report = compare(*pair, "--candidate", tmp_path / "spoilt.safetensors")
+    assert result.returncode == 2 and complaint in report["error"]["what"]
+
+
+def test_token_ids_outside_of_the_vocabulary_are_a_usage_error(compare, toy):
+    result, report = compare(toy("llama"), "--token-ids", "1,2,99999")
+    assert result.returncode == 2 and "99999" in report["error"]["what"]
+
+
+# One thousandth of a percent to one percent: what each change has to be found at, and nothing else.
+CHANGES = {
+    "rotary_base": (lambda value: value * 1.0001, {"self_attention.rotary_pos_emb"}),
+    "softmax_scale": (lambda _: 12 ** -0.5 * 1.0001, {"self_attention.core_attention"}),
+    "layernorm_epsilon": (lambda value: value * 2, {"input_layernorm", "pre_mlp_layernorm", "decoder.final_layernorm"}),
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_small_change_of_the_config_is_found_at_its_module(compare, toy, weighbridge, tmp_path, field):
+    import re
+    change, modules = CHANGES[field]
+    hf, megatron = toy("llama"), tmp_path / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    file = next(megatron.glob("iter_*/run_config.yaml"))
+    line = re.search(rf"(?m)^  {field}: (.*)$", file.read_text())
+    old = float(line[1]) if line and line[1] != "null" else None
+    text = re.sub(rf"(?m)^  {field}: .*\n", "", file.read_text())
+    file.write_text(text.replace("\nmodel:\n", f"\nmodel:\n  {field}: {change(old)!r}\n", 1)
+                    if "\nmodel:\n" in text else text.replace("model:\n", f"model:\n  {field}: {change(old)!r}\n", 1))
+    result, report = compare(hf, megatron, "--seq-len", LENGTH)
+    assert result.returncode == 1, result.stdout + result.stderr
+    names = {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"}
+    assert {re.sub(r"^decoder\.layers\.\d+\.", "", name) for name in names} == modules

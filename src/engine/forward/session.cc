@@ -32,8 +32,8 @@ std::vector<Tensor> Inputs(Activations& states, const ModuleInfo& module, at::Sc
 std::vector<Tensor> RunOr(const Stage& stage, const ModuleInfo& module,
                           std::span<const Tensor> in) {
   if (stage.Has(module.id)) return stage.Run(module.id, in);
-  return {in.begin(), in.begin() + static_cast<std::ptrdiff_t>(
-                                       std::min(in.size(), module.out.size()))};
+  return {in.begin(),
+          in.begin() + static_cast<std::ptrdiff_t>(std::min(in.size(), module.out.size()))};
 }
 
 void Store(Activations& states, const ModuleInfo& module, std::vector<Tensor> out) {
@@ -72,10 +72,8 @@ Routes CompareRoutes(std::span<const Tensor> candidate, std::span<const Tensor> 
                      std::span<const Tensor> truth) {
   const auto chosen = [](const Tensor& routing) { return routing.flatten(0, 1) != 0; };
   const Tensor right = chosen(truth[0]);
-  const Tensor flipped = chosen(candidate[0])
-                             .ne(right)
-                             .logical_or(chosen(reference[0]).ne(right))
-                             .any(-1);
+  const Tensor flipped =
+      chosen(candidate[0]).ne(right).logical_or(chosen(reference[0]).ne(right)).any(-1);
   const Tensor scores = truth[1].flatten(0, 1);
   const Tensor apart = (reference[1].flatten(0, 1).to(at::kDouble) - scores).abs();
   const double noise = at::nan_to_num(apart, 0.0, 0.0, 0.0).max().item<double>();
@@ -84,7 +82,8 @@ Routes CompareRoutes(std::span<const Tensor> candidate, std::span<const Tensor> 
   if (k < scores.size(-1)) {
     const Tensor best = std::get<0>(scores.topk(k + 1, -1));
     const Tensor gap = best.select(-1, k - 1) - best.select(-1, k);
-    tied = gap <= 16 * std::max(noise, 1e-7 * scores.abs().nan_to_num(0, 0, 0).mean().item<double>());
+    tied =
+        gap <= 16 * std::max(noise, 1e-7 * scores.abs().nan_to_num(0, 0, 0).mean().item<double>());
   }
   const Tensor near = flipped.logical_and(tied);
   return {near.logical_not(),
@@ -165,11 +164,14 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Activ
       Measure measure;
       if (routes) {
         Routes compared = CompareRoutes(other, out, exact);
-        const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({compared.counted}); };
+        const auto rows = [&](const Tensor& x) {
+          return x.flatten(0, 1).index({compared.counted});
+        };
         measure.Add(rows(other[0]), rows(out[0]), rows(exact[0]));
         answer["routing"] = std::move(compared.figures);
       } else {
-        for (size_t i = 0; i < out.size(); ++i) measure.Add(other[i], out[i], exact[i].to(at::kDouble));
+        for (size_t i = 0; i < out.size(); ++i)
+          measure.Add(other[i], out[i], exact[i].to(at::kDouble));
       }
       json row = measure.ToJson();
       row["name"] = module.name;
@@ -347,10 +349,8 @@ json Session::Output(const Pair& pair, bool keep) {
     taught.Add(RunOr(candidate, head, std::span(&x, 1))[0],
                RunOr(reference, head, std::span(&x, 1))[0],
                RunOr(reference, head, std::span(&exact, 1))[0]);
-    const Tensor r =
-        logits(pair.reference, reference, rows(final.reference, begin, count), begin);
-    const Tensor c =
-        logits(pair.candidate, candidate, rows(final.candidate, begin, count), begin);
+    const Tensor r = logits(pair.reference, reference, rows(final.reference, begin, count), begin);
+    const Tensor c = logits(pair.candidate, candidate, rows(final.candidate, begin, count), begin);
     const Tensor of_truth = rows(final.truth, begin, count);
     const Tensor t = RunOr(reference, head, std::span(&of_truth, 1))[0];
     free.Add(c, r, t);

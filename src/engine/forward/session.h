@@ -8,8 +8,8 @@
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
 // Answer: {"modules": [{"name", "shape", figures}], "free": {figures} of the states that each side
 //         computed from its own, "routing": {...}, "tokens": {...}}; of a recorded layer, and of
-//         recorded logits, also "whole": {figures} of the output, on the recorded input, and of the candidate's
-//         "explained": {figures} against what the candidate's model computes from that.
+//         recorded logits, also "whole": {figures} of the output, on the recorded input, and of the
+//         candidate's "explained": {figures} against what the candidate's model computes from that.
 // State:  "reference.hidden", "candidate.hidden"; with "keep" at the output also
 //         "reference.final", "candidate.final", "reference.logits", "candidate.logits".
 //

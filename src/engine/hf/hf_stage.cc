@@ -32,8 +32,7 @@ Tensor InverseFrequencies(const json& rope, at::ScalarType dtype) {
     const Tensor scaled = at::where(wavelength > original / low, plain / factor, plain);
     const Tensor smooth = (original / wavelength - low) / (high - low);
     const Tensor smoothed = (1 - smooth) * scaled / factor + smooth * scaled;
-    const Tensor medium =
-        (wavelength >= original / high).logical_and(wavelength <= original / low);
+    const Tensor medium = (wavelength >= original / high).logical_and(wavelength <= original / low);
     return at::where(medium, smoothed, scaled);
   }
   if (kind == "yarn") {
@@ -222,14 +221,13 @@ class HfStage final : public Stage {
     q = q.unflatten(-1, {heads, nope + rope});
     const Tensor compressed = Linear(x, "kv_a_proj_with_mqa");
     const int64_t rank = compressed.size(-1) - rope;
-    const Tensor kv = Linear(Norm(compressed.narrow(-1, 0, rank), "kv_a_layernorm", "latent"),
-                             "kv_b_proj")
-                          .unflatten(-1, {heads, nope + value});
+    const Tensor kv =
+        Linear(Norm(compressed.narrow(-1, 0, rank), "kv_a_layernorm", "latent"), "kv_b_proj")
+            .unflatten(-1, {heads, nope + value});
     const Tensor position = compressed.narrow(-1, rank, rope).unsqueeze(2);
-    const Tensor k =
-        at::cat({kv.narrow(-1, 0, nope),
-                 position.expand({position.size(0), position.size(1), heads, rope})},
-                -1);
+    const Tensor k = at::cat({kv.narrow(-1, 0, nope),
+                              position.expand({position.size(0), position.size(1), heads, rope})},
+                             -1);
     return {q, k, kv.narrow(-1, nope, value)};
   }
 
@@ -242,8 +240,8 @@ class HfStage final : public Stage {
     const double factor = rope.at("attention_factor");
     const bool pairs = rope.at("pairs"), latent = !spec_.value("latent", json()).is_null();
     const auto table = [&](const Tensor& values) {
-      const Tensor wide = pairs && !latent ? values.repeat_interleave(2, -1)
-                                           : at::cat({values, values}, -1);
+      const Tensor wide =
+          pairs && !latent ? values.repeat_interleave(2, -1) : at::cat({values, values}, -1);
       return wide.unsqueeze(1) * factor;  // [s, 1, channels]
     };
     const Tensor cos = table(angles.cos()), sin = table(angles.sin());
@@ -306,10 +304,9 @@ class HfStage final : public Stage {
     scores = scores.masked_fill(Mask(q.size(2)).logical_not(), lowest);
     const bool sinks = attention.at("sinks") != "none";
     if (sinks) {
-      const Tensor sink =
-          attention.at("sinks") == "learned"
-              ? w_.Get("sinks", q.scalar_type()).view({1, -1, 1, 1})
-              : at::zeros({1, q.size(1), 1, 1}, q.options());
+      const Tensor sink = attention.at("sinks") == "learned"
+                              ? w_.Get("sinks", q.scalar_type()).view({1, -1, 1, 1})
+                              : at::zeros({1, q.size(1), 1, 1}, q.options());
       scores = at::cat({scores, sink.expand({q.size(0), q.size(1), q.size(2), 1})}, -1);
     }
     Tensor weights = at::softmax(scores, -1);

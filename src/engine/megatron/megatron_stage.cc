@@ -246,9 +246,8 @@ class MegatronStage final : public Stage {
       if (interpolated != 1) positions = positions * (1 / interpolated);
     }
     const Tensor freqs = at::outer(positions, inverse);
-    const Tensor both = InterleavedHeads()
-                            ? at::stack({freqs, freqs}, -1).view({length, -1})
-                            : at::cat({freqs, freqs}, -1);
+    const Tensor both = InterleavedHeads() ? at::stack({freqs, freqs}, -1).view({length, -1})
+                                           : at::cat({freqs, freqs}, -1);
     return both.view({length, 1, 1, -1});
   }
 
@@ -308,10 +307,10 @@ class MegatronStage final : public Stage {
       const Tensor wide = x.size(2) == heads ? x : x.repeat_interleave(heads / x.size(2), 2);
       return wide.permute({0, 2, 1, 3}).reshape({b * heads, s, x.size(-1)});
     };
-    Tensor scores = at::baddbmm(at::zeros({b * heads, s, s}, q.options()), heads_first(q),
-                                heads_first(k).transpose(1, 2), 0.0,
-                                attention.at("scale").get<double>())
-                        .view({b, heads, s, s});
+    Tensor scores =
+        at::baddbmm(at::zeros({b * heads, s, s}, q.options()), heads_first(q),
+                    heads_first(k).transpose(1, 2), 0.0, attention.at("scale").get<double>())
+            .view({b, heads, s, s});
     const json cap = attention.at("softcap");
     if (!cap.is_null()) {
       const auto c = cap.get<double>();
@@ -330,8 +329,8 @@ class MegatronStage final : public Stage {
         sinks == "learned"
             ? w_.Get("self_attention.core_attention.softmax_offset", scores.scalar_type())
             : at::zeros({scores.size(1)}, scores.options());
-    const Tensor column = offset.view({1, -1, 1, 1}).expand(
-        {scores.size(0), scores.size(1), scores.size(2), 1});
+    const Tensor column =
+        offset.view({1, -1, 1, 1}).expand({scores.size(0), scores.size(1), scores.size(2), 1});
     const Tensor wide = at::softmax(at::cat({scores, column}, -1), -1);
     return wide.slice(-1, 0, wide.size(-1) - 1).contiguous();
   }
