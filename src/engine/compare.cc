@@ -316,6 +316,7 @@ class Comparison {
     const std::string of_effect = module(where), of_row = module(row);
     if (of_row.empty() || of_effect.empty()) return true;  // a whole layer
     if (of_effect == of_row || of_row.starts_with(of_effect + ".")) return true;
+    if (of_effect.starts_with(of_row + ".")) return true;
     return of_effect.starts_with("self_attention.linear_kv_up_proj") &&
            of_row == "self_attention.linear_qkv";
   }

@@ -36,7 +36,7 @@ json NormOf(const EffectSide& side, const Effects& effects) {
   const double common = NumberOf(f, "layernorm_epsilon", 1e-5);
   json epsilon = json::object();
   for (const char* name :
-       {"input", "pre_mlp", "qk", "latent", "post_attention", "post_mlp", "final"}) {
+       {"input", "pre_mlp", "qk", "latent", "mixer", "post_attention", "post_mlp", "final"}) {
     epsilon[name] = ValueOf(effects, fmt::format("norm.{}.eps", name), common);
   }
   return {{"kind", f.value("normalization", json("LayerNorm"))},
@@ -61,14 +61,14 @@ json RouterOf(const Effects& effects) {
   return router;
 }
 
-Status CheckLayer(const EffectSide& side, const Effects& effects, int64_t layer) {
+Status CheckLayer(const Effects& effects, int64_t layer) {
   const std::string at = fmt::format("layer {}", layer);
   const json mixer = ValueOf(effects, "layer.mixer");
-  if (mixer != "attention" && mixer != "latent attention") {
-    return NoBlock(mixer.is_string() ? mixer.get<std::string>() : "this kind of layer", at);
-  }
-  if (side.fields.value("attention_output_gate", json(false)) == true) {
-    return NoBlock("gated attention", at);
+  constexpr std::array<std::string_view, 5> kMixers = {"attention", "latent attention", "mamba",
+                                                       "gated delta net", "none"};
+  if (!mixer.is_string() || std::find(kMixers.begin(), kMixers.end(),
+                                      mixer.get_ref<const std::string&>()) == kMixers.end()) {
+    return NoBlock("this kind of layer", at);
   }
   if (ValueOf(effects, "norm.qk.kind") == "L2, without weights") {
     return NoBlock("norms of q and k without weights", at);
@@ -82,7 +82,7 @@ Status CheckLayer(const EffectSide& side, const Effects& effects, int64_t layer)
 
 Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
   WB_TRY(const Effects effects, LayerEffects(side, layer));
-  WB_RETURN_IF_ERROR(CheckLayer(side, effects, layer));
+  WB_RETURN_IF_ERROR(CheckLayer(effects, layer));
   const json& f = side.fields;
   const auto heads = f.value("num_attention_heads", json());
   const auto groups = f.value("num_query_groups", json());
@@ -104,6 +104,14 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
         {"clamp", NumberOf(f, "activation_func_clamp_value", 0)},
         {"offset", NumberOf(f, "glu_linear_offset", 0)}}},
   };
+  spec["gated_attention"] = f.value("attention_output_gate", json(false)) == true;
+  const auto sizes = [&](std::initializer_list<const char*> names) {
+    json out = json::object();
+    for (const char* name : names) out[name] = ValueOf(effects, fmt::format("ssm.{}", name));
+    return out;
+  };
+  spec["delta_net"] = sizes({"key_heads", "value_heads", "key_dim", "value_dim"});
+  spec["mamba"] = sizes({"heads", "head_dim", "groups", "state", "dt_min", "dt_max"});
   if (latent) {
     spec["latent"] = {{"nope", f.value("qk_head_dim", json())},
                       {"rope", f.value("qk_pos_emb_head_dim", json())},
@@ -119,10 +127,10 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
 // order of the transform's sources. "{e}" is the expert.
 struct Role {
   std::string_view megatron, transform;
-  std::array<std::string_view, 3> hf;
+  std::array<std::string_view, 4> hf;
 };
 
-constexpr std::array<Role, 46> kRoles = {{
+constexpr Role kRoles[] = {
     {"embedding.word_embeddings.weight", "pad_vocab", {"embed_tokens.weight"}},
     {"decoder.final_layernorm.weight", "identity", {"norm.weight"}},
     {"decoder.final_layernorm.bias", "identity", {"norm.bias"}},
@@ -177,13 +185,42 @@ constexpr std::array<Role, 46> kRoles = {{
      {"shared_experts.gate_proj.weight", "shared_experts.up_proj.weight"}},
     {"mlp.shared_experts.linear_fc2.weight", "identity", {"shared_experts.down_proj.weight"}},
     {"mlp.shared_experts.gate_weight", "identity", {"shared_expert_gate.weight"}},
-}};
+    {"mlp.experts.linear_fc1.weight{expert}", "identity", {"experts.{e}.up_proj.weight"}},
+    {"mlp.shared_experts.linear_fc1.weight", "identity", {"shared_experts.up_proj.weight"}},
+    {"decoder.final_norm.weight", "identity", {"norm.weight"}},
+    {"self_attention.linear_qkv.weight",
+     "qkv_gated",
+     {"q_proj.weight", "k_proj.weight", "v_proj.weight"}},
+    {"self_attention.linear_qkv.bias", "qkv_gated", {"q_proj.bias", "k_proj.bias", "v_proj.bias"}},
+    {"self_attention.in_proj.layer_norm_weight", "identity", {"input_layernorm.weight"}},
+    {"self_attention.in_proj.weight",
+     "gdn_in_proj",
+     {"delta_net.in_proj_qkvz.weight", "delta_net.in_proj_ba.weight"}},
+    {"self_attention.in_proj.weight",
+     "gdn_in_proj_flat",
+     {"delta_net.in_proj_qkv.weight", "delta_net.in_proj_z.weight", "delta_net.in_proj_b.weight",
+      "delta_net.in_proj_a.weight"}},
+    {"self_attention.conv1d.weight", "identity", {"delta_net.conv1d.weight"}},
+    {"self_attention.A_log", "identity", {"delta_net.A_log"}},
+    {"self_attention.dt_bias", "identity", {"delta_net.dt_bias"}},
+    {"self_attention.out_norm.weight", "identity", {"delta_net.norm.weight"}},
+    {"self_attention.out_proj.weight", "identity", {"mixer.out_proj.weight"}},
+    {"mixer.in_proj.layer_norm_weight", "identity", {"input_layernorm.weight"}},
+    {"mixer.in_proj.weight", "identity", {"mamba.in_proj.weight"}},
+    {"mixer.conv1d_weight", "identity", {"mamba.conv1d.weight"}},
+    {"mixer.conv1d_bias", "identity", {"mamba.conv1d.bias"}},
+    {"mixer.A_log", "identity", {"mamba.A_log"}},
+    {"mixer.D", "identity", {"mamba.D"}},
+    {"mixer.dt_bias", "identity", {"mamba.dt_bias"}},
+    {"mixer.norm.weight", "identity", {"mamba.norm.weight"}},
+    {"mixer.out_proj.weight", "identity", {"mixer.out_proj.weight"}},
+};
 
 const Role* FindRole(std::string_view megatron, std::string_view transform) {
-  const auto it = std::find_if(kRoles.begin(), kRoles.end(), [&](const Role& role) {
+  const auto it = std::find_if(std::begin(kRoles), std::end(kRoles), [&](const Role& role) {
     return role.megatron == megatron && role.transform == transform;
   });
-  return it == kRoles.end() ? nullptr : &*it;
+  return it == std::end(kRoles) ? nullptr : it;
 }
 
 // An MLP without a gate has one matrix, which transformers calls what it likes.
@@ -197,10 +234,16 @@ std::string RoleName(const Role& role, size_t source, const Parameter& p) {
   return name;
 }
 
-// A text model inside another has its parameters under this name.
+// The name within a layer, or of the model where a text model is inside another.
 std::string TextName(const Parameter& p) {
-  constexpr std::string_view kInside = "language_model.";
+  constexpr std::string_view kInside = "language_model.", kLayer = "{layer}.";
   const std::string& name = p.rule->megatron;
+  if (p.stack != nullptr) {
+    // A mixer may be a stack of its own.
+    const std::string& stack = p.stack->megatron;
+    const size_t at = stack.rfind(kLayer);
+    return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) + name;
+  }
   return name.starts_with(kInside) ? name.substr(kInside.size()) : name;
 }
 

@@ -102,8 +102,19 @@ TEST(EngineDescription, HasTheWindowAndTheTableOfEachLayer) {
   EXPECT_EQ(global->at("rope").at("base"), 1000000.0);
 }
 
+TEST(EngineDescription, NamesTheTensorsOfAMixerThatIsAStackOfItsOwn) {
+  const auto model = ToyModel("qwen3_next");
+  ASSERT_TRUE(model) << model.error().what;
+  json spec;
+  const std::vector<HfUse> uses = LayerOf(*model, spec);
+  EXPECT_THAT(uses, Contains(Field(&HfUse::role, "delta_net.in_proj_qkvz.weight")));
+  EXPECT_THAT(uses, Not(Contains(Field(&HfUse::role, "o_proj.weight"))));
+  const auto megatron = MegatronTensorsOf(*model, {StageKind::kLayer, 0});
+  EXPECT_THAT(megatron, Contains(Field(&MegatronUse::role, "self_attention.out_norm.weight")));
+}
+
 TEST(EngineDescription, RefusesALayerThatNoBlockComputes) {
-  const auto model = ToyModel("nemotron_h");
+  const auto model = ToyModel("llama4_text");
   ASSERT_TRUE(model) << model.error().what;
   const auto side = HfSide(*model);
   ASSERT_TRUE(side);

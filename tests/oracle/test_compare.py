@@ -1,4 +1,5 @@
 """`compare`: our two models against transformers, and against what megatron-core computed (recordings)."""
+import contextlib
 import json
 import shutil
 
@@ -45,33 +46,37 @@ def toy(weighbridge, tmp_path):
     return call
 
 
-def exact_norms(model):
-    """RMSNorm of transformers computes in float32 whatever it is given; the truth has to be float64."""
-    import types
-
+@contextlib.contextmanager
+def in_float64(monkeypatch):
+    """Casts to float32 inside of transformers' modules are left out: the truth has to be float64 all through."""
     import torch
+    cast, softmax = torch.Tensor.to, torch.nn.functional.softmax
 
-    def forward(self, x, *_):
-        eps = getattr(self, "variance_epsilon", getattr(self, "eps", None))
-        y = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-        return y * (1 + self.weight) if type(self).__name__.startswith("Gemma") else y * self.weight
+    def wide(value):
+        return torch.float64 if value is torch.float32 else value
 
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = types.MethodType(forward, module)
-    return model
+    def to(self, *arguments, **options):
+        if self.dtype == torch.float64:
+            arguments = [wide(value) for value in arguments]
+            options = {name: wide(value) for name, value in options.items()}
+        return cast(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", to)
+        patch.setattr(torch.Tensor, "float", lambda self: self if self.dtype == torch.float64 else cast(self, torch.float32))
+        patch.setattr(torch.nn.functional, "softmax",
+                      lambda x, dim=None, dtype=None, **rest: softmax(x, dim=dim, dtype=x.dtype, **rest))
+        yield
 
 
-def states_of(folder, ids, dtype):
+def states_of(folder, ids, dtype, monkeypatch):
     """Every hidden state and the logits, as transformers computes them."""
     import torch
     import transformers
     # Grouped products of experts do not know float64.
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
-    if dtype == torch.float64:
-        exact_norms(model)
-    with torch.no_grad():
+    with torch.no_grad(), in_float64(monkeypatch) if dtype == torch.float64 else contextlib.nullcontext():
         out = model(ids, output_hidden_states=True, use_cache=False)
     return [*out.hidden_states, out.logits]
 
@@ -89,7 +94,7 @@ def ratio(ours, theirs, truth):
 
 
 @pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS)
-def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, family):
+def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, family):
     import torch
     from safetensors.torch import load_file
     folder = toy(family)
@@ -97,7 +102,7 @@ def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, fami
     assert report["level"] == "L2" and report["counts"]["total"] > 8
     recorded = load_file(tmp_path / "states.safetensors")
     ids = recorded["input_ids"]
-    theirs, truth = states_of(folder, ids, torch.float32), states_of(folder, ids, torch.float64)
+    theirs, truth = (states_of(folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
     layers = len(truth) - 2
     ours = [recorded[f"hf_hidden_{i}"] for i in range(layers + 1)] + [recorded["hf_logits"]]
     ratios = [ratio(*states) for states in zip(ours, theirs, truth, strict=True)]
@@ -169,7 +174,10 @@ def test_a_recording_that_the_config_does_not_explain_is_a_module_that_differs(c
     save_file(states, tmp_path / "scaled.safetensors")
     result, report = compare(*pair, "--candidate", tmp_path / "scaled.safetensors")
     assert result.returncode == 1
-    assert [(cause["id"], cause["where"]) for cause in report["causes"]] == [("module-differs", ["decoder.layers.0"])]
+    # What was recorded after layer 1 does not follow from the scaled state before it.
+    assert [(cause["id"], cause["where"]) for cause in report["causes"]] == [
+        ("module-differs", ["decoder.layers.0", "decoder.layers.1"])]
+    assert "do not give what was recorded" in report["causes"][0]["hint"]
 
 
 @pytest.mark.parametrize(("spoil", "complaint"), [

@@ -12,13 +12,15 @@ std::span<const ModuleInfo> EmbeddingModules() {
 std::span<const ModuleInfo> LayerModules() {
   using enum Slot;
   using enum ModuleId;
-  static const std::array<ModuleInfo, 15> kModules = {{
+  static const std::array<ModuleInfo, 17> kModules = {{
       {kInputNorm, "input_layernorm", {kX}, {kNormed}},
-      {kQkv, "self_attention.linear_qkv", {kNormed}, {kQ, kK, kV}},
+      {kQkv, "self_attention.linear_qkv", {kNormed}, {kQ, kK, kV, kGate}},
       {kQkNorm, "self_attention.q_layernorm", {kQ, kK}, {kQNormed, kKNormed}},
       {kRope, "self_attention.rotary_pos_emb", {kQNormed, kKNormed}, {kQRotated, kKRotated}},
       {kCoreAttention, "self_attention.core_attention", {kQRotated, kKRotated, kV}, {kContext}},
-      {kProjection, "self_attention.linear_proj", {kContext}, {kAttention}},
+      {kDeltaNet, "self_attention.gated_delta_net", {kNormed}, {kContext}},
+      {kMamba, "mixer", {kNormed}, {kContext}},
+      {kProjection, "self_attention.linear_proj", {kContext, kGate}, {kAttention}},
       {kPostAttentionNorm,
        "self_attention.linear_proj.post_layernorm",
        {kAttention},

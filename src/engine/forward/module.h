@@ -3,8 +3,9 @@
 // engine/megatron); nothing of that is shared.
 //
 // Activations are batch first: hidden states [b, s, h]; q, k and v [b, s, heads, channels] with the
-// heads in Hugging Face's order, RoPE's channels in the order of halves where MLA reorders them;
-// routing [b, s, experts], the weight of each expert, 0 where it is not chosen.
+// heads in Hugging Face's order, a gate of attention like q; RoPE's channels in the order of halves
+// where MLA reorders them; routing [b, s, experts], the weight of each expert, 0 where it is not
+// chosen.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -28,6 +29,8 @@ enum class ModuleId {
   kQkNorm,
   kRope,
   kCoreAttention,
+  kDeltaNet,
+  kMamba,
   kProjection,
   kPostAttentionNorm,
   kAttentionResidual,
@@ -49,6 +52,7 @@ enum class Slot {
   kQ,
   kK,
   kV,
+  kGate,
   kQNormed,
   kKNormed,
   kQRotated,

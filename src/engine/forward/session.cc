@@ -15,7 +15,7 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
-constexpr int64_t kTokensPerBlock = 64;  // of logits, which are wide
+constexpr int64_t kTokensPerBlock = 32;  // of logits, which are wide
 
 Tensor& At(Activations& states, Slot slot) { return states[static_cast<size_t>(slot)]; }
 
@@ -23,7 +23,7 @@ std::vector<Tensor> Inputs(Activations& states, const ModuleInfo& module, at::Sc
   std::vector<Tensor> in;
   for (const Slot slot : module.in) {
     const Tensor& x = At(states, slot);
-    in.push_back(x.is_floating_point() ? x.to(dtype) : x);
+    in.push_back(x.defined() && x.is_floating_point() ? x.to(dtype) : x);
   }
   return in;
 }
@@ -161,6 +161,9 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Activ
           RunOr(reference, module, Inputs(states, module, at::kDouble));
       const std::vector<Tensor> other = RunOr(candidate, module, in);
       const bool routes = module.id == ModuleId::kRouter && out.size() == 2 && other.size() == 2;
+      if (other.size() != out.size()) {
+        throw Unsupported(std::string("models whose ") + module.name + " gives other tensors");
+      }
       Measure measure;
       if (routes) {
         Routes compared = CompareRoutes(other, out, exact);

@@ -1,5 +1,8 @@
 #include "engine/forward/weights.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "engine/forward/module.h"
 #include "tensor/dtype.h"
 
@@ -49,6 +52,20 @@ at::Tensor Weights::Get(const std::string& name, at::ScalarType dtype) const {
   at::Tensor& kept = kept_[name];
   if (!kept.defined()) kept = stored.to(dtype);
   return kept;
+}
+
+at::Tensor Weights::TimesTall(const at::Tensor& x, const std::string& name, int64_t rows) const {
+  constexpr int64_t kRowsPerBlock = 8192;
+  const at::Tensor& stored = Stored(name);
+  rows = std::min(rows, stored.size(0));
+  if (x.scalar_type() == at::kFloat)
+    return at::matmul(x, Get(name, at::kFloat).narrow(0, 0, rows).t());
+  std::vector<at::Tensor> parts;
+  for (int64_t begin = 0; begin < rows; begin += kRowsPerBlock) {
+    const at::Tensor block = stored.narrow(0, begin, std::min(kRowsPerBlock, rows - begin));
+    parts.push_back(at::matmul(x, block.to(x.scalar_type()).t()));
+  }
+  return at::cat(parts, -1);
 }
 
 }  // namespace weighbridge::engine

@@ -20,6 +20,9 @@ class Weights {
   const at::Tensor& Stored(const std::string& name) const;
   // In `dtype`. float32 is kept for the next time, float64 is not: it is twice as large.
   at::Tensor Get(const std::string& name, at::ScalarType dtype) const;
+  // x W^T of a tall matrix W, of which `rows` count, in the dtype of x: in float64 a block of rows
+  // is made after the other, for the whole of a vocabulary would be twice as large as in float32.
+  at::Tensor TimesTall(const at::Tensor& x, const std::string& name, int64_t rows) const;
   // An undefined tensor where it is not there.
   at::Tensor GetIf(const std::string& name, at::ScalarType dtype) const {
     return Has(name) ? Get(name, dtype) : at::Tensor();

@@ -2,6 +2,7 @@
 // (SDPA) where it takes it, experts one after the other with their outputs weighted. Numbers come
 // from config.json (engine/describe.h); the formulas are those of the modeling files.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -93,13 +94,18 @@ class HfStage final : public Stage {
         return w_.Has("input_layernorm.weight");
       case ModuleId::kQkv:
       case ModuleId::kCoreAttention:
+        return w_.Has("o_proj.weight");
+      case ModuleId::kDeltaNet:
+        return w_.Has("delta_net.conv1d.weight");
+      case ModuleId::kMamba:
+        return w_.Has("mamba.conv1d.weight");
       case ModuleId::kProjection:
       case ModuleId::kAttentionResidual:
-        return w_.Has("o_proj.weight");
+        return w_.Has("o_proj.weight") || w_.Has("mixer.out_proj.weight");
       case ModuleId::kQkNorm:
         return w_.Has("q_norm.weight");
       case ModuleId::kRope:
-        return !spec_.value("rope", json()).is_null();
+        return w_.Has("o_proj.weight") && !spec_.value("rope", json()).is_null();
       case ModuleId::kPostAttentionNorm:
         return w_.Has("post_attention_norm.weight");
       case ModuleId::kPreMlpNorm:
@@ -138,7 +144,11 @@ class HfStage final : public Stage {
       case ModuleId::kCoreAttention:
         return {Attend(in[0], in[1], in[2])};
       case ModuleId::kProjection:
-        return {Linear(in[0], "o_proj")};
+        return {Project(in[0], in[1])};
+      case ModuleId::kDeltaNet:
+        return {DeltaNet(in[0])};
+      case ModuleId::kMamba:
+        return {Mamba(in[0])};
       case ModuleId::kPostAttentionNorm:
         return {Norm(in[0], "post_attention_norm", "post_attention")};
       case ModuleId::kAttentionResidual:
@@ -208,7 +218,121 @@ class HfStage final : public Stage {
       for (const char* name : {"q_proj", "k_proj", "v_proj"}) parts.push_back(Linear(x, name));
     }
     for (Tensor& part : parts) part = part.unflatten(-1, {-1, channels});
+    if (spec_.at("gated_attention")) {
+      // q_proj has the gate of a head behind the head.
+      const Tensor both = parts[0].view({x.size(0), x.size(1), heads, 2 * channels});
+      parts[0] = both.narrow(-1, 0, channels);
+      parts.push_back(both.narrow(-1, channels, channels));
+    }
     return parts;
+  }
+
+  Tensor Project(const Tensor& context, const Tensor& gate) const {
+    if (w_.Has("mixer.out_proj.weight")) return Linear(context, "mixer.out_proj");
+    return Linear(gate.defined() ? context * at::sigmoid(gate.flatten(2)) : context, "o_proj");
+  }
+
+  // The causal convolution of each channel over the last positions, then SiLU. [b, s, channels].
+  Tensor Convolve(const Tensor& x, const std::string& name) const {
+    const Tensor weight = w_.Get(name + ".weight", x.scalar_type());
+    const Tensor padded = at::constant_pad_nd(x.transpose(1, 2), {weight.size(-1) - 1, 0});
+    const std::array<int64_t, 1> one = {1}, none = {0};
+    const Tensor y = at::conv1d(padded, weight, w_.GetIf(name + ".bias", x.scalar_type()), one,
+                                none, one, weight.size(0));
+    return at::silu(y).transpose(1, 2);
+  }
+
+  // q, k, v, z, b and a of a gated delta net, each [b, s, ...].
+  std::vector<Tensor> DeltaNetInputs(const Tensor& x) const {
+    const json& net = spec_.at("delta_net");
+    const int64_t keys = net.at("key_heads"), values = net.at("value_heads");
+    const int64_t dk = net.at("key_dim"), dv = net.at("value_dim"), per_key = values / keys;
+    if (w_.Has("delta_net.in_proj_qkvz.weight")) {
+      const auto qkvz = Linear(x, "delta_net.in_proj_qkvz")
+                            .unflatten(-1, {keys, -1})
+                            .split_with_sizes({dk, dk, per_key * dv, per_key * dv}, -1);
+      const auto ba = Linear(x, "delta_net.in_proj_ba")
+                          .unflatten(-1, {keys, -1})
+                          .split_with_sizes({per_key, per_key}, -1);
+      return {qkvz[0].flatten(2), qkvz[1].flatten(2), qkvz[2].flatten(2),
+              qkvz[3].flatten(2), ba[0].flatten(2),   ba[1].flatten(2)};
+    }
+    const auto qkv = Linear(x, "delta_net.in_proj_qkv")
+                         .split_with_sizes({keys * dk, keys * dk, values * dv}, -1);
+    return {qkv[0],
+            qkv[1],
+            qkv[2],
+            Linear(x, "delta_net.in_proj_z"),
+            Linear(x, "delta_net.in_proj_b"),
+            Linear(x, "delta_net.in_proj_a")};
+  }
+
+  Tensor DeltaNet(const Tensor& x) const {
+    const json& net = spec_.at("delta_net");
+    const int64_t keys = net.at("key_heads"), values = net.at("value_heads");
+    const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
+    const std::vector<Tensor> in = DeltaNetInputs(x);
+    const Tensor mixed = Convolve(at::cat({in[0], in[1], in[2]}, -1), "delta_net.conv1d");
+    const auto parts = mixed.split_with_sizes({keys * dk, keys * dk, values * dv}, -1);
+    const auto heads = [&](const Tensor& t) {
+      const Tensor h = t.unflatten(-1, {keys, dk});
+      const Tensor unit = h * at::rsqrt(h.square().sum(-1, true) + 1e-6);
+      return unit.repeat_interleave(values / keys, 2);
+    };
+    const Tensor q = heads(parts[0]) / std::sqrt(static_cast<double>(dk)), k = heads(parts[1]);
+    const Tensor v = parts[2].unflatten(-1, {values, dv});
+    const at::ScalarType dtype = x.scalar_type();
+    const Tensor decay = at::exp(-w_.Get("delta_net.A_log", dtype).exp() *
+                                 at::softplus(in[5] + w_.Get("delta_net.dt_bias", dtype)));
+    const Tensor beta = at::sigmoid(in[4]);
+    Tensor state = at::zeros({x.size(0), values, dk, dv}, x.options());
+    std::vector<Tensor> outputs;
+    for (int64_t t = 0; t < x.size(1); ++t) {
+      const Tensor key = k.select(1, t).unsqueeze(-1);
+      state = state * decay.select(1, t).unsqueeze(-1).unsqueeze(-1);
+      const Tensor memory = (state * key).sum(-2);
+      const Tensor delta = (v.select(1, t) - memory) * beta.select(1, t).unsqueeze(-1);
+      state = state + key * delta.unsqueeze(-2);
+      outputs.push_back((state * q.select(1, t).unsqueeze(-1)).sum(-2));
+    }
+    const Tensor y = at::stack(outputs, 1);
+    const double epsilon = spec_.at("norm").at("epsilon").at("mixer");
+    const Tensor normed = w_.Get("delta_net.norm.weight", dtype) *
+                          (y * at::rsqrt(y.square().mean(-1, true) + epsilon));
+    return (normed * at::silu(in[3].unflatten(-1, {values, dv}))).flatten(2);
+  }
+
+  Tensor Mamba(const Tensor& x) const {
+    const json& mamba = spec_.at("mamba");
+    const int64_t heads = mamba.at("heads"), channels = mamba.at("head_dim");
+    const int64_t groups = mamba.at("groups"), width = mamba.at("state");
+    const int64_t inner = heads * channels, shared = groups * width;
+    const at::ScalarType dtype = x.scalar_type();
+    const auto in =
+        Linear(x, "mamba.in_proj").split_with_sizes({inner, inner + 2 * shared, heads}, -1);
+    const auto parts =
+        Convolve(in[1], "mamba.conv1d").split_with_sizes({inner, shared, shared}, -1);
+    Tensor dt = at::softplus(in[2] + w_.Get("mamba.dt_bias", dtype))
+                    .clamp_min(mamba.at("dt_min").get<double>());
+    if (!mamba.at("dt_max").is_null()) dt = dt.clamp_max(mamba.at("dt_max").get<double>());
+    const Tensor decay = at::exp(dt * -w_.Get("mamba.A_log", dtype).exp());
+    const Tensor h = parts[0].unflatten(-1, {heads, channels});
+    const auto of_heads = [&](const Tensor& t) {
+      return t.unflatten(-1, {groups, width}).repeat_interleave(heads / groups, 2);
+    };
+    const Tensor b = of_heads(parts[1]), c = of_heads(parts[2]), scaled = h * dt.unsqueeze(-1);
+    Tensor state = at::zeros({x.size(0), heads, channels, width}, x.options());
+    std::vector<Tensor> outputs;
+    for (int64_t t = 0; t < x.size(1); ++t) {
+      state = state * decay.select(1, t).unsqueeze(-1).unsqueeze(-1) +
+              scaled.select(1, t).unsqueeze(-1) * b.select(1, t).unsqueeze(-2);
+      outputs.push_back((state * c.select(1, t).unsqueeze(-2)).sum(-1));
+    }
+    const Tensor y = at::stack(outputs, 1) + h * w_.Get("mamba.D", dtype).unsqueeze(-1);
+    const Tensor gated = (y.flatten(2) * at::silu(in[0])).unflatten(-1, {groups, -1});
+    const double epsilon = spec_.at("norm").at("epsilon").at("mixer");
+    const Tensor normed = gated * at::rsqrt(gated.square().mean(-1, true) + epsilon);
+    return w_.Get("mamba.norm.weight", dtype) * normed.flatten(2);
   }
 
   std::vector<Tensor> LatentQkv(const Tensor& x) const {
@@ -411,7 +535,10 @@ class HfStage final : public Stage {
   }
 
   Tensor Logits(const Tensor& x) const {
-    Tensor y = Linear(x, "lm_head") * spec_.at("logits_scale").get<double>();
+    const int64_t rows = w_.Stored("lm_head.weight").size(0);
+    Tensor y = w_.TimesTall(x, "lm_head.weight", rows);
+    if (const Tensor bias = w_.GetIf("lm_head.bias", x.scalar_type()); bias.defined()) y = y + bias;
+    if (const double scale = spec_.at("logits_scale"); scale != 1) y = y * scale;
     const json cap = spec_.at("logits_softcap");
     if (cap.is_null()) return y;
     const auto c = cap.get<double>();

@@ -68,17 +68,23 @@ class MegatronStage final : public Stage {
       case ModuleId::kEmbedding:
         return w_.Has("embedding.word_embeddings.weight");
       case ModuleId::kInputNorm:
-        return w_.Has("self_attention.linear_qkv.layer_norm_weight") ||
-               w_.Has("input_layernorm.weight");
+        return !InputNorm().empty();
       case ModuleId::kQkv:
       case ModuleId::kCoreAttention:
+        return w_.Has("self_attention.linear_proj.weight");
+      case ModuleId::kDeltaNet:
+        return w_.Has("self_attention.conv1d.weight");
+      case ModuleId::kMamba:
+        return w_.Has("mixer.conv1d_weight");
       case ModuleId::kProjection:
       case ModuleId::kAttentionResidual:
-        return w_.Has("self_attention.linear_proj.weight");
+        return w_.Has("self_attention.linear_proj.weight") ||
+               w_.Has("self_attention.out_proj.weight") || w_.Has("mixer.out_proj.weight");
       case ModuleId::kQkNorm:
         return w_.Has("self_attention.q_layernorm.weight");
       case ModuleId::kRope:
-        return !spec_.value("rope", json()).is_null();
+        return w_.Has("self_attention.linear_proj.weight") &&
+               !spec_.value("rope", json()).is_null();
       case ModuleId::kPostAttentionNorm:
         return w_.Has("self_attention.linear_proj.post_layernorm.weight");
       case ModuleId::kPreMlpNorm:
@@ -95,7 +101,7 @@ class MegatronStage final : public Stage {
       case ModuleId::kMlpResidual:
         return w_.Has("mlp.linear_fc2.weight") || w_.Has("mlp.router.weight");
       case ModuleId::kFinalNorm:
-        return w_.Has("decoder.final_layernorm.weight");
+        return w_.Has("decoder.final_layernorm.weight") || w_.Has("decoder.final_norm.weight");
       case ModuleId::kLogits:
         return w_.Has("output_layer.weight");
     }
@@ -107,10 +113,7 @@ class MegatronStage final : public Stage {
       case ModuleId::kEmbedding:
         return {Embedding(in[0])};
       case ModuleId::kInputNorm:
-        return {Norm(in[0],
-                     w_.Has("input_layernorm.weight") ? "input_layernorm."
-                                                      : "self_attention.linear_qkv.layer_norm_",
-                     "input")};
+        return {Norm(in[0], InputNorm(), "input")};
       case ModuleId::kQkv:
         return spec_.value("latent", json()).is_null() ? Qkv(in[0]) : LatentQkv(in[0]);
       case ModuleId::kQkNorm:
@@ -121,7 +124,11 @@ class MegatronStage final : public Stage {
       case ModuleId::kCoreAttention:
         return {DotProductAttention(in[0], in[1], in[2])};
       case ModuleId::kProjection:
-        return {BatchFirst(Linear(SequenceFirst(in[0]), "self_attention.linear_proj."))};
+        return {BatchFirst(Project(SequenceFirst(in[0]), in[1]))};
+      case ModuleId::kDeltaNet:
+        return {BatchFirst(GatedDeltaNet(SequenceFirst(in[0])))};
+      case ModuleId::kMamba:
+        return {BatchFirst(MambaMixer(SequenceFirst(in[0])))};
       case ModuleId::kPostAttentionNorm:
         return {Norm(in[0], "self_attention.linear_proj.post_layernorm.", "post_attention")};
       case ModuleId::kAttentionResidual:
@@ -143,7 +150,10 @@ class MegatronStage final : public Stage {
       case ModuleId::kPostMlpNorm:
         return {Norm(in[0], "mlp.linear_fc2.post_layernorm.", "post_mlp")};
       case ModuleId::kFinalNorm:
-        return {Norm(in[0], "decoder.final_layernorm.", "final")};
+        return {Norm(in[0],
+                     w_.Has("decoder.final_norm.weight") ? "decoder.final_norm."
+                                                         : "decoder.final_layernorm.",
+                     "final")};
       case ModuleId::kLogits:
         return {OutputLayer(in[0])};
     }
@@ -156,6 +166,15 @@ class MegatronStage final : public Stage {
     const Tensor& table = w_.Stored("embedding.word_embeddings.weight");
     const Tensor rows = at::embedding(table, ids).to(at::kFloat);
     return rows * spec_.at("embedding_scale").get<double>();
+  }
+
+  // Which module holds the norm before the mixer; empty: none does.
+  std::string InputNorm() const {
+    for (const char* name : {"input_layernorm.", "self_attention.linear_qkv.layer_norm_",
+                             "self_attention.in_proj.layer_norm_", "mixer.in_proj.layer_norm_"}) {
+      if (w_.Has(std::string(name) + "weight")) return name;
+    }
+    return "";
   }
 
   // `name` ends before "weight".
@@ -196,10 +215,118 @@ class MegatronStage final : public Stage {
     const int64_t channels = spec_.at("head_dim"), per_group = heads / groups;
     const Tensor mixed = Linear(SequenceFirst(normed), "self_attention.linear_qkv.");
     const int64_t s = mixed.size(0), b = mixed.size(1);
+    if (spec_.at("gated_attention")) {
+      // [queries, their gates, key, value] of each group.
+      const int64_t q = per_group * channels;
+      const auto gated = mixed.view({s, b, groups, 2 * (per_group + 1) * channels})
+                             .split_with_sizes({q, q, channels, channels}, 3);
+      return {BatchFirst(gated[0].reshape({s, b, heads, channels})), BatchFirst(gated[2]),
+              BatchFirst(gated[3]), BatchFirst(gated[1].reshape({s, b, heads, channels}))};
+    }
     const auto parts = mixed.view({s, b, groups, (per_group + 2) * channels})
                            .split_with_sizes({per_group * channels, channels, channels}, 3);
     const Tensor query = parts[0].reshape({s, b, heads, channels});
     return {BatchFirst(query), BatchFirst(parts[1]), BatchFirst(parts[2])};
+  }
+
+  Tensor Project(const Tensor& context, const Tensor& gate) const {
+    if (w_.Has("mixer.out_proj.weight")) return Linear(context, "mixer.out_proj.");
+    if (w_.Has("self_attention.out_proj.weight"))
+      return Linear(context, "self_attention.out_proj.");
+    const std::string name = "self_attention.linear_proj.";
+    if (!gate.defined()) return Linear(context, name);
+    return Linear(context * at::sigmoid(SequenceFirst(gate).flatten(2)), name);
+  }
+
+  // Depthwise and causal, then SiLU, over [s, b, channels]: the sum of shifted copies.
+  Tensor CausalConv(const Tensor& x, const Tensor& weight, const Tensor& bias) const {
+    const int64_t width = weight.size(-1), s = x.size(0);
+    const Tensor padded =
+        at::cat({at::zeros({width - 1, x.size(1), x.size(2)}, x.options()), x}, 0);
+    Tensor y = at::zeros_like(x);
+    for (int64_t tap = 0; tap < width; ++tap) {
+      y = y + padded.slice(0, tap, tap + s) * weight.select(-1, tap).flatten();
+    }
+    if (bias.defined()) y = y + bias;
+    return y * at::sigmoid(y);
+  }
+
+  // GatedDeltaNet.forward; the rule itself token by token.
+  Tensor GatedDeltaNet(const Tensor& hidden) const {
+    const json& net = spec_.at("delta_net");
+    const int64_t nk = net.at("key_heads"), nv = net.at("value_heads");
+    const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
+    const int64_t s = hidden.size(0), b = hidden.size(1);
+    const at::ScalarType dtype = hidden.scalar_type();
+    const auto parts = Linear(hidden, "self_attention.in_proj.")
+                           .split_with_sizes({2 * nk * dk + nv * dv, nv * dv, nv, nv}, -1);
+    const Tensor qkv =
+        CausalConv(parts[0], w_.Get("self_attention.conv1d.weight", dtype), Tensor());
+    const auto unit = [&](const Tensor& t) {
+      const Tensor heads = t.reshape({s, b, nk, dk});
+      const Tensor norm = (heads * heads).sum(-1, true) + 1e-6;
+      return (heads / norm.sqrt()).repeat_interleave(nv / nk, 2);
+    };
+    const Tensor query = unit(qkv.slice(-1, 0, nk * dk)) * std::pow(static_cast<double>(dk), -0.5);
+    const Tensor key = unit(qkv.slice(-1, nk * dk, 2 * nk * dk));
+    const Tensor value = qkv.slice(-1, 2 * nk * dk, qkv.size(-1)).reshape({s, b, nv, dv});
+    const Tensor beta = at::sigmoid(parts[2]);
+    const Tensor g = -at::exp(w_.Get("self_attention.A_log", dtype)) *
+                     at::softplus(parts[3] + w_.Get("self_attention.dt_bias", dtype));
+    Tensor memory = at::zeros({b, nv, dk, dv}, hidden.options());
+    std::vector<Tensor> out;
+    for (int64_t t = 0; t < s; ++t) {
+      memory = memory * at::exp(g.select(0, t)).view({b, nv, 1, 1});
+      const Tensor k_row = key.select(0, t).unsqueeze(2);  // [b, nv, 1, dk]
+      const Tensor error = value.select(0, t).unsqueeze(2) - at::matmul(k_row, memory);
+      memory =
+          memory + at::matmul(k_row.transpose(2, 3), error * beta.select(0, t).view({b, nv, 1, 1}));
+      out.push_back(at::matmul(query.select(0, t).unsqueeze(2), memory).squeeze(2));
+    }
+    const Tensor core = Norm(at::stack(out, 0), "self_attention.out_norm.", "mixer");
+    const Tensor z = parts[1].reshape({s, b, nv, dv});
+    return (core * (z * at::sigmoid(z))).reshape({s, b, nv * dv});
+  }
+
+  // MambaMixer.forward: [z | x | B | C | dt] of one projection.
+  Tensor MambaMixer(const Tensor& hidden) const {
+    const json& mamba = spec_.at("mamba");
+    const int64_t nheads = mamba.at("heads"), headdim = mamba.at("head_dim");
+    const int64_t ngroups = mamba.at("groups"), d_state = mamba.at("state");
+    const int64_t d_inner = nheads * headdim, bc = ngroups * d_state;
+    const int64_t s = hidden.size(0), b = hidden.size(1);
+    const at::ScalarType dtype = hidden.scalar_type();
+    const Tensor projected = Linear(hidden, "mixer.in_proj.");
+    const Tensor z = projected.slice(-1, 0, d_inner);
+    const Tensor xbc =
+        CausalConv(projected.slice(-1, d_inner, 2 * d_inner + 2 * bc),
+                   w_.Get("mixer.conv1d_weight", dtype), w_.GetIf("mixer.conv1d_bias", dtype));
+    const Tensor x = xbc.slice(-1, 0, d_inner).reshape({s, b, nheads, headdim});
+    const auto shared = [&](int64_t begin) {
+      return xbc.slice(-1, begin, begin + bc)
+          .reshape({s, b, ngroups, d_state})
+          .repeat_interleave(nheads / ngroups, 2);
+    };
+    const Tensor B = shared(d_inner), C = shared(d_inner + bc);
+    Tensor dt = at::softplus(projected.slice(-1, 2 * d_inner + 2 * bc, projected.size(-1)) +
+                             w_.Get("mixer.dt_bias", dtype));
+    if (const double least = mamba.at("dt_min"); least > 0) dt = dt.clamp_min(least);
+    const Tensor A = -at::exp(w_.Get("mixer.A_log", dtype));
+    Tensor ssm = at::zeros({b, nheads, headdim, d_state}, hidden.options());
+    std::vector<Tensor> out;
+    for (int64_t t = 0; t < s; ++t) {
+      const Tensor step = dt.select(0, t);  // [b, heads]
+      const Tensor update = at::matmul(x.select(0, t).unsqueeze(-1),
+                                       (B.select(0, t) * step.unsqueeze(-1)).unsqueeze(-2));
+      ssm = ssm * at::exp(step * A).view({b, nheads, 1, 1}) + update;
+      out.push_back(at::matmul(ssm, C.select(0, t).unsqueeze(-1)).squeeze(-1));
+    }
+    const Tensor y = at::stack(out, 0) + x * w_.Get("mixer.D", dtype).view({1, 1, nheads, 1});
+    const Tensor gated = y.reshape({s, b, d_inner}) * (z * at::sigmoid(z));
+    const Tensor groups = gated.reshape({s, b, ngroups, d_inner / ngroups});
+    const double eps = spec_.at("norm").at("epsilon").at("mixer");
+    const Tensor normed = groups / (groups.pow(2).mean(-1, true) + eps).sqrt();
+    return normed.reshape({s, b, d_inner}) * w_.Get("mixer.norm.weight", dtype);
   }
 
   // MLASelfAttention.get_query_key_value_tensors, before the rotation.
@@ -442,9 +569,8 @@ class MegatronStage final : public Stage {
   }
 
   Tensor OutputLayer(const Tensor& x) const {
-    const Tensor weight = w_.Get("output_layer.weight", x.scalar_type());
-    const Tensor rows = weight.slice(0, 0, spec_.at("vocab").get<int64_t>());
-    Tensor logits = at::matmul(SequenceFirst(x), rows.t());
+    Tensor logits =
+        w_.TimesTall(SequenceFirst(x), "output_layer.weight", spec_.at("vocab").get<int64_t>());
     if (const double scale = spec_.at("logits_scale"); scale != 1) logits = logits * scale;
     const json cap = spec_.at("logits_softcap");
     if (!cap.is_null()) logits = cap.get<double>() * at::tanh(logits / cap.get<double>());
