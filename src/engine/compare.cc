@@ -23,6 +23,7 @@
 #include "engine/describe.h"
 #include "engine/record.h"
 #include "engine/stage_weights.h"
+#include "family/config.h"
 #include "family/effects/effects.h"
 #include "formats/megatron_config/megatron_config.h"
 #include "formats/megatron_config/yaml.h"
@@ -91,6 +92,26 @@ std::vector<int64_t> RandomIds(int64_t length, int64_t vocab, uint64_t seed) {
   return ids;
 }
 
+// What transformers computes otherwise beyond a length is not computed here, so no such length
+// runs.
+Status CheckLength(const json& config, int64_t length) {
+  const json* scaling = FirstKey(config, {"rope_scaling", "rope_parameters"});
+  if (scaling == nullptr || !scaling->is_object()) return {};
+  const json* kind = FirstKey(*scaling, {"rope_type", "type"});
+  const bool changes = scaling->contains("llama_4_scaling_beta") ||
+                       (kind != nullptr && (*kind == "longrope" || *kind == "dynamic"));
+  const json* original = FirstKey(*scaling, {"original_max_position_embeddings"});
+  if (original == nullptr) {
+    original = FirstKey(config, {"original_max_position_embeddings", "max_position_embeddings"});
+  }
+  if (!changes || original == nullptr || !original->is_number() || *original >= length) return {};
+  return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+              fmt::format("beyond {} positions this model computes otherwise, which the engine "
+                          "does not know",
+                          Describe(*original)),
+              "config.json", fmt::format("--seq-len {}", Describe(*original)));
+}
+
 // -- the walk --
 
 class Comparison {
@@ -138,6 +159,7 @@ class Comparison {
       const int64_t length = options_.seq_len > 0 ? options_.seq_len : DefaultLength(hf_side_);
       ids_ = {RandomIds(length, model_.vocab(), options_.seed)};
     }
+    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), static_cast<int64_t>(ids_.front().size())));
     for (const std::vector<int64_t>& row : ids_) {
       for (const int64_t id : row) {
         if (id < 0 || id >= model_.vocab()) {
