@@ -109,7 +109,7 @@ void AddTokenOptions(CLI::App& command, CompareArguments& a) {
       .add_option("--seq-len", a.options.seq_len,
                   "so many random ids; default: 512, or the longest position of the config")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 14))
       ->group("Tokens");
   command.add_option("--seed", a.options.seed, "of the random ids")
       ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 53))

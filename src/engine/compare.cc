@@ -34,6 +34,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kDefaultLength = 512;
+constexpr size_t kLongest = 16384;  // the Megatron side holds a score for each pair of positions
 
 // -- what is compared --
 
@@ -158,6 +159,11 @@ class Comparison {
     if (ids_.empty()) {
       const int64_t length = options_.seq_len > 0 ? options_.seq_len : DefaultLength(hf_side_);
       ids_ = {RandomIds(length, model_.vocab(), options_.seed)};
+    }
+    if (ids_.front().size() > kLongest) {
+      return Fail(ErrorKind::kUsage, "usage",
+                  fmt::format("{} tokens in a row, and the engine takes {}", ids_.front().size(),
+                              kLongest));
     }
     WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), static_cast<int64_t>(ids_.front().size())));
     for (const std::vector<int64_t>& row : ids_) {

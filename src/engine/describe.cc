@@ -118,6 +118,13 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
                       {"value", f.value("v_head_dim", json())}};
   }
   if (ValueOf(effects, "layer.mlp") == "experts") spec["router"] = RouterOf(effects);
+  for (const json& divisor : {spec["heads"], spec["groups"], spec["delta_net"]["key_heads"],
+                              spec["mamba"]["heads"], spec["mamba"]["groups"]}) {
+    if (divisor.is_number() && divisor < 1) {
+      return Fail(ErrorKind::kInvalid, "config-contradiction", "a model without heads or groups",
+                  fmt::format("layer {}", layer));
+    }
+  }
   return spec;
 }
 
