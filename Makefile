@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself and is quick when run again. `make help` lists them.
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
-.PHONY: help build demo demo-real test test-oracle selftest bench check format tidy asan fuzz clean
+.PHONY: help build engine demo demo-real test test-oracle selftest bench check format tidy asan fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -9,6 +9,10 @@ help: ## this list
 build: ## build the program: build/release/src/weighbridge
 	@tools/bootstrap.sh
 	@tools/build.sh release weighbridge
+
+engine: ## build the program with what `compare` needs: libtorch (installs torch, about 6 GB)
+	@tools/bootstrap.sh
+	@tools/engine.sh release
 
 demo: build ## a random 1-billion-parameter Llama, its round trip at TP 2 x PP 2, and a found byte
 	@tools/demo.sh

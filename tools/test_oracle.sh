@@ -6,6 +6,7 @@ source "$(dirname "$0")/lib.sh"
 cd "$root"
 tools/build.sh dev weighbridge torch_dist_tool  # what `make test` has built
 python=$(tools/oracle_setup.sh)
+tools/engine.sh dev
 say "Running the tests against the original libraries"
 export WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge
 export WEIGHBRIDGE_TORCH_DIST_TOOL=$root/build/dev/tests/torch_dist_tool

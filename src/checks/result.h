@@ -63,6 +63,12 @@ struct Metrics {
   int64_t mismatched = 0, nan_count = 0, inf_count = 0;
 };
 
+// How wrong a computed result is beside how wrong the reference is itself, against float64: RMS of
+// both errors, their ratio, and the ratio of the largest ones.
+struct Noise {
+  double candidate = 0, reference = 0, ratio = 0, max_ratio = 0;
+};
+
 // Of values that were never looked at: not a number, which a report writes as null.
 Metrics NotCompared();
 
@@ -102,6 +108,7 @@ struct ResultRow {
   uint64_t bytes = 0;
   Metrics metrics;
   Boxed<FirstDifference> first;
+  Boxed<Noise> noise;      // of what a model computed (L2)
   Boxed<Xxh3Digest> xxh3;  // of the tensor that was judged, where a hash was asked for
   std::string why;         // the reason of a skip, a mismatch, an absence
 };

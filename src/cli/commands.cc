@@ -5,6 +5,7 @@ namespace weighbridge::cli {
 
 void AddRoundtrip(CLI::App& app, Context& context);
 void AddVerify(CLI::App& app, Context& context);
+void AddCompare(CLI::App& app, Context& context);
 void AddCheck(CLI::App& app, Context& context);
 void AddDiagnose(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
@@ -22,21 +23,14 @@ void AddCompletion(CLI::App& app, Context& context);
 
 std::span<const Command> AllCommands() {
   static constexpr Command kCommands[] = {
-      {"roundtrip", AddRoundtrip},
-      {"verify", AddVerify},
-      {"check", AddCheck},
-      {"diagnose", AddDiagnose},
-      {"import", AddImport},
-      {"export", AddExport},
-      {"convert", AddConvert},
-      {"manifest", AddManifest},
-      {"diff", AddDiff},
-      {"inspect", AddInspect},
-      {"families", AddFamilies},
-      {"report", AddReport},
-      {"toy", AddToy},
-      {"selftest", AddSelftest},
-      {"env", AddEnv},
+      {"roundtrip", AddRoundtrip},   {"verify", AddVerify},
+      {"compare", AddCompare},       {"check", AddCheck},
+      {"diagnose", AddDiagnose},     {"import", AddImport},
+      {"export", AddExport},         {"convert", AddConvert},
+      {"manifest", AddManifest},     {"diff", AddDiff},
+      {"inspect", AddInspect},       {"families", AddFamilies},
+      {"report", AddReport},         {"toy", AddToy},
+      {"selftest", AddSelftest},     {"env", AddEnv},
       {"completion", AddCompletion},
   };
   return kCommands;

@@ -20,6 +20,7 @@
 #include "cli/command.h"
 #include "cli/version.h"
 #include "cli/version_text.h"
+#include "engine/component.h"
 
 namespace weighbridge::cli {
 namespace {
@@ -78,8 +79,13 @@ Json Libraries() {
 
 // Rooms of the design that this build does not have, and what cannot be done without them.
 Json Absent() {
-  return Json::array({{{"name", "engine"}, {"needed_for", "compare, generate, train (libtorch)"}},
-                      {{"name", "python"}, {"needed_for", "the Python package and its hooks"}}});
+  Json absent =
+      Json::array({{{"name", "python"}, {"needed_for", "the Python package and its hooks"}}});
+  if (const auto engine = FindComponent(); !engine) {
+    absent.insert(absent.begin(),
+                  Json{{"name", "engine"}, {"needed_for", "compare, generate, train (libtorch)"}});
+  }
+  return absent;
 }
 
 Json Environment() {

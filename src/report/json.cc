@@ -63,6 +63,12 @@ Json ToJson(const ResultRow& row) {
   json["bytes"] = row.bytes;
   AddMetrics(row, json);
   json["first"] = row.first ? ToJson(*row.first) : Json();
+  if (row.noise) {
+    json["noise"] = {{"candidate_error", row.noise->candidate},
+                     {"reference_error", row.noise->reference},
+                     {"ratio", row.noise->ratio},
+                     {"max_ratio", row.noise->max_ratio}};
+  }
   if (row.xxh3) json["xxh3"] = row.xxh3->Hex();
   json["why"] = row.why;
   return json;

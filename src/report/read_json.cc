@@ -201,6 +201,11 @@ ResultRow ReadRow(FieldReader& read, const Json& json) {
                  .nan_count = read.Count(json, "nan_count"),
                  .inf_count = read.Count(json, "inf_count")};
   row.first = ReadFirst(read, json);
+  if (const Json* noise = read.Find(json, "noise")) {
+    row.noise =
+        Noise{read.Number(*noise, "candidate_error"), read.Number(*noise, "reference_error"),
+              read.Number(*noise, "ratio"), read.Number(*noise, "max_ratio")};
+  }
   row.xxh3 = ReadHash(read, json);
   row.why = read.String(json, "why", /*required=*/false);
   return row;

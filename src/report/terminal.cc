@@ -99,11 +99,19 @@ void WriteField(std::string_view label, std::string_view text, size_t indent, in
 enum Column { kName, kShape, kDType, kMatch, kDiff, kColumns };
 using Cells = std::array<std::string, kColumns>;
 
-Cells Titles() { return {"Weight Name", "Shape", "DType", "Matches Original", "Max Diff"}; }
+// Of a model that ran, the rows are modules and what they gave.
+bool OfModules(const Report& report) { return report.level == "L2"; }
+
+Cells Titles(const Report& report) {
+  return {OfModules(report) ? "Module" : "Weight Name", "Shape", "DType", "Matches Original",
+          "Max Diff"};
+}
 
 // The same in two lines, for narrow terminals.
-std::array<Cells, 2> NarrowTitles() {
-  return {{{"", "", "", "Matches", ""}, {"Weight Name", "Shape", "DType", "Original", "Max Diff"}}};
+std::array<Cells, 2> NarrowTitles(const Report& report) {
+  Cells second = Titles(report);
+  second[kMatch] = "Original";
+  return {{{"", "", "", "Matches", ""}, second}};
 }
 
 Cells CellsOf(const Report& report, const ResultRow& row) {
@@ -129,9 +137,9 @@ class Table {
 
   void Write(const Sink& sink) const {
     if (narrow_) {
-      for (const Cells& titles : NarrowTitles()) WriteLine(titles, Ink::kBold, true, sink);
+      for (const Cells& titles : NarrowTitles(report_)) WriteLine(titles, Ink::kBold, true, sink);
     } else {
-      WriteLine(Titles(), Ink::kBold, true, sink);
+      WriteLine(Titles(report_), Ink::kBold, true, sink);
     }
     std::string rule;
     for (size_t c = 0; c < Used(); ++c) rule += (c ? "  " : "") + std::string(width_[c], '-');
@@ -162,11 +170,11 @@ class Table {
   void FitToColumns() {
     const Widths content = width_;
     const auto limit = static_cast<size_t>(std::max(options_.columns, 0));
-    Widen(Titles(), width_);
+    Widen(Titles(report_), width_);
     if (limit == 0 || Total() <= limit) return;
     narrow_ = true;
     width_ = content;
-    for (const Cells& titles : NarrowTitles()) Widen(titles, width_);
+    for (const Cells& titles : NarrowTitles(report_)) Widen(titles, width_);
     const auto shrink = [&](Column column, size_t least) {
       const size_t total = Total();
       if (total <= limit || width_[column] <= least) return;
@@ -273,6 +281,7 @@ void WriteDetails(const Report& report, const TerminalOptions& options, const Si
 std::string Headline(const Report& report) {
   const Counts& c = report.counts;
   const bool headers = report.level == "L0";
+  const std::string_view things = OfModules(report) ? "modules" : "tensors";
   if (report.selftest && report.verdict != Verdict::kUndecided) {
     return SelftestHeadline(*report.selftest);
   }
@@ -282,12 +291,12 @@ std::string Headline(const Report& report) {
         return fmt::format("All {} tensors fit (headers only)", c.passed);
       }
       if (headers) return fmt::format("{} of {} tensors fit (headers only)", c.passed, c.total);
-      return c.skipped == 0 ? fmt::format("All {} tensors match", c.passed)
-                            : fmt::format("{} of {} tensors match", c.passed, c.total);
+      return c.skipped == 0 ? fmt::format("All {} {} match", c.passed, things)
+                            : fmt::format("{} of {} {} match", c.passed, c.total, things);
     case Verdict::kFail:
       if (c.total == 0) return "No tensor was compared, a fault was found first";
       if (c.failed == 0) return "No tensor differs, but a fault was found";
-      return fmt::format("{} of {} tensors failed", c.failed, c.total);
+      return fmt::format("{} of {} {} failed", c.failed, c.total, things);
     case Verdict::kUndecided:
       if (!report.error) return "No judgement was reached";
       return fmt::format("No judgement was reached, {}", ToPrintable(report.error->what));

@@ -330,7 +330,9 @@ class Resolver {
     const bool windowed = windowed_.value_or(!out_["attention.window"].value.is_null());
     WB_TRY(Rope rope, side_.rope(layer, windowed));
     const bool rotates = !rope.frequencies.empty();
-    out_["rope.table"] = {{{"frequencies", rope.frequencies}, {"base", rope.base}}, rope.fields};
+    out_["rope.table"] = {
+        {{"frequencies", rope.frequencies}, {"base", rope.base}, {"recipe", rope.recipe}},
+        rope.fields};
     out_["rope.factor"] = {rotates ? rope.factor : 1, std::move(rope.fields)};
     if (!rotates) return {};
     Add("rope.layout", [&](Reader& r) -> json {

@@ -61,4 +61,19 @@ double NumberForLayer(const json& value, bool windowed, double fallback) {
   return entry.is_number() ? entry.get<double>() : fallback;
 }
 
+void AddRecipe(const Llama3Scaling& s, json& recipe) {
+  recipe["factor"] = s.factor;
+  recipe["low_freq_factor"] = s.low_freq_factor;
+  recipe["high_freq_factor"] = s.high_freq_factor;
+  recipe["original_max_position_embeddings"] = s.original_max_position_embeddings;
+}
+
+void AddRecipe(const YarnScaling& s, json& recipe) {
+  recipe["factor"] = s.factor;
+  recipe["original_max_position_embeddings"] = s.original_max_position_embeddings;
+  recipe["beta_fast"] = s.beta_fast;
+  recipe["beta_slow"] = s.beta_slow;
+  recipe["truncate"] = s.truncate;
+}
+
 }  // namespace weighbridge

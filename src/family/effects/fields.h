@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "family/effects/rope.h"
+
 namespace weighbridge {
 
 // "none" becomes null, also within lists; frequencies of layers become lists of 0 and 1.
@@ -17,5 +19,9 @@ double PositiveOr(const nlohmann::json& table, const char* key, double fallback)
 bool ListSays(const nlohmann::json& fields, const char* field, int64_t layer);
 // A number, or of a list of two (of layers with a window, of the others) the one that counts.
 double NumberForLayer(const nlohmann::json& value, bool windowed, double fallback);
+
+// What a scaled table is made from, under the names that Rope::recipe has for it.
+void AddRecipe(const Llama3Scaling& scaling, nlohmann::json& recipe);
+void AddRecipe(const YarnScaling& scaling, nlohmann::json& recipe);
 
 }  // namespace weighbridge

@@ -163,15 +163,21 @@ class RopeReader {
 
   Status Fill(const std::string& kind, int64_t channels, double share, Rope& rope) const {
     const double factor = Read(table_, "factor", 1);
-    if (kind == "default" || kind == "dynamic") {
+    const bool plain = kind == "default" || kind == "dynamic";
+    rope.recipe = {{"kind", plain ? "plain" : kind},
+                   {"base", rope.base},
+                   {"channels", channels},
+                   {"factor", factor}};
+    if (plain) {
       // Dynamic: plain up to the longest position of the config.
       rope.frequencies = PlainFrequencies(rope.base, channels);
     } else if (kind == "linear") {
       rope.frequencies = LinearFrequencies(rope.base, channels, factor);
     } else if (kind == "llama3") {
-      rope.frequencies = Llama3Frequencies(rope.base, channels,
-                                           {factor, Read(table_, "low_freq_factor", 1),
-                                            Read(table_, "high_freq_factor", 4), Original()});
+      const Llama3Scaling s{factor, Read(table_, "low_freq_factor", 1),
+                            Read(table_, "high_freq_factor", 4), Original()};
+      rope.frequencies = Llama3Frequencies(rope.base, channels, s);
+      AddRecipe(s, rope.recipe);
     } else if (kind == "yarn") {
       Yarn(channels, rope);
     } else if (kind == "longrope") {
@@ -194,6 +200,7 @@ class RopeReader {
     s.beta_slow = Read(table_, "beta_slow", 1);
     s.truncate = Truncates();
     rope.frequencies = YarnFrequencies(rope.base, channels, s);
+    AddRecipe(s, rope.recipe);
     const double mscale = Read(table_, "mscale", 0), all = Read(table_, "mscale_all_dim", 0);
     const double by_factor = mscale != 0 && all != 0
                                  ? YarnMscale(s.factor, mscale) / YarnMscale(s.factor, all)
@@ -205,6 +212,7 @@ class RopeReader {
     const double original = Original();
     const double factor = Read(table_, "factor", Longest() / original);
     rope.frequencies = LongRopeFrequencies(rope.base, channels, Numbers(table_, "short_factor"));
+    rope.recipe["short_factor"] = Numbers(table_, "short_factor");
     const double by_factor =
         factor <= 1 || original <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(original));
     rope.factor = Read(table_, "attention_factor", by_factor);

@@ -146,6 +146,8 @@ class RopeMaker {
     s.beta_slow = PositiveOr(f_, n.slow, 1);
     s.truncate = f_.value(n.truncate, json(true)) != false;
     rope_.frequencies = YarnFrequencies(rope_.base, channels, s);
+    rope_.recipe = {{"kind", "yarn"}, {"base", rope_.base}, {"channels", channels}};
+    AddRecipe(s, rope_.recipe);
     rope_.factor = Concentration(n);
   }
 
@@ -163,23 +165,30 @@ class RopeMaker {
     const double percent = std::clamp(Number(f_, "rotary_percent", 1), 0.0, 1.0);
     const auto channels = static_cast<int64_t>(head * percent);
     rope_.frequencies = PlainFrequencies(rope_.base, channels);
+    rope_.recipe = {{"kind", "plain"}, {"base", rope_.base}, {"channels", channels}};
     if (latent) return;
     if (f_.value("rope_scaling", json(false)) == true) {
       rope_.fields.insert(rope_.fields.end(), {"rope_scaling", "rope_scaling_factor",
                                                "llama3_original_max_position_embeddings"});
-      rope_.frequencies = Llama3Frequencies(
-          rope_.base, channels,
-          {PositiveOr(f_, "rope_scaling_factor", 8), PositiveOr(f_, "llama3_low_freq_factor", 1),
-           PositiveOr(f_, "llama3_high_freq_factor", 4),
-           PositiveOr(f_, "llama3_original_max_position_embeddings", 8192)});
+      const Llama3Scaling s{PositiveOr(f_, "rope_scaling_factor", 8),
+                            PositiveOr(f_, "llama3_low_freq_factor", 1),
+                            PositiveOr(f_, "llama3_high_freq_factor", 4),
+                            PositiveOr(f_, "llama3_original_max_position_embeddings", 8192)};
+      rope_.frequencies = Llama3Frequencies(rope_.base, channels, s);
+      rope_.recipe["kind"] = "llama3";
+      AddRecipe(s, rope_.recipe);
     }
     // Gemma 3's class divides the table of the layers without a window.
     if (!windowed_ && f_.contains("linear_factor_of_full_layers")) {
       rope_.fields.emplace_back("rope_scaling_factor");
-      Divide(PositiveOr(f_, "linear_factor_of_full_layers", 1));
+      const double by = PositiveOr(f_, "linear_factor_of_full_layers", 1);
+      Divide(by);
+      rope_.recipe["divided_by"] = by;
     }
     rope_.fields.emplace_back("seq_len_interpolation_factor");
-    Divide(PositiveOr(f_, "seq_len_interpolation_factor", 1));
+    const double interpolated = PositiveOr(f_, "seq_len_interpolation_factor", 1);
+    Divide(interpolated);
+    rope_.recipe["interpolation"] = interpolated;
     // Applied whenever it is not None, whatever the kind of table.
     if (!f_.value(kYarn.factor, json()).is_null()) rope_.factor = Concentration(kYarn);
   }

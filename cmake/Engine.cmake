@@ -1,0 +1,39 @@
+# The engine component: a shared library of its own, the only thing that sees libtorch. torch comes from its wheel
+# (WEIGHBRIDGE_TORCH_DIR, the folder of the Python package), whose own CMake files would ask for the CUDA toolkit.
+set(WEIGHBRIDGE_TORCH_DIR "" CACHE PATH "Folder of the installed torch package (the one with version.py)")
+if(NOT EXISTS "${WEIGHBRIDGE_TORCH_DIR}/version.py")
+  message(FATAL_ERROR "WEIGHBRIDGE_ENGINE needs torch: pass -DWEIGHBRIDGE_TORCH_DIR=FOLDER, or run `make engine`, "
+                      "which installs it")
+endif()
+file(STRINGS "${WEIGHBRIDGE_TORCH_DIR}/version.py" torch_version_line REGEX "^__version__ = ")
+string(REGEX REPLACE ".*'([^']*)'.*" "\\1" WEIGHBRIDGE_TORCH_VERSION "${torch_version_line}")
+message(STATUS "Engine: torch ${WEIGHBRIDGE_TORCH_VERSION} in ${WEIGHBRIDGE_TORCH_DIR}")
+
+foreach(library c10 torch_cpu)
+  add_library(weighbridge_${library} SHARED IMPORTED)
+  set_target_properties(weighbridge_${library} PROPERTIES
+    IMPORTED_LOCATION "${WEIGHBRIDGE_TORCH_DIR}/lib/lib${library}.so"
+    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${WEIGHBRIDGE_TORCH_DIR}/include"
+    INTERFACE_INCLUDE_DIRECTORIES "${WEIGHBRIDGE_TORCH_DIR}/include")
+endforeach()
+
+file(GLOB engine_sources CONFIGURE_DEPENDS
+  ${PROJECT_SOURCE_DIR}/src/engine/forward/*.cc
+  ${PROJECT_SOURCE_DIR}/src/engine/hf/*.cc
+  ${PROJECT_SOURCE_DIR}/src/engine/megatron/*.cc)
+add_library(weighbridge_engine SHARED ${engine_sources})
+target_include_directories(weighbridge_engine PRIVATE ${PROJECT_SOURCE_DIR}/src)
+target_compile_definitions(weighbridge_engine PRIVATE
+  WEIGHBRIDGE_TORCH_VERSION="${WEIGHBRIDGE_TORCH_VERSION}"
+  WEIGHBRIDGE_TORCH_FOLDER="${WEIGHBRIDGE_TORCH_DIR}")
+target_link_libraries(weighbridge_engine PRIVATE weighbridge_c10 weighbridge_torch_cpu
+  nlohmann_json::nlohmann_json weighbridge_flags)
+# torch's headers are not written for these.
+target_compile_options(weighbridge_engine PRIVATE -Wno-pedantic -Wno-shadow)
+target_precompile_headers(weighbridge_engine PRIVATE <ATen/ATen.h> <nlohmann/json.hpp>)
+# It throws across libtorch, so it has to have libtorch's C++ runtime; the program loads torch by its path before this,
+# so nothing here says where it lies.
+set_target_properties(weighbridge_engine PROPERTIES
+  CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON LINK_OPTIONS "" SKIP_BUILD_RPATH ON
+  LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:weighbridge>)
+install(TARGETS weighbridge_engine LIBRARY DESTINATION lib/weighbridge)

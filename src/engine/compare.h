@@ -1,0 +1,47 @@
+// `compare`: what both models compute, layer by layer (L2). The Hugging Face side runs as
+// transformers runs it, the Megatron side as Megatron-Core does, in lockstep and in the memory of a
+// layer of each; every module is judged by the function rule (DESIGN §1).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "checks/result.h"
+#include "family/effects/runtime.h"
+#include "family/model.h"
+#include "formats/checkpoint.h"
+#include "formats/megatron_checkpoint.h"
+
+namespace weighbridge {
+
+// A candidate's error may be so many times the reference's own: by RMS, and the largest one.
+inline constexpr double kMostRatio = 2, kMostMaxRatio = 8;
+
+struct CompareOptions {
+  // Rows of one length; empty: one row of `seq_len` random ids made from `seed`.
+  std::vector<std::vector<int64_t>> token_ids;
+  int64_t seq_len = 0;  // 0: past the windows, at most 512
+  uint64_t seed = 1;
+  int threads = 0;  // 0: as torch decides
+  RuntimeChoice runtime;
+  bool without_mtp = false;
+  // Files of captured activations (engine/stage_weights.h) instead of a side's own computation.
+  std::string reference, candidate;
+  std::string record;  // a file to write both sides' activations to; "": none
+  bool overwrite = false;
+  std::function<void(uint64_t bytes)> progress;
+};
+
+// One row per module of each layer (of a recording: per layer); causes, notes and details filled;
+// not concluded. `megatron` nullptr: the weights of `hf` go through the mapping in memory, with the
+// config that `import` would write. `model` was expanded with the inventory of `hf` and, where
+// there is one, the vocabulary of `megatron`. Errors: those of FindComponent; kUnsupported for what
+// no block computes; kUsage for token ids outside of the vocabulary.
+Result<Report> CompareModels(const Model& model, const Checkpoint& hf,
+                             const MegatronCheckpoint* megatron, const CompareOptions& options);
+
+}  // namespace weighbridge

@@ -1,0 +1,43 @@
+// What a model computes, as data for the component: of each stage (the embedding, a layer, the
+// output) the numbers and the tensors. The Hugging Face side is described by config.json in HF's
+// terms, the Megatron side by Megatron's config in Megatron's; neither sees the other's numbers. No
+// I/O.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "family/effects/effects.h"
+#include "family/model.h"
+
+namespace weighbridge {
+
+enum class StageKind { kEmbedding, kLayer, kOutput };
+
+struct StageId {
+  StageKind kind = StageKind::kEmbedding;
+  int64_t layer = 0;  // of kLayer
+};
+
+// The numbers of a stage, of either side. Errors: kUnsupported "engine-unsupported" for what no
+// block of the engine computes; those of LayerEffects.
+Result<nlohmann::json> DescribeStage(const EffectSide& side, const Model& model, StageId stage);
+
+// A tensor under the name by which the component's model asks for it.
+struct HfUse {
+  std::string role, tensor;  // "q_proj.weight", "model.layers.0.self_attn.q_proj.weight"
+};
+struct MegatronUse {
+  std::string role;  // "self_attention.linear_qkv.weight"
+  const Parameter* parameter = nullptr;
+};
+
+// The tensors of a stage. Of HF's also how its experts are stored, into `spec`. Errors:
+// kUnsupported "engine-unsupported" for a parameter that no block knows.
+Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, nlohmann::json& spec);
+std::vector<MegatronUse> MegatronTensorsOf(const Model& model, StageId stage);
+
+}  // namespace weighbridge

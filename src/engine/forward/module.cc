@@ -1,0 +1,48 @@
+#include "engine/forward/module.h"
+
+namespace weighbridge::engine {
+
+std::span<const ModuleInfo> EmbeddingModules() {
+  static const std::array<ModuleInfo, 1> kModules = {{
+      {ModuleId::kEmbedding, "embedding", {Slot::kIds}, {Slot::kOut}},
+  }};
+  return kModules;
+}
+
+std::span<const ModuleInfo> LayerModules() {
+  using enum Slot;
+  using enum ModuleId;
+  static const std::array<ModuleInfo, 17> kModules = {{
+      {kInputNorm, "input_layernorm", {kX}, {kNormed}},
+      {kQkv, "self_attention.linear_qkv", {kNormed}, {kQ, kK, kV, kGate}},
+      {kQkNorm, "self_attention.q_layernorm", {kQ, kK}, {kQNormed, kKNormed}},
+      {kRope, "self_attention.rotary_pos_emb", {kQNormed, kKNormed}, {kQRotated, kKRotated}},
+      {kCoreAttention, "self_attention.core_attention", {kQRotated, kKRotated, kV}, {kContext}},
+      {kDeltaNet, "self_attention.gated_delta_net", {kNormed}, {kContext}},
+      {kMamba, "mixer", {kNormed}, {kContext}},
+      {kProjection, "self_attention.linear_proj", {kContext, kGate}, {kAttention}},
+      {kPostAttentionNorm,
+       "self_attention.linear_proj.post_layernorm",
+       {kAttention},
+       {kAttentionNormed}},
+      {kAttentionResidual, "self_attn_bda", {kX, kAttentionNormed}, {kMiddle}},
+      {kPreMlpNorm, "pre_mlp_layernorm", {kMiddle}, {kMlpIn}},
+      {kRouter, "mlp.router", {kMlpIn}, {kRouting, kScores}},
+      {kExperts, "mlp.experts", {kMlpIn, kRouting}, {kMlpOut}},
+      {kMlp, "mlp", {kMlpIn}, {kMlpOut}},
+      {kSharedExperts, "mlp.shared_experts", {kMlpOut, kMlpIn}, {kMlpShared}},
+      {kPostMlpNorm, "mlp.linear_fc2.post_layernorm", {kMlpShared}, {kMlpNormed}},
+      {kMlpResidual, "mlp_bda", {kMiddle, kMlpNormed}, {kOut}},
+  }};
+  return kModules;
+}
+
+std::span<const ModuleInfo> OutputModules() {
+  static const std::array<ModuleInfo, 2> kModules = {{
+      {ModuleId::kFinalNorm, "decoder.final_layernorm", {Slot::kX}, {Slot::kFinal}},
+      {ModuleId::kLogits, "output_layer", {Slot::kFinal}, {Slot::kVocabulary}},
+  }};
+  return kModules;
+}
+
+}  // namespace weighbridge::engine

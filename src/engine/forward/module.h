@@ -1,0 +1,109 @@
+// What both models have in common: which modules a layer has and what they take and give, so that
+// either can be given the other's inputs. How a module computes is each side's own (engine/hf,
+// engine/megatron); nothing of that is shared.
+//
+// Activations are batch first: hidden states [b, s, h]; q, k and v [b, s, heads, channels] with the
+// heads in Hugging Face's order, a gate of attention like q; RoPE's channels in the order of halves
+// where MLA reorders them; routing [b, s, experts], the weight of each expert, 0 where it is not
+// chosen.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/forward/weights.h"
+
+namespace weighbridge::engine {
+
+enum class ModuleId {
+  kEmbedding,
+  kInputNorm,
+  kQkv,
+  kQkNorm,
+  kRope,
+  kCoreAttention,
+  kDeltaNet,
+  kMamba,
+  kProjection,
+  kPostAttentionNorm,
+  kAttentionResidual,
+  kPreMlpNorm,
+  kRouter,
+  kExperts,
+  kSharedExperts,
+  kMlp,
+  kPostMlpNorm,
+  kMlpResidual,
+  kFinalNorm,
+  kLogits,
+};
+
+enum class Slot {
+  kIds,
+  kX,
+  kNormed,
+  kQ,
+  kK,
+  kV,
+  kGate,
+  kQNormed,
+  kKNormed,
+  kQRotated,
+  kKRotated,
+  kContext,
+  kAttention,
+  kAttentionNormed,
+  kMiddle,
+  kMlpIn,
+  kRouting,
+  kScores,  // of the router, by which the experts were chosen; not compared
+  kMlpOut,
+  kMlpShared,
+  kMlpNormed,
+  kOut,
+  kFinal,
+  kVocabulary,
+  kCount,
+};
+
+using Activations = std::array<at::Tensor, static_cast<size_t>(Slot::kCount)>;
+
+struct ModuleInfo {
+  ModuleId id;
+  const char* name;  // as Megatron-Core calls it, beneath its layer
+  std::vector<Slot> in, out;
+};
+
+// In the order of computation. A module that neither side has is passed over; one that a single
+// side has hands its first inputs on as they are on the other.
+std::span<const ModuleInfo> EmbeddingModules();
+std::span<const ModuleInfo> LayerModules();
+std::span<const ModuleInfo> OutputModules();
+
+// One layer, or the embedding, or the output, of one side. It computes in the dtype of its inputs:
+// float32, or float64 for the truth. Throws Unsupported and c10::Error.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  virtual bool Has(ModuleId id) const = 0;
+  virtual std::vector<at::Tensor> Run(ModuleId id, std::span<const at::Tensor> in) const = 0;
+};
+
+// What a description asks for and no block computes. Its text goes to the user.
+class Unsupported : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// `spec` is what engine/describe.h says of the stage; `weights` must outlive it.
+std::unique_ptr<Stage> MakeHfStage(const nlohmann::json& spec, const Weights& weights);
+std::unique_ptr<Stage> MakeMegatronStage(const nlohmann::json& spec, const Weights& weights);
+
+}  // namespace weighbridge::engine

@@ -1,0 +1,590 @@
+// What megatron-core 0.19 computes, in its own terms: sequence first, q, k and v in one matrix by
+// query group, unfused attention (baddbmm and a masked softmax), experts weighted before their
+// second matrix. Numbers come from Megatron's config and the runtime's behaviours
+// (engine/describe.h). Sources: core/transformer, core/models/common/embeddings.
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "engine/forward/module.h"
+
+namespace weighbridge::engine {
+namespace {
+
+using at::Tensor;
+using nlohmann::json;
+
+Tensor SequenceFirst(const Tensor& x) { return x.transpose(0, 1).contiguous(); }
+Tensor BatchFirst(const Tensor& x) { return x.transpose(0, 1); }
+
+// RotaryEmbedding._apply_scaling.
+Tensor ScaleLlama3(const Tensor& freqs, const json& rope) {
+  const double factor = rope.at("factor"), low = rope.at("low_freq_factor");
+  const double high = rope.at("high_freq_factor");
+  const double old_context = rope.at("original_max_position_embeddings");
+  const Tensor wavelen = (2 * std::numbers::pi) / freqs;
+  const Tensor inv = at::where(wavelen > old_context / low, freqs / factor, freqs);
+  const Tensor smooth = (old_context / wavelen - low) / (high - low);
+  const Tensor smoothed = (1 - smooth) * inv / factor + smooth * inv;
+  const Tensor is_medium = (wavelen < old_context / high)
+                               .logical_not()
+                               .logical_and((wavelen > old_context / low).logical_not());
+  return at::where(is_medium, smoothed, inv);
+}
+
+// YarnRotaryEmbedding.get_emb.
+Tensor YarnInverse(const json& rope, int64_t dim, double base, const at::TensorOptions& options) {
+  const double scaling = rope.at("factor");
+  const double original = rope.at("original_max_position_embeddings");
+  const Tensor steps = at::arange(0, dim, 2, options) / static_cast<double>(dim);
+  const Tensor extra = 1.0 / at::pow(base, steps);
+  const Tensor inter = 1.0 / (scaling * at::pow(base, steps));
+  const auto correction_dim = [&](double rotations) {
+    return (static_cast<double>(dim) * std::log(original / (rotations * 2 * std::numbers::pi))) /
+           (2 * std::log(base));
+  };
+  double from = correction_dim(rope.at("beta_fast")), to = correction_dim(rope.at("beta_slow"));
+  if (rope.at("truncate")) {
+    from = std::floor(from);
+    to = std::ceil(to);
+  }
+  from = std::max(from, 0.0);
+  to = std::min(to, static_cast<double>(dim - 1));
+  if (from == to) to += 0.001;
+  const Tensor mask = 1.0 - ((at::arange(dim / 2, options) - from) / (to - from)).clamp(0, 1);
+  return inter * (1 - mask) + extra * mask;
+}
+
+Tensor GeluTanh(const Tensor& x) {
+  return 0.5 * x * (1.0 + at::tanh(0.79788456 * x * (1 + 0.044715 * x * x)));
+}
+
+class MegatronStage final : public Stage {
+ public:
+  MegatronStage(const json& spec, const Weights& weights) : spec_(spec), w_(weights) {}
+
+  bool Has(ModuleId id) const override {
+    switch (id) {
+      case ModuleId::kEmbedding:
+        return w_.Has("embedding.word_embeddings.weight");
+      case ModuleId::kInputNorm:
+        return !InputNorm().empty();
+      case ModuleId::kQkv:
+      case ModuleId::kCoreAttention:
+        return w_.Has("self_attention.linear_proj.weight");
+      case ModuleId::kDeltaNet:
+        return w_.Has("self_attention.conv1d.weight");
+      case ModuleId::kMamba:
+        return w_.Has("mixer.conv1d_weight");
+      case ModuleId::kProjection:
+      case ModuleId::kAttentionResidual:
+        return w_.Has("self_attention.linear_proj.weight") ||
+               w_.Has("self_attention.out_proj.weight") || w_.Has("mixer.out_proj.weight");
+      case ModuleId::kQkNorm:
+        return w_.Has("self_attention.q_layernorm.weight");
+      case ModuleId::kRope:
+        return w_.Has("self_attention.linear_proj.weight") &&
+               !spec_.value("rope", json()).is_null();
+      case ModuleId::kPostAttentionNorm:
+        return w_.Has("self_attention.linear_proj.post_layernorm.weight");
+      case ModuleId::kPreMlpNorm:
+        return w_.Has("mlp.linear_fc1.layer_norm_weight") || w_.Has("pre_mlp_layernorm.weight");
+      case ModuleId::kRouter:
+      case ModuleId::kExperts:
+        return w_.Has("mlp.router.weight");
+      case ModuleId::kSharedExperts:
+        return w_.Has("mlp.shared_experts.linear_fc2.weight");
+      case ModuleId::kMlp:
+        return w_.Has("mlp.linear_fc2.weight");
+      case ModuleId::kPostMlpNorm:
+        return w_.Has("mlp.linear_fc2.post_layernorm.weight");
+      case ModuleId::kMlpResidual:
+        return w_.Has("mlp.linear_fc2.weight") || w_.Has("mlp.router.weight");
+      case ModuleId::kFinalNorm:
+        return w_.Has("decoder.final_layernorm.weight") || w_.Has("decoder.final_norm.weight");
+      case ModuleId::kLogits:
+        return w_.Has("output_layer.weight");
+    }
+    return false;
+  }
+
+  std::vector<Tensor> Run(ModuleId id, std::span<const Tensor> in) const override {
+    switch (id) {
+      case ModuleId::kEmbedding:
+        return {Embedding(in[0])};
+      case ModuleId::kInputNorm:
+        return {Norm(in[0], InputNorm(), "input")};
+      case ModuleId::kQkv:
+        return spec_.value("latent", json()).is_null() ? Qkv(in[0]) : LatentQkv(in[0]);
+      case ModuleId::kQkNorm:
+        return {HeadNorm(in[0], "self_attention.q_layernorm."),
+                HeadNorm(in[1], "self_attention.k_layernorm.")};
+      case ModuleId::kRope:
+        return Rotary(in[0], in[1]);
+      case ModuleId::kCoreAttention:
+        return {DotProductAttention(in[0], in[1], in[2])};
+      case ModuleId::kProjection:
+        return {BatchFirst(Project(SequenceFirst(in[0]), in[1]))};
+      case ModuleId::kDeltaNet:
+        return {BatchFirst(GatedDeltaNet(SequenceFirst(in[0])))};
+      case ModuleId::kMamba:
+        return {BatchFirst(MambaMixer(SequenceFirst(in[0])))};
+      case ModuleId::kPostAttentionNorm:
+        return {Norm(in[0], "self_attention.linear_proj.post_layernorm.", "post_attention")};
+      case ModuleId::kAttentionResidual:
+      case ModuleId::kMlpResidual:
+        return {in[1] + in[0]};
+      case ModuleId::kPreMlpNorm:
+        return {Norm(in[0],
+                     w_.Has("pre_mlp_layernorm.weight") ? "pre_mlp_layernorm."
+                                                        : "mlp.linear_fc1.layer_norm_",
+                     "pre_mlp")};
+      case ModuleId::kRouter:
+        return TopKRouter(in[0]);
+      case ModuleId::kExperts:
+        return {GroupedMlp(in[0], in[1])};
+      case ModuleId::kSharedExperts:
+        return {in[0] + SharedExpertMlp(in[1])};
+      case ModuleId::kMlp:
+        return {BatchFirst(Mlp(SequenceFirst(in[0]), "mlp."))};
+      case ModuleId::kPostMlpNorm:
+        return {Norm(in[0], "mlp.linear_fc2.post_layernorm.", "post_mlp")};
+      case ModuleId::kFinalNorm:
+        return {Norm(in[0],
+                     w_.Has("decoder.final_norm.weight") ? "decoder.final_norm."
+                                                         : "decoder.final_layernorm.",
+                     "final")};
+      case ModuleId::kLogits:
+        return {OutputLayer(in[0])};
+    }
+    throw Unsupported("a module that is not known");
+  }
+
+ private:
+  // VocabParallelEmbedding on one rank, and what the class of the family multiplies it by.
+  Tensor Embedding(const Tensor& ids) const {
+    const Tensor& table = w_.Stored("embedding.word_embeddings.weight");
+    const Tensor rows = at::embedding(table, ids).to(at::kFloat);
+    return rows * spec_.at("embedding_scale").get<double>();
+  }
+
+  // Which module holds the norm before the mixer; empty: none does.
+  std::string InputNorm() const {
+    for (const char* name : {"input_layernorm.", "self_attention.linear_qkv.layer_norm_",
+                             "self_attention.in_proj.layer_norm_", "mixer.in_proj.layer_norm_"}) {
+      if (w_.Has(std::string(name) + "weight")) return name;
+    }
+    return "";
+  }
+
+  // `name` ends before "weight".
+  Tensor Norm(const Tensor& x, const std::string& name, const char* which) const {
+    const json& norm = spec_.at("norm");
+    const at::ScalarType dtype = x.scalar_type();
+    const double eps = norm.at("epsilon").at(which);
+    const Tensor stored = w_.Get(name + "weight", dtype);
+    const Tensor gain = norm.at("one_plus") ? 1 + stored : stored;
+    const std::string kind = norm.at("kind");
+    if (kind == "RMSNorm") {
+      const Tensor inverse = at::rsqrt(x.pow(2).mean(-1, true).add(eps));
+      return x.mul(inverse).mul(gain);
+    }
+    const Tensor centred = x - x.mean(-1, true);
+    const Tensor inverse = at::rsqrt(centred.pow(2).mean(-1, true).add(eps));
+    const Tensor y = centred.mul(inverse).mul(gain);
+    const Tensor bias = w_.GetIf(name + "bias", dtype);
+    return bias.defined() ? y + bias : y;
+  }
+
+  Tensor HeadNorm(const Tensor& x, const std::string& name) const {
+    if (w_.Stored(name + "weight").numel() == x.size(-1)) return Norm(x, name, "qk");
+    // A norm over the whole projection: its module sees all heads at once.
+    return Norm(x.reshape({x.size(0), x.size(1), -1}), name, "qk").reshape(x.sizes());
+  }
+
+  // `name` ends before "weight".
+  Tensor Linear(const Tensor& x, const std::string& name) const {
+    const Tensor y = at::matmul(x, w_.Get(name + "weight", x.scalar_type()).t());
+    const Tensor bias = w_.GetIf(name + "bias", x.scalar_type());
+    return bias.defined() ? y + bias : y;
+  }
+
+  // SelfAttention.get_query_key_value_tensors.
+  std::vector<Tensor> Qkv(const Tensor& normed) const {
+    const int64_t heads = spec_.at("heads"), groups = spec_.at("groups");
+    const int64_t channels = spec_.at("head_dim"), per_group = heads / groups;
+    const Tensor mixed = Linear(SequenceFirst(normed), "self_attention.linear_qkv.");
+    const int64_t s = mixed.size(0), b = mixed.size(1);
+    if (spec_.at("gated_attention")) {
+      // [queries, their gates, key, value] of each group.
+      const int64_t q = per_group * channels;
+      const auto gated = mixed.view({s, b, groups, 2 * (per_group + 1) * channels})
+                             .split_with_sizes({q, q, channels, channels}, 3);
+      return {BatchFirst(gated[0].reshape({s, b, heads, channels})), BatchFirst(gated[2]),
+              BatchFirst(gated[3]), BatchFirst(gated[1].reshape({s, b, heads, channels}))};
+    }
+    const auto parts = mixed.view({s, b, groups, (per_group + 2) * channels})
+                           .split_with_sizes({per_group * channels, channels, channels}, 3);
+    const Tensor query = parts[0].reshape({s, b, heads, channels});
+    return {BatchFirst(query), BatchFirst(parts[1]), BatchFirst(parts[2])};
+  }
+
+  Tensor Project(const Tensor& context, const Tensor& gate) const {
+    if (w_.Has("mixer.out_proj.weight")) return Linear(context, "mixer.out_proj.");
+    if (w_.Has("self_attention.out_proj.weight"))
+      return Linear(context, "self_attention.out_proj.");
+    const std::string name = "self_attention.linear_proj.";
+    if (!gate.defined()) return Linear(context, name);
+    return Linear(context * at::sigmoid(SequenceFirst(gate).flatten(2)), name);
+  }
+
+  // Depthwise and causal, then SiLU, over [s, b, channels]: the sum of shifted copies.
+  Tensor CausalConv(const Tensor& x, const Tensor& weight, const Tensor& bias) const {
+    const int64_t width = weight.size(-1), s = x.size(0);
+    const Tensor padded =
+        at::cat({at::zeros({width - 1, x.size(1), x.size(2)}, x.options()), x}, 0);
+    Tensor y = at::zeros_like(x);
+    for (int64_t tap = 0; tap < width; ++tap) {
+      y = y + padded.slice(0, tap, tap + s) * weight.select(-1, tap).flatten();
+    }
+    if (bias.defined()) y = y + bias;
+    return y * at::sigmoid(y);
+  }
+
+  // GatedDeltaNet.forward; the rule itself token by token.
+  Tensor GatedDeltaNet(const Tensor& hidden) const {
+    const json& net = spec_.at("delta_net");
+    const int64_t nk = net.at("key_heads"), nv = net.at("value_heads");
+    const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
+    const int64_t s = hidden.size(0), b = hidden.size(1);
+    const at::ScalarType dtype = hidden.scalar_type();
+    const auto parts = Linear(hidden, "self_attention.in_proj.")
+                           .split_with_sizes({2 * nk * dk + nv * dv, nv * dv, nv, nv}, -1);
+    const Tensor qkv =
+        CausalConv(parts[0], w_.Get("self_attention.conv1d.weight", dtype), Tensor());
+    const auto unit = [&](const Tensor& t) {
+      const Tensor heads = t.reshape({s, b, nk, dk});
+      const Tensor norm = (heads * heads).sum(-1, true) + 1e-6;
+      return (heads / norm.sqrt()).repeat_interleave(nv / nk, 2);
+    };
+    const Tensor query = unit(qkv.slice(-1, 0, nk * dk)) * std::pow(static_cast<double>(dk), -0.5);
+    const Tensor key = unit(qkv.slice(-1, nk * dk, 2 * nk * dk));
+    const Tensor value = qkv.slice(-1, 2 * nk * dk, qkv.size(-1)).reshape({s, b, nv, dv});
+    const Tensor beta = at::sigmoid(parts[2]);
+    const Tensor g = -at::exp(w_.Get("self_attention.A_log", dtype)) *
+                     at::softplus(parts[3] + w_.Get("self_attention.dt_bias", dtype));
+    Tensor memory = at::zeros({b, nv, dk, dv}, hidden.options());
+    std::vector<Tensor> out;
+    for (int64_t t = 0; t < s; ++t) {
+      memory = memory * at::exp(g.select(0, t)).view({b, nv, 1, 1});
+      const Tensor k_row = key.select(0, t).unsqueeze(2);  // [b, nv, 1, dk]
+      const Tensor error = value.select(0, t).unsqueeze(2) - at::matmul(k_row, memory);
+      memory =
+          memory + at::matmul(k_row.transpose(2, 3), error * beta.select(0, t).view({b, nv, 1, 1}));
+      out.push_back(at::matmul(query.select(0, t).unsqueeze(2), memory).squeeze(2));
+    }
+    const Tensor core = Norm(at::stack(out, 0), "self_attention.out_norm.", "mixer");
+    const Tensor z = parts[1].reshape({s, b, nv, dv});
+    return (core * (z * at::sigmoid(z))).reshape({s, b, nv * dv});
+  }
+
+  // MambaMixer.forward: [z | x | B | C | dt] of one projection.
+  Tensor MambaMixer(const Tensor& hidden) const {
+    const json& mamba = spec_.at("mamba");
+    const int64_t nheads = mamba.at("heads"), headdim = mamba.at("head_dim");
+    const int64_t ngroups = mamba.at("groups"), d_state = mamba.at("state");
+    const int64_t d_inner = nheads * headdim, bc = ngroups * d_state;
+    const int64_t s = hidden.size(0), b = hidden.size(1);
+    const at::ScalarType dtype = hidden.scalar_type();
+    const Tensor projected = Linear(hidden, "mixer.in_proj.");
+    const Tensor z = projected.slice(-1, 0, d_inner);
+    const Tensor xbc =
+        CausalConv(projected.slice(-1, d_inner, 2 * d_inner + 2 * bc),
+                   w_.Get("mixer.conv1d_weight", dtype), w_.GetIf("mixer.conv1d_bias", dtype));
+    const Tensor x = xbc.slice(-1, 0, d_inner).reshape({s, b, nheads, headdim});
+    const auto shared = [&](int64_t begin) {
+      return xbc.slice(-1, begin, begin + bc)
+          .reshape({s, b, ngroups, d_state})
+          .repeat_interleave(nheads / ngroups, 2);
+    };
+    const Tensor B = shared(d_inner), C = shared(d_inner + bc);
+    Tensor dt = at::softplus(projected.slice(-1, 2 * d_inner + 2 * bc, projected.size(-1)) +
+                             w_.Get("mixer.dt_bias", dtype));
+    if (const double least = mamba.at("dt_min"); least > 0) dt = dt.clamp_min(least);
+    const Tensor A = -at::exp(w_.Get("mixer.A_log", dtype));
+    Tensor ssm = at::zeros({b, nheads, headdim, d_state}, hidden.options());
+    std::vector<Tensor> out;
+    for (int64_t t = 0; t < s; ++t) {
+      const Tensor step = dt.select(0, t);  // [b, heads]
+      const Tensor update = at::matmul(x.select(0, t).unsqueeze(-1),
+                                       (B.select(0, t) * step.unsqueeze(-1)).unsqueeze(-2));
+      ssm = ssm * at::exp(step * A).view({b, nheads, 1, 1}) + update;
+      out.push_back(at::matmul(ssm, C.select(0, t).unsqueeze(-1)).squeeze(-1));
+    }
+    const Tensor y = at::stack(out, 0) + x * w_.Get("mixer.D", dtype).view({1, 1, nheads, 1});
+    const Tensor gated = y.reshape({s, b, d_inner}) * (z * at::sigmoid(z));
+    const Tensor groups = gated.reshape({s, b, ngroups, d_inner / ngroups});
+    const double eps = spec_.at("norm").at("epsilon").at("mixer");
+    const Tensor normed = groups / (groups.pow(2).mean(-1, true) + eps).sqrt();
+    return normed.reshape({s, b, d_inner}) * w_.Get("mixer.norm.weight", dtype);
+  }
+
+  // MLASelfAttention.get_query_key_value_tensors, before the rotation.
+  std::vector<Tensor> LatentQkv(const Tensor& normed) const {
+    const json& latent = spec_.at("latent");
+    const int64_t heads = spec_.at("heads"), nope = latent.at("nope"), pe = latent.at("rope");
+    const int64_t value = latent.at("value");
+    const Tensor hidden = SequenceFirst(normed);
+    const int64_t s = hidden.size(0), b = hidden.size(1);
+    Tensor q;
+    if (w_.Has("self_attention.linear_q_down_proj.weight")) {
+      const Tensor down = Linear(hidden, "self_attention.linear_q_down_proj.");
+      q = Linear(Norm(down, "self_attention.linear_q_up_proj.layer_norm_", "latent"),
+                 "self_attention.linear_q_up_proj.");
+    } else {
+      q = Linear(hidden, "self_attention.linear_q_proj.");
+    }
+    q = q.view({s, b, heads, nope + pe});
+    const Tensor combined = Linear(hidden, "self_attention.linear_kv_down_proj.");
+    const int64_t rank = combined.size(-1) - pe;
+    const auto kv_parts = combined.split_with_sizes({rank, pe}, -1);
+    const Tensor kv =
+        Linear(Norm(kv_parts[0], "self_attention.linear_kv_up_proj.layer_norm_", "latent"),
+               "self_attention.linear_kv_up_proj.")
+            .view({s, b, heads, nope + value});
+    const auto parts = kv.split_with_sizes({nope, value}, -1);
+    const Tensor k_pe = kv_parts[1].unsqueeze(2).expand({s, b, heads, pe});
+    return {BatchFirst(q), BatchFirst(at::cat({parts[0], k_pe}, -1)), BatchFirst(parts[1])};
+  }
+
+  // [s, 1, 1, channels]; the positions of a plain table may be divided.
+  Tensor Angles(const json& rope, int64_t length, const at::TensorOptions& options) const {
+    const double base = rope.at("base");
+    const int64_t dim = rope.at("channels");
+    const std::string kind = rope.at("kind");
+    Tensor inverse, positions = at::arange(length, options);
+    if (kind == "yarn") {
+      inverse = YarnInverse(rope, dim, base, options);
+    } else {
+      inverse = 1.0 / at::pow(base, at::arange(0, dim, 2, options) / static_cast<double>(dim));
+      if (kind == "llama3") inverse = ScaleLlama3(inverse, rope);
+      inverse = inverse / rope.value("divided_by", 1.0);
+      const double interpolated = rope.value("interpolation", 1.0);
+      if (interpolated != 1) positions = positions * (1 / interpolated);
+    }
+    const Tensor freqs = at::outer(positions, inverse);
+    const Tensor both = InterleavedHeads() ? at::stack({freqs, freqs}, -1).view({length, -1})
+                                           : at::cat({freqs, freqs}, -1);
+    return both.view({length, 1, 1, -1});
+  }
+
+  bool Latent() const { return !spec_.value("latent", json()).is_null(); }
+  bool InterleavedHeads() const { return spec_.at("rope").at("pairs") && !Latent(); }
+
+  // _apply_rotary_pos_emb_bshd.
+  Tensor ApplyRotary(const Tensor& t, const Tensor& angles, double mscale) const {
+    const int64_t dim = angles.size(-1);
+    Tensor rotated = t.slice(-1, 0, dim);
+    if (Latent() && spec_.at("rope").at("pairs")) {
+      rotated = at::cat({rotated.slice(-1, 0, dim, 2), rotated.slice(-1, 1, dim, 2)}, -1);
+    }
+    const Tensor cos = at::cos(angles) * mscale, sin = at::sin(angles) * mscale;
+    Tensor turned;
+    if (InterleavedHeads()) {
+      const Tensor x1 = rotated.slice(-1, 0, dim, 2), x2 = rotated.slice(-1, 1, dim, 2);
+      turned = at::stack({-x2, x1}, -1).view(rotated.sizes());
+    } else {
+      turned = at::cat({-rotated.slice(-1, dim / 2, dim), rotated.slice(-1, 0, dim / 2)}, -1);
+    }
+    return at::cat({rotated * cos + turned * sin, t.slice(-1, dim, t.size(-1))}, -1);
+  }
+
+  std::vector<Tensor> Rotary(const Tensor& q, const Tensor& k) const {
+    const json& rope = spec_.at("rope");
+    const Tensor angles = Angles(rope, q.size(1), q.options());
+    const double mscale = rope.at("attention_factor");
+    std::vector<Tensor> out;
+    for (const Tensor& x : {q, k}) {
+      const Tensor t = SequenceFirst(x);
+      if (Latent()) {
+        const int64_t nope = t.size(-1) - angles.size(-1);
+        const Tensor pe = ApplyRotary(t.slice(-1, nope, t.size(-1)), angles, mscale);
+        out.push_back(BatchFirst(at::cat({t.slice(-1, 0, nope), pe}, -1)));
+      } else {
+        out.push_back(BatchFirst(ApplyRotary(t, angles, mscale)));
+      }
+    }
+    return out;
+  }
+
+  // True where attention is masked; the window counts both ends.
+  Tensor Masked(int64_t length) const {
+    const Tensor all = at::ones({length, length}, at::TensorOptions().dtype(at::kBool));
+    Tensor masked = all.triu(1);
+    const json window = spec_.at("attention").at("window");
+    if (!window.is_null()) masked = masked.logical_or(all.tril(-window.get<int64_t>()));
+    return masked;
+  }
+
+  // DotProductAttention.forward of the unfused core.
+  Tensor DotProductAttention(const Tensor& q, const Tensor& k, const Tensor& v) const {
+    const json& attention = spec_.at("attention");
+    const int64_t b = q.size(0), s = q.size(1), heads = q.size(2);
+    const auto heads_first = [&](const Tensor& x) {
+      const Tensor wide = x.size(2) == heads ? x : x.repeat_interleave(heads / x.size(2), 2);
+      return wide.permute({0, 2, 1, 3}).reshape({b * heads, s, x.size(-1)});
+    };
+    Tensor scores =
+        at::baddbmm(at::zeros({b * heads, s, s}, q.options()), heads_first(q),
+                    heads_first(k).transpose(1, 2), 0.0, attention.at("scale").get<double>())
+            .view({b, heads, s, s});
+    const json cap = attention.at("softcap");
+    if (!cap.is_null()) {
+      const auto c = cap.get<double>();
+      scores = c * at::tanh(scores / c);
+    }
+    scores = scores.masked_fill(Masked(s), -std::numeric_limits<double>::infinity());
+    const Tensor context = at::bmm(Probabilities(scores).view({b * heads, s, s}), heads_first(v));
+    return context.view({b, heads, s, -1}).permute({0, 2, 1, 3}).reshape({b, s, -1});
+  }
+
+  // FusedScaleMaskSoftmax, with the sink of SoftmaxOne.
+  Tensor Probabilities(const Tensor& scores) const {
+    const std::string sinks = spec_.at("attention").at("sinks");
+    if (sinks == "none") return at::softmax(scores, -1);
+    const Tensor offset =
+        sinks == "learned"
+            ? w_.Get("self_attention.core_attention.softmax_offset", scores.scalar_type())
+            : at::zeros({scores.size(1)}, scores.options());
+    const Tensor column =
+        offset.view({1, -1, 1, 1}).expand({scores.size(0), scores.size(1), scores.size(2), 1});
+    const Tensor wide = at::softmax(at::cat({scores, column}, -1), -1);
+    return wide.slice(-1, 0, wide.size(-1) - 1).contiguous();
+  }
+
+  Tensor ActivationFunc(const Tensor& x) const {
+    const std::string name = spec_.at("activation").at("function");
+    if (name == "silu") return x * at::sigmoid(x);
+    if (name == "gelu") return at::gelu(x);
+    if (name == "fast_gelu") return GeluTanh(x);
+    if (name == "quick_gelu") return x * at::sigmoid(1.702 * x);
+    if (name == "squared_relu") return at::pow(at::relu(x), 2);
+    if (name == "relu") return at::relu(x);
+    throw Unsupported("the activation '" + name + "' on the Megatron side");
+  }
+
+  // MLP.forward between the two matrices.
+  Tensor Activated(const Tensor& intermediate) const {
+    const json& a = spec_.at("activation");
+    if (!a.at("gated")) return ActivationFunc(intermediate);
+    const auto halves = intermediate.chunk(2, -1);
+    Tensor glu = halves[0], linear = halves[1];
+    if (const double clamp = a.at("clamp"); clamp != 0) {
+      glu = glu.clamp_max(clamp);
+      linear = linear.clamp(-clamp, clamp);
+    }
+    const double offset = a.at("offset");
+    return ActivationFunc(glu) * (offset == 0 ? linear : linear + offset);
+  }
+
+  Tensor Mlp(const Tensor& x, const std::string& prefix) const {
+    return Linear(Activated(Linear(x, prefix + "linear_fc1.")), prefix + "linear_fc2.");
+  }
+
+  // topk_routing_with_score_function.
+  std::vector<Tensor> TopKRouter(const Tensor& hidden) const {
+    const json& router = spec_.at("router");
+    const int64_t topk = router.at("topk");
+    const Tensor logits = Linear(SequenceFirst(hidden), "mlp.router.");
+    const std::string function = router.at("score");
+    Tensor choice, probs, top;
+    if (function == "softmax") {
+      const bool pre_softmax = !router.at("normalized");
+      choice = pre_softmax ? at::softmax(logits, -1) : logits;
+      choice = LimitGroups(choice, router.at("groups"));
+      top = std::get<1>(choice.topk(topk, -1));
+      const Tensor chosen = (pre_softmax ? at::softmax(logits, -1) : logits).gather(-1, top);
+      probs = pre_softmax ? chosen : at::softmax(chosen, -1);
+    } else if (function == "sigmoid") {
+      const Tensor scores = at::sigmoid(logits);
+      const Tensor bias = w_.GetIf("mlp.router.expert_bias", hidden.scalar_type());
+      choice = LimitGroups(bias.defined() ? scores + bias : scores, router.at("groups"));
+      top = std::get<1>(choice.topk(topk, -1));
+      probs = scores.gather(-1, top);
+      if (router.at("normalized")) probs = probs / (probs.sum(-1, true) + 1e-20);
+    } else {
+      throw Unsupported("routers with the score function '" + function + "'");
+    }
+    probs = probs * router.at("scaling").get<double>();
+    return {BatchFirst(at::zeros_like(logits).scatter(-1, top, probs)), BatchFirst(choice)};
+  }
+
+  // group_limited_topk.
+  static Tensor LimitGroups(const Tensor& scores, const json& rule) {
+    if (rule.is_null()) return scores;
+    const int64_t groups = rule.at(0), kept = rule.at(1), members = rule.at(2);
+    const int64_t experts = scores.size(-1);
+    const Tensor flat = scores.reshape({-1, experts});
+    const Tensor group_scores =
+        std::get<0>(flat.view({-1, groups, experts / groups}).topk(members, -1)).sum(-1);
+    const Tensor index = std::get<1>(group_scores.topk(kept, -1));
+    const Tensor group_mask = at::zeros_like(group_scores).scatter(1, index, 1);
+    const Tensor mask = group_mask.unsqueeze(-1)
+                            .expand({-1, groups, experts / groups})
+                            .reshape({-1, experts})
+                            .to(at::kBool);
+    return flat.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity())
+        .view(scores.sizes());
+  }
+
+  // The weights go onto the activations, before the second matrix; its bias is weighted too.
+  Tensor GroupedMlp(const Tensor& hidden, const Tensor& routing) const {
+    const Tensor tokens = SequenceFirst(hidden).flatten(0, 1);
+    const Tensor probs = SequenceFirst(routing).flatten(0, 1);
+    Tensor combined = at::zeros_like(tokens);
+    for (int64_t e = 0; e < probs.size(1); ++e) {
+      const Tensor permuted = probs.select(1, e).nonzero().flatten();
+      if (permuted.numel() == 0) continue;
+      const std::string suffix = std::to_string(e);
+      const auto matrix = [&](const char* which, const char* part) {
+        return w_.GetIf(std::string("mlp.experts.") + which + "." + part + suffix,
+                        tokens.scalar_type());
+      };
+      Tensor fc1 = at::matmul(tokens.index_select(0, permuted), matrix("linear_fc1", "weight").t());
+      if (const Tensor bias = matrix("linear_fc1", "bias"); bias.defined()) fc1 = fc1 + bias;
+      const Tensor prob = probs.select(1, e).index_select(0, permuted).unsqueeze(-1);
+      Tensor fc2 = at::matmul(Activated(fc1) * prob, matrix("linear_fc2", "weight").t());
+      if (const Tensor bias = matrix("linear_fc2", "bias"); bias.defined()) fc2 = fc2 + bias * prob;
+      combined.index_add_(0, permuted, fc2);
+    }
+    return BatchFirst(combined.view({hidden.size(1), hidden.size(0), -1}));
+  }
+
+  Tensor SharedExpertMlp(const Tensor& hidden) const {
+    const Tensor x = SequenceFirst(hidden);
+    Tensor y = Mlp(x, "mlp.shared_experts.");
+    const Tensor gate = w_.GetIf("mlp.shared_experts.gate_weight", x.scalar_type());
+    if (gate.defined()) y = y * at::sigmoid(at::matmul(x, gate.t()));
+    return BatchFirst(y);
+  }
+
+  Tensor OutputLayer(const Tensor& x) const {
+    Tensor logits =
+        w_.TimesTall(SequenceFirst(x), "output_layer.weight", spec_.at("vocab").get<int64_t>());
+    if (const double scale = spec_.at("logits_scale"); scale != 1) logits = logits * scale;
+    const json cap = spec_.at("logits_softcap");
+    if (!cap.is_null()) logits = cap.get<double>() * at::tanh(logits / cap.get<double>());
+    return BatchFirst(logits);
+  }
+
+  const json spec_;
+  const Weights& w_;
+};
+
+}  // namespace
+
+std::unique_ptr<Stage> MakeMegatronStage(const json& spec, const Weights& weights) {
+  return std::make_unique<MegatronStage>(spec, weights);
+}
+
+}  // namespace weighbridge::engine

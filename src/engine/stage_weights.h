@@ -1,0 +1,59 @@
+// The tensors of one stage of one side, read when the stage is due and dropped after it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "checks/parameter_source.h"
+#include "engine/component.h"
+#include "engine/describe.h"
+#include "formats/checkpoint.h"
+
+namespace weighbridge {
+
+// Views into files, and the bytes that are in none.
+struct StageTensors {
+  std::vector<NamedTensor> tensors;
+  std::vector<std::unique_ptr<std::vector<std::byte>>> owned;
+
+  std::span<std::byte> Own(uint64_t bytes);
+};
+
+// Appends the stage's tensors as "SIDE.ROLE" and completes `spec`. Errors: those of HfTensorsOf;
+// kNotFound "tensor-missing".
+Status AddHfTensors(const Model& model, const Checkpoint& hf, StageId stage,
+                    const std::string& side, nlohmann::json& spec, StageTensors& out);
+
+// The same of Megatron's parameters, joined along their plans. Errors: those of
+// ParameterSource::Open and GatherElements.
+Status AddMegatronTensors(const Model& model, const ParameterSource& source, StageId stage,
+                          const std::string& side, StageTensors& out);
+
+// Activations that were captured elsewhere: a safetensors file with `input_ids` and, of
+// transformers, `hf_hidden_I` [b, s, h] (I = 0 the embedding, the last one after the final norm)
+// and `hf_logits`, of Megatron `meg_hidden_I_sbh` [s, b, h] (I the layer, counted from 1, whose
+// output it is) and `meg_logits`.
+class Recording {
+ public:
+  // Errors: those of OpenCheckpoint; kInvalid "recording" when it is none, of another model or of
+  // another length.
+  static Result<Recording> Open(const std::string& path, const Model& model, bool of_hf);
+
+  const std::vector<std::vector<int64_t>>& token_ids() const { return ids_; }
+  const Checkpoint& file() const { return *file_; }
+  // Appends what it has of the stage as "SIDE.recorded.PART".
+  void Add(StageId stage, int64_t layers, const std::string& side, StageTensors& out) const;
+  bool sequence_first() const { return !of_hf_; }
+
+ private:
+  std::shared_ptr<const Checkpoint> file_;
+  std::vector<std::vector<int64_t>> ids_;
+  bool of_hf_ = true;
+};
+
+}  // namespace weighbridge

@@ -1,0 +1,128 @@
+// What the engine is told of a model: numbers of either side, and tensors by their role.
+#include "engine/describe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "family/effects/effects.h"
+#include "family/library.h"
+#include "family/model.h"
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+using ::testing::Contains;
+using ::testing::Field;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Result<Model> ToyModel(const std::string& family, const json& changes = json::object()) {
+  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
+  WB_TRY(const FamilySpec* spec, kLibrary.Find(family));
+  json config = spec->toy;
+  config["architectures"] = spec->hf_architectures;
+  for (const auto& [key, value] : changes.items()) config[key] = value;
+  return Model::Expand(*spec, config, {});
+}
+
+std::vector<HfUse> LayerOf(const Model& model, json& spec, int64_t layer = 0) {
+  auto uses = HfTensorsOf(model, {StageKind::kLayer, layer}, spec);
+  EXPECT_TRUE(uses) << uses.error().what;
+  return uses ? *uses : std::vector<HfUse>();
+}
+
+TEST(EngineDescription, NamesTheTensorsOfALayerAsTransformersUsesThem) {
+  const auto model = ToyModel("llama");
+  json spec;
+  const std::vector<HfUse> uses = LayerOf(*model, spec, 1);
+  EXPECT_EQ(uses.size(), 9u);
+  for (const auto& [role, tensor] :
+       {std::pair("k_proj.weight", "model.layers.1.self_attn.k_proj.weight"),
+        std::pair("pre_mlp_norm.weight", "model.layers.1.post_attention_layernorm.weight"),
+        std::pair("up_proj.weight", "model.layers.1.mlp.up_proj.weight")}) {
+    EXPECT_THAT(uses, Contains(Field(&HfUse::tensor, tensor))) << role;
+  }
+}
+
+TEST(EngineDescription, GivesBothSidesOfATiedModelTheEmbeddingAsTheirHead) {
+  const auto model = ToyModel("llama", {{"tie_word_embeddings", true}});
+  json spec;
+  const auto uses = HfTensorsOf(*model, {StageKind::kOutput}, spec);
+  ASSERT_TRUE(uses);
+  EXPECT_THAT(*uses, Contains(Field(&HfUse::tensor, "model.embed_tokens.weight")));
+  const auto megatron = MegatronTensorsOf(*model, {StageKind::kOutput});
+  EXPECT_THAT(megatron, Contains(Field(&MegatronUse::role, "output_layer.weight")));
+}
+
+TEST(EngineDescription, SaysHowStackedExpertsStandInTheirTensor) {
+  const auto model = ToyModel("gpt_oss");
+  json spec;
+  const std::vector<HfUse> uses = LayerOf(*model, spec);
+  EXPECT_EQ(spec, (json{{"experts_transposed", true}, {"experts_interleaved", true}}));
+  EXPECT_THAT(uses, Contains(Field(&HfUse::role, "experts.gate_up_proj")));
+  EXPECT_THAT(uses, Not(Contains(Field(&HfUse::role, HasSubstr("experts.0.")))));
+  const auto megatron = MegatronTensorsOf(*model, {StageKind::kLayer, 0});
+  EXPECT_THAT(megatron, Contains(Field(&MegatronUse::role, "mlp.experts.linear_fc1.weight3")));
+}
+
+TEST(EngineDescription, HasTheFormulaOfAScaledRopeTable) {
+  const json scaling = {{"rope_type", "llama3"},
+                        {"factor", 32.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 64}};
+  const auto model = ToyModel("llama", {{"rope_scaling", scaling}});
+  const auto side = HfSide(*model);
+  ASSERT_TRUE(side);
+  const auto spec = DescribeStage(*side, *model, {StageKind::kLayer, 0});
+  ASSERT_TRUE(spec) << spec.error().what;
+  const json& rope = spec->at("rope");
+  EXPECT_EQ(rope.at("kind"), "llama3");
+  EXPECT_EQ(rope.at("factor"), 32.0);
+  EXPECT_EQ(rope.at("original_max_position_embeddings"), 64.0);
+  EXPECT_EQ(rope.at("pairs"), false);
+}
+
+TEST(EngineDescription, HasTheWindowAndTheTableOfEachLayer) {
+  const auto model = ToyModel("gemma3");
+  const auto side = HfSide(*model);
+  ASSERT_TRUE(side);
+  const auto local = DescribeStage(*side, *model, {StageKind::kLayer, 0});
+  const auto global = DescribeStage(*side, *model, {StageKind::kLayer, 1});
+  ASSERT_TRUE(local && global);
+  EXPECT_EQ(local->at("attention").at("window"), 16);
+  EXPECT_TRUE(global->at("attention").at("window").is_null());
+  EXPECT_EQ(local->at("rope").at("base"), 10000.0);
+  EXPECT_EQ(global->at("rope").at("base"), 1000000.0);
+}
+
+TEST(EngineDescription, NamesTheTensorsOfAMixerThatIsAStackOfItsOwn) {
+  const auto model = ToyModel("qwen3_next");
+  ASSERT_TRUE(model) << model.error().what;
+  json spec;
+  const std::vector<HfUse> uses = LayerOf(*model, spec);
+  EXPECT_THAT(uses, Contains(Field(&HfUse::role, "delta_net.in_proj_qkvz.weight")));
+  EXPECT_THAT(uses, Not(Contains(Field(&HfUse::role, "o_proj.weight"))));
+  const auto megatron = MegatronTensorsOf(*model, {StageKind::kLayer, 0});
+  EXPECT_THAT(megatron, Contains(Field(&MegatronUse::role, "self_attention.out_norm.weight")));
+}
+
+TEST(EngineDescription, RefusesALayerThatNoBlockComputes) {
+  const auto model = ToyModel("llama4_text");
+  ASSERT_TRUE(model) << model.error().what;
+  const auto side = HfSide(*model);
+  ASSERT_TRUE(side);
+  const auto spec = DescribeStage(*side, *model, {StageKind::kLayer, 0});
+  ASSERT_FALSE(spec);
+  EXPECT_EQ(spec.error().kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(spec.error().what, HasSubstr("no block"));
+}
+
+}  // namespace
+}  // namespace weighbridge

@@ -1,0 +1,256 @@
+"""`compare`: our two models against transformers, and against what megatron-core computed (recordings)."""
+import contextlib
+import json
+import shutil
+
+import pytest
+
+from conftest import find_program
+
+ENGINE = find_program().parent / "libweighbridge_engine.so"
+if not ENGINE.exists():
+    pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): compare is not tested", allow_module_level=True)
+
+LENGTH = 48
+# Families of which both sides compute the same. Of those that see, the text model.
+CLEAN = ["arcee", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "gemma", "glm", "glm4_moe",
+         "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2", "llama", "minimax_m2", "ministral", "mistral",
+         "mixtral", "nemotron", "nemotron_h", "olmoe", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe",
+         "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3",
+         "solar_open", "stablelm", "starcoder2", "youtu"]
+# Megatron's classes build the norms after attention and MLP with an epsilon of their own.
+POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
+# Megatron-Core routes otherwise: a group counts with its sum; softmax has no bias on the choice.
+OTHER_ROUTER = ["deepseek_v2", "ernie4_5_moe"]
+# RoPE tables that are scaled; the toys' are plain.
+ROPE = {
+    "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40},
+}
+
+
+@pytest.fixture
+def compare(weighbridge, tmp_path):
+    """compare(ARGUMENT...) -> (CompletedProcess, the JSON report)."""
+
+    def call(*arguments):
+        report = tmp_path / "compare.json"
+        report.unlink(missing_ok=True)
+        result = weighbridge("compare", *arguments, "--json", report)
+        assert report.exists(), result.stdout + result.stderr
+        return result, json.loads(report.read_text())
+
+    return call
+
+
+@pytest.fixture
+def toy(weighbridge, tmp_path):
+    """toy(FAMILY, OPTION...) -> folder of a random float32 model."""
+
+    def call(family, *options):
+        folder = tmp_path / family
+        shutil.rmtree(folder, ignore_errors=True)
+        result = weighbridge("toy", folder, "--family", family, "--dtype", "fp32", *options)
+        assert result.returncode == 0, result.stderr
+        return folder
+
+    return call
+
+
+@contextlib.contextmanager
+def in_float64(monkeypatch):
+    """Casts to float32 inside of transformers' modules are left out: the truth has to be float64 all through."""
+    import torch
+    cast, softmax = torch.Tensor.to, torch.nn.functional.softmax
+
+    def wide(value):
+        return torch.float64 if value is torch.float32 else value
+
+    def to(self, *arguments, **options):
+        return cast(self, *map(wide, arguments), **{name: wide(value) for name, value in options.items()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", to)
+        patch.setattr(torch.Tensor, "type", to)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(torch.nn.functional, "softmax",
+                      lambda x, dim=None, dtype=None, **rest: softmax(x, dim=dim, dtype=wide(dtype), **rest))
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def states_of(folder, ids, dtype, monkeypatch):
+    """Every hidden state and the logits, as transformers computes them."""
+    import torch
+    import transformers
+    config = transformers.AutoConfig.from_pretrained(folder)
+    sees = hasattr(config, "vision_config")
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    # Grouped products of experts do not know float64.
+    model = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
+    with torch.no_grad(), in_float64(monkeypatch) if dtype == torch.float64 else contextlib.nullcontext():
+        out = model(ids, output_hidden_states=True, use_cache=False)
+    return [*out.hidden_states, out.logits]
+
+
+def ratio(ours, theirs, truth):
+    """The function rule: RMS of our error by that of transformers' own, which is at least one ULP."""
+    import math
+
+    import torch
+    rms = truth.pow(2).mean().sqrt().item()
+    error = (ours.double() - truth).pow(2).mean().sqrt().item()
+    floor = (theirs.double() - truth).pow(2).mean().sqrt().item()
+    assert math.isfinite(error) and ours.shape == truth.shape and ours.dtype == torch.float32
+    return error / max(floor, 2.0 ** (math.floor(math.log2(rms)) - 23))
+
+
+def worst_ratio(compare, folder, recording, monkeypatch):
+    """Of our Hugging Face side over all hidden states and the logits, beside transformers' own."""
+    import torch
+    from safetensors.torch import load_file
+    _, report = compare(folder, "--seq-len", LENGTH, "--record", recording)
+    assert report["level"] == "L2" and report["counts"]["total"] > 8
+    recorded = load_file(recording)
+    ids = recorded["input_ids"]
+    theirs, truth = (states_of(folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
+    ours = [recorded[f"hf_hidden_{i}"] for i in range(len(truth) - 1)] + [recorded["hf_logits"]]
+    ratios = [ratio(*states) for states in zip(ours, theirs, truth, strict=True)]
+    print(folder.name, " ".join(f"{r:.2f}" for r in ratios))
+    return max(ratios)
+
+
+@pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS + OTHER_ROUTER)
+def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, family):
+    assert worst_ratio(compare, toy(family), tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("kind", ROPE)
+def test_a_scaled_rope_table_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, kind):
+    folder = toy("llama", "--set", f"rope_scaling={json.dumps(ROPE[kind])}")
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 0, result.stdout
+    assert max(row["noise"]["ratio"] for row in report["results"]) <= 2
+
+
+@pytest.mark.parametrize("family", CLEAN)
+def test_both_sides_of_a_right_model_meet_the_function_rule(compare, toy, family):
+    result, report = compare(toy(family), "--seq-len", LENGTH)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["verdict"] == "pass" and not report["causes"]
+    worst = max(report["results"], key=lambda row: row["noise"]["ratio"])
+    print(family, worst["megatron"]["name"], worst["noise"])
+    assert worst["noise"]["ratio"] <= 2
+
+
+@pytest.mark.parametrize("family", POST_NORM_EPS)
+def test_an_epsilon_that_the_runtime_chooses_is_found_at_its_norms(compare, toy, family):
+    folder = toy(family)
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 1
+    assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("norm-eps", "runtime")]
+    failed = {row["megatron"]["name"].split(".", 3)[3] for row in report["results"] if row["status"] == "mismatch"}
+    assert failed == {"self_attention.linear_proj.post_layernorm", "mlp.linear_fc2.post_layernorm"}
+    result, report = compare(folder, "--seq-len", LENGTH, "--runtime", "none")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+RECORDED = ["llama_tied", "llama_untied", "qwen2", "qwen3", "qwen3_moe", "gpt_oss_ns", "deepseek_v3_nomtp", "glm4_moe",
+            "olmoe", "exaone4", "qwen2_5_vl", "qwen3_next"]
+
+
+def recording_of(goldens, name):
+    return (goldens / name / "hf_fp32", goldens / name / "meg_te_fp32"), goldens / name / "fwd_te_fp32.safetensors"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_megatron_core_computed_is_what_transformers_does(compare, goldens, name):
+    pair, recording = recording_of(goldens, name)
+    result, report = compare(*pair, "--candidate", recording)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["counts"]["passed"] == report["counts"]["total"] > 1
+    # And our Megatron side is what transformers recorded.
+    result, report = compare(*pair, "--reference", recording)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# Real defects of a bridge, as megatron-core's own run shows them: cause, origin, the layers in which it is seen.
+DEFECTS = {"gemma2": ("norm-eps", "runtime", {0, 1}), "ernie4_5_moe": ("router-formula", "config", {1, 2}),
+           "nemotron_h": ("ssm-parameters", "runtime", {0})}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_real_defect_is_found_in_a_recording_at_its_layer_with_its_cause(compare, goldens, name):
+    cause, origin, layers = DEFECTS[name]
+    pair, recording = recording_of(goldens, name)
+    result, report = compare(*pair, "--candidate", recording)
+    assert result.returncode == 1
+    assert [(found["id"], found["origin"]) for found in report["causes"]] == [(cause, origin)]
+    failed = {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"}
+    assert failed == {f"decoder.layers.{layer}" for layer in layers}
+
+
+def test_a_recording_that_the_config_does_not_explain_is_a_module_that_differs(compare, goldens, tmp_path):
+    from safetensors.torch import load_file, save_file
+    pair, recording = recording_of(goldens, "qwen3")
+    states = load_file(recording)
+    states["meg_hidden_1_sbh"] = states["meg_hidden_1_sbh"] * 1.0001
+    save_file(states, tmp_path / "scaled.safetensors")
+    result, report = compare(*pair, "--candidate", tmp_path / "scaled.safetensors")
+    assert result.returncode == 1
+    # What was recorded after layer 1 does not follow from the scaled state before it.
+    assert [(cause["id"], cause["where"]) for cause in report["causes"]] == [
+        ("module-differs", ["decoder.layers.0", "decoder.layers.1"])]
+    assert "do not give what was recorded" in report["causes"][0]["hint"]
+
+
+@pytest.mark.parametrize(("spoil", "complaint"), [
+    (lambda states: states.pop("input_ids"), "no input_ids"),
+    (lambda states: states.update(meg_logits=states["meg_logits"][:, :, 1:].contiguous()), "meg_logits"),
+    (lambda states: [states.pop(name) for name in list(states) if name.startswith("meg_")], "neither hidden states"),
+])
+def test_a_file_that_is_no_recording_of_the_model_is_refused(compare, goldens, tmp_path, spoil, complaint):
+    from safetensors.torch import load_file, save_file
+    pair, recording = recording_of(goldens, "qwen3")
+    states = load_file(recording)
+    spoil(states)
+    save_file(states, tmp_path / "spoilt.safetensors")
+    result, report = compare(*pair, "--candidate", tmp_path / "spoilt.safetensors")
+    assert result.returncode == 2 and complaint in report["error"]["what"]
+
+
+def test_token_ids_outside_of_the_vocabulary_are_a_usage_error(compare, toy):
+    result, report = compare(toy("llama"), "--token-ids", "1,2,99999")
+    assert result.returncode == 2 and "99999" in report["error"]["what"]
+
+
+# One thousandth of a percent to one percent: what each change has to be found at, and nothing else.
+CHANGES = {
+    "rotary_base": (lambda value: value * 1.0001, {"self_attention.rotary_pos_emb"}),
+    "softmax_scale": (lambda _: 12 ** -0.5 * 1.0001, {"self_attention.core_attention"}),
+    "layernorm_epsilon": (lambda value: value * 2, {"input_layernorm", "pre_mlp_layernorm", "decoder.final_layernorm"}),
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_small_change_of_the_config_is_found_at_its_module(compare, toy, weighbridge, tmp_path, field):
+    import re
+    change, modules = CHANGES[field]
+    hf, megatron = toy("llama"), tmp_path / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    file = next(megatron.glob("iter_*/run_config.yaml"))
+    line = re.search(rf"(?m)^  {field}: (.*)$", file.read_text())
+    old = float(line[1]) if line and line[1] != "null" else None
+    text = re.sub(rf"(?m)^  {field}: .*\n", "", file.read_text())
+    file.write_text(text.replace("\nmodel:\n", f"\nmodel:\n  {field}: {change(old)!r}\n", 1)
+                    if "\nmodel:\n" in text else text.replace("model:\n", f"model:\n  {field}: {change(old)!r}\n", 1))
+    result, report = compare(hf, megatron, "--seq-len", LENGTH)
+    assert result.returncode == 1, result.stdout + result.stderr
+    names = {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"}
+    assert {re.sub(r"^decoder\.layers\.\d+\.", "", name) for name in names} == modules
