@@ -184,7 +184,9 @@ std::vector<FieldDifference> CompareFields(const Model& model, const MegatronCon
     const json found = ExpandLayerFrequency(field, NoneIsNull(*it), model.layers());
     const json expected = ExpandLayerFrequency(field, NoneIsNull(value), model.layers());
     // A class that has a pattern of layers of its own leaves the list out.
-    if (found.is_null() && (expected.is_array() || IsSize(field))) continue;
+    // Without a rank MLA has no latent queries; other sizes that are None are derived.
+    const bool derived = IsSize(field) && field != "q_lora_rank";
+    if (found.is_null() && (expected.is_array() || derived)) continue;
     if (!Equal(found, expected)) differences.push_back({field, found, expected});
   }
   return differences;
@@ -244,7 +246,7 @@ void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool 
     return SizeCause(d.field) == "size-mismatch";
   });
   for (const FieldDifference& d : differences) {
-    if (IsSize(d.field) && !d.found.is_number_integer()) {
+    if (IsSize(d.field) && !d.found.is_number_integer() && !d.found.is_null()) {
       AddCause(report, "header-corrupt", d.field,
                fmt::format("{} is no integer but {}", d.field, d.found.type_name()), config.origin);
     } else if (IsSize(d.field)) {

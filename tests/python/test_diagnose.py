@@ -299,6 +299,8 @@ CASES = {
     "norm minus 1": ("gemma2", one_layer(set_values(NORM, lambda x: (x.astype(np.float32) - 1).astype(x.dtype))), "norm-offset", [LN.format(1)]),
     "values through float8": ("llama", one_layer(set_values(DOWN, lambda x: through(ml_dtypes.float8_e4m3fn, x))), "dtype-rounded", [FC2.format(1)]),
     "zeros": ("llama", one_layer(set_values(DOWN, np.zeros_like)), "zero-filled", [FC2.format(1)]),
+    "zeros with a sign": ("llama", one_layer(set_values(DOWN, lambda x: x * np.asarray(0, x.dtype))), "zero-filled", [FC2.format(1)]),
+    "norm plus 2": ("llama", every_layer(set_values(NORM, lambda x: (x.astype(np.float32) + 2).astype(x.dtype))), "norm-offset", [LN.format("*")]),
     "zeros in k alone": ("llama", one_layer(set_values(ATTENTION + "k_proj.weight", np.zeros_like)), "zero-filled", [QKV.format(1)]),
     "zeros in some rows": ("llama", one_layer(set_values(DOWN, lambda x: rows_of(x, 8, 20, np.zeros_like))), "zero-filled", [FC2.format(1)]),
     "scaled": ("llama", one_layer(set_values(DOWN, lambda x: (x.astype(np.float64) * 0.3535533905932738).astype(x.dtype))), "scaled", [FC2.format(1)]),
@@ -500,3 +502,16 @@ def test_what_is_absent_is_named_by_what_it_is(run, toys, tmp_path, name):
                      "--json", tmp_path / "report.json")
         assert result.returncode == 1
         assert [c["id"] for c in json.loads((tmp_path / "report.json").read_text())["causes"]] == [cause]
+
+
+def test_a_source_that_was_rounded_is_told_from_a_wrong_megatron_side(run, toys, tmp_path):
+    """A bf16 export of a run in float32."""
+    run("toy", tmp_path / "wide", "--family", "llama", "--dtype", "fp32", "--seed", "5")
+    assert run("import", tmp_path / "wide", tmp_path / "megatron").returncode == 0
+    tensors = load_file(tmp_path / "wide/model.safetensors")
+    shutil.copytree(tmp_path / "wide", tmp_path / "narrow")
+    save_file({n: x.astype(ml_dtypes.bfloat16) for n, x in tensors.items()}, tmp_path / "narrow/model.safetensors", metadata={"format": "pt"})
+    run("verify", tmp_path / "narrow", tmp_path / "megatron", "--runtime", "none", "--json", tmp_path / "report.json")
+    causes = json.loads((tmp_path / "report.json").read_text())["causes"]
+    assert [c["id"] for c in causes] == ["dtype-rounded"], causes
+    assert "Hugging Face's values are Megatron's rounded to bf16" in causes[0]["evidence"]

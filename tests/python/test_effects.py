@@ -136,6 +136,12 @@ GELU = {"_target_": "torch.nn.functional.gelu", "_call_": False}
     ("gemma2", {"query_pre_attn_scalar": 256}, ["norm-eps", "softmax-scale"]),
     ("gemma2", {"_target_": "megatron.bridge.models.gpt_provider.GPTModelProvider"},
      ["embedding-scale", "layer-pattern", "logit-softcap", "norm-eps"]),
+    # Fields that decide which parameters there are.
+    ("qwen2", {"add_qkv_bias": False}, ["bias-missing"]),
+    ("llama_untied", {"add_bias_linear": True}, ["bias-missing"]),
+    ("qwen3_next", {"attention_output_gate": False}, ["head-geometry"]),
+    ("qwen3_next", {"moe_shared_expert_gate": False}, ["shared-expert-missing"]),
+    ("deepseek_v3_nomtp", {"q_lora_rank": None}, ["size-mismatch"]),
     ("nemotron_h", {"mamba_num_groups": 4}, ["ssm-parameters"]),
     ("nemotron_h", {"hybrid_layer_pattern": "M-M-"}, ["layer-pattern", "ssm-parameters"]),
     # | stands between pipeline stages, / in front of MTP layers; what is left is the pattern that the model has, or is not.
@@ -196,6 +202,11 @@ def test_a_field_without_effect_on_this_model_raises_no_alarm(judge, name, field
     ("llama_untied", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
      {"rope-scaling": "config"}),
     ("llama_untied", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, {}),
+    # Classes without a share of their own rotate whole heads, unless the kind of scaling asks for the share.
+    ("llama_untied", {"partial_rotary_factor": 0.5}, {}),
+    ("llama_untied", {"rope_parameters": {"rope_type": "linear", "factor": 1.0, "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+     {"rope-partial": "config"}),
+    ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, {"logit-softcap": "config", "norm-eps": "runtime"}),
     # The Bridge drops the windows of Qwen.
     ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2},
      {"attention-window": "config"}),

@@ -6,7 +6,7 @@
 namespace weighbridge {
 namespace {
 
-constexpr std::array<CauseText, 36> kTexts = {{
+constexpr std::array<CauseText, 37> kTexts = {{
     {"unexplained", "values differ and no single known mistake gives them", "", ""},
     {"qkv-concatenated", "query, key and value rows stand whole, not per query group",
      "a plain concatenation (ConcatenatedQKVMapping, torch.cat) where Megatron groups",
@@ -81,6 +81,9 @@ constexpr std::array<CauseText, 36> kTexts = {{
      "check coverage and dtypes"},
     {"stale", "the values are those of another tensor", "a rule that matches the wrong name",
      "check the mapping's wildcards"},
+    {"stale-step", "the values are close to the source's and not its own",
+     "weights of another step of training, or arithmetic on the way",
+     "compare the checkpoints of the step that was exported"},
     {"bit-flip", "a few values differ, all others are equal", "storage or transfer",
      "copy the file again and compare hashes"},
     {"sign-flipped", "all values are multiplied by -1", "the mapping's arithmetic",

@@ -701,7 +701,8 @@ class Explainer {
   }
 
   Cause CauseOf(const Group& group) const {
-    const CauseText& text = TextOf(group.cause);
+    const bool another_step = group.cause == "stale" && group.proof == Proof::kStatistical;
+    const CauseText& text = TextOf(another_step ? "stale-step" : group.cause);
     Cause cause;
     cause.id = group.cause;
     cause.proof = group.proof;

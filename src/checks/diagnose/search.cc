@@ -357,7 +357,11 @@ bool TensorSearch::HoldsOnSample(const Candidate& candidate) const {
           !scale.Add(BitsToDouble(candidate.from->sources.dtype, *bits), sample_.found[i])) {
         return false;
       }
-    } else if (Expected(*candidate.from, candidate.change, e) != sample_.found[i]) {
+    } else if (candidate.change != nullptr) {
+      const auto bits = ReadElement(*candidate.from, Op::kNone, candidate.from->sources.dtype, e);
+      const double value = bits ? BitsToDouble(candidate.from->sources.dtype, *bits) : 0;
+      if (!bits || !candidate.change->Gives(value, sample_.found[i])) return false;
+    } else if (Expected(*candidate.from, nullptr, e) != sample_.found[i]) {
       return false;
     }
   }
@@ -384,7 +388,8 @@ Result<int64_t> TensorSearch::CountDifferences(const Candidate& candidate,
                : Compose(outer, plan);
   }
   std::vector<uint64_t> table;
-  if (candidate.change != nullptr && BitsOf(from) == 16 && numel >= kTableElements) {
+  if (candidate.change != nullptr && !candidate.change->holds && BitsOf(from) == 16 &&
+      numel >= kTableElements) {
     for (uint64_t bits = 0; bits < 65536; ++bits) {
       table.push_back(candidate.change->apply(BitsToDouble(from, bits)).value_or(0));
     }
@@ -429,7 +434,7 @@ Status TensorSearch::CountBlock(const Comparison& c, size_t b,
     } else if (!c.table.empty()) {
       count += c.table[bits] != found;
     } else {
-      count += c.candidate.change->apply(BitsToDouble(from, bits)) != found;
+      count += !c.candidate.change->Gives(BitsToDouble(from, bits), found);
     }
   }
   differing += count;

@@ -28,6 +28,8 @@ void AddNormOffsets(const ValueForm& form, std::vector<ValueChange>& out) {
     case Op::kNone:
       out.push_back(Shifted(form, 1, "1 added"));
       out.push_back(Shifted(form, -1, "1 subtracted"));
+      out.push_back(Shifted(form, 2, "1 added twice"));
+      out.push_back(Shifted(form, -2, "1 subtracted twice"));
       break;
     case Op::kSubOne:
       out.push_back(Shifted(form, 0, "1 not subtracted"));
@@ -59,6 +61,32 @@ void AddRoundings(const ValueForm& form, std::vector<ValueChange>& out) {
   }
 }
 
+// float32 cut to the 16 bits of bf16.
+void AddCutting(const ValueForm& form, std::vector<ValueChange>& out) {
+  if (form.from != DType::kF32 || (form.to != DType::kF32 && form.to != DType::kBF16)) return;
+  out.push_back({"dtype-rounded", "values went through bf16, cut and not rounded",
+                 [form](double x) -> std::optional<uint64_t> {
+                   const auto bits = RoundToBits(DType::kF32, Applied(form.op, x));
+                   if (!bits) return std::nullopt;
+                   return form.to == DType::kF32 ? *bits & 0xffff0000 : *bits >> 16;
+                 }});
+}
+
+// The Hugging Face side is the narrower one: its values are Megatron's rounded.
+void AddNarrowerSource(const ValueForm& form, std::vector<ValueChange>& out) {
+  if (BitsOf(form.from) >= BitsOf(form.to) || !RoundToBits(form.from, 1.0)) return;
+  const double undo = form.op == Op::kSubOne ? 1 : form.op == Op::kAddOne ? -1 : 0;
+  ValueChange change{
+      "dtype-rounded",
+      fmt::format("Hugging Face's values are Megatron's rounded to {}", ShortName(form.from)),
+      [](double) { return std::optional<uint64_t>(); }};
+  change.holds = [form, undo](double x, uint64_t found) {
+    const auto bits = RoundToBits(form.from, BitsToDouble(form.to, found) + undo);
+    return bits && BitsToDouble(form.from, *bits) == x;
+  };
+  out.push_back(std::move(change));
+}
+
 // A cast that keeps to the largest value where torch's gives NaN or infinity.
 void AddClipping(const ValueForm& form, std::vector<ValueChange>& out) {
   if (BitsOf(form.to) != 8) return;
@@ -78,11 +106,15 @@ void AddClipping(const ValueForm& form, std::vector<ValueChange>& out) {
 std::vector<ValueChange> KnownValueChanges(const ValueForm& form) {
   std::vector<ValueChange> out;
   if (!RoundToBits(form.to, 1.0) || !IsFloat(form.from)) return out;
-  out.push_back({"zero-filled", "zeros", [](double) { return std::optional<uint64_t>(0); }});
+  ValueChange zeros{"zero-filled", "zeros", [](double) { return std::optional<uint64_t>(0); }};
+  zeros.holds = [to = form.to](double, uint64_t found) { return BitsToDouble(to, found) == 0; };
+  out.push_back(std::move(zeros));
   if (form.norm) AddNormOffsets(form, out);
   out.push_back({"sign-flipped", "multiplied by -1",
                  [form](double x) { return RoundToBits(form.to, -Applied(form.op, x)); }});
   AddRoundings(form, out);
+  AddCutting(form, out);
+  AddNarrowerSource(form, out);
   AddClipping(form, out);
   return out;
 }

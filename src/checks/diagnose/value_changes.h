@@ -18,6 +18,12 @@ struct ValueChange {
   std::string what;
   // The bits in Megatron's dtype that a value of the HF tensor becomes.
   std::function<std::optional<uint64_t>(double)> apply;
+  // Where more than one value is right: whether `found`, bits in Megatron's dtype, is. Else empty.
+  std::function<bool(double value, uint64_t found)> holds = {};
+
+  bool Gives(double value, uint64_t found) const {
+    return holds ? holds(value, found) : apply(value) == found;
+  }
 };
 
 // What a tensor is, as far as its values go.

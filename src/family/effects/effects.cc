@@ -12,8 +12,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 55> kEffects = {{
+constexpr std::array<EffectInfo, 59> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
+    {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
+    {"attention.gate", "head-geometry", "the gate of attention's output",
+     "self_attention.linear_qkv"},
     {"attention.sinks", "attention-sinks", "the attention sinks", "self_attention.core_attention"},
     {"attention.softcap", "logit-softcap", "the soft cap of attention scores",
      "self_attention.core_attention"},
@@ -23,8 +26,11 @@ constexpr std::array<EffectInfo, 55> kEffects = {{
     {"layer.mixer", "layer-pattern", "the kind of mixer", ""},
     {"layer.mlp", "layer-pattern", "the kind of MLP", ""},
     {"layers.pattern", "layer-pattern", "the number of layers that the pattern has", "decoder"},
+    {"linear.bias", "bias-missing", "the biases of linear layers", ""},
     {"logits.scale", "embedding-scale", "the logits' multiplier", "output_layer"},
     {"logits.softcap", "logit-softcap", "the soft cap of the logits", "output_layer"},
+    {"moe.shared_gate", "shared-expert-missing", "the gate of the shared experts",
+     "mlp.shared_experts"},
     {"moe.shared_size", "size-mismatch", "the size of the shared experts", "mlp.shared_experts"},
     {"mtp.depth", "mtp-missing", "the number of MTP layers", "mtp"},
     {"norm.final.convention", "norm-convention", "the final norm", "decoder.final_layernorm"},
@@ -173,6 +179,7 @@ class Resolver {
 
   void Whole() {
     Norm("final", "layernorm_epsilon");
+    Add("linear.bias", [](Reader& r) -> json { return r.Is("add_bias_linear"); });
     Add("layers.pattern", [](Reader& r) -> json {
       const std::string pattern = r.Text("hybrid_layer_pattern");
       if (pattern.empty()) return Unknown();
@@ -286,6 +293,11 @@ class Resolver {
       const std::string type = r.Text("softmax_type");
       return type == "learnable" ? "learned" : type == "off-by-one" ? "zero" : "none";
     });
+    if (!latent) {
+      Add("attention.bias",
+          [](Reader& r) -> json { return r.Is("add_qkv_bias") || r.Is("add_bias_linear"); });
+      Add("attention.gate", [](Reader& r) -> json { return r.Is("attention_output_gate"); });
+    }
     latent ? LatentScale() : Scale();
     WB_RETURN_IF_ERROR(RopeOf(layer, latent));
     if (latent) Add("norm.latent.eps", Number("latent_norm_epsilon"));
@@ -407,6 +419,10 @@ class Resolver {
     Add("router.balancing", [](Reader& r) -> json {
       const std::string type = r.Text("moe_router_load_balancing_type");
       return type == "sinkhorn" || type == "quantile_balancing" ? json(type) : json();
+    });
+    Add("moe.shared_gate", [](Reader& r) -> json {
+      return r.Integer("moe_shared_expert_intermediate_size").value_or(0) > 0 &&
+             r.Is("moe_shared_expert_gate");
     });
     Add("moe.shared_size", [](Reader& r) -> json {
       return r.Integer("moe_shared_expert_intermediate_size").value_or(0);

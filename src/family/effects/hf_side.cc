@@ -136,6 +136,8 @@ class RopeReader {
   }
 
   double Share() const {
+    const bool whole = fields_.value("default_rope_is_whole", json(false)) == true;
+    if (whole && Kind() == "default") return 1;
     const double family =
         NumberForLayer(fields_.value("rotary_percent", json(1.0)), windowed_, 1.0);
     return std::min(1.0, Read(table_, "partial_rotary_factor", family));
