@@ -33,11 +33,11 @@ struct Rope {
   Frequencies frequencies;  // empty: nothing is rotated
   double base = 0;          // of the plain table
   double factor = 1;        // multiplies q and k after the rotation
+  std::vector<std::string> fields;
   // How the side's own library makes the table: "kind" ("plain", "linear", "llama3", "yarn",
   // "longrope", "proportional"), "base", "channels" and what the formula takes besides. For what
   // computes in another precision than double.
   nlohmann::json recipe;
-  std::vector<std::string> fields;
 };
 
 // One side, resolved.
