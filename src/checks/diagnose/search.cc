@@ -37,6 +37,49 @@ uint64_t Mixed(uint64_t bits) {
   return bits ^ (bits >> 32);
 }
 
+template <typename Word>
+Word WordAt(std::span<const std::byte> bytes, size_t i) {
+  Word word;
+  std::memcpy(&word, &bytes[i * sizeof(Word)], sizeof(Word));
+  return word;
+}
+
+// visit(i) for each element that differs.
+template <typename Word, typename Visit>
+void VisitDifferingWords(std::span<const std::byte> a, std::span<const std::byte> b,
+                         const Visit& visit) {
+  for (size_t i = 0; i < a.size() / sizeof(Word); ++i) {
+    if (WordAt<Word>(a, i) != WordAt<Word>(b, i)) visit(static_cast<int64_t>(i));
+  }
+}
+
+template <typename Visit>
+void VisitDiffering(std::span<const std::byte> a, std::span<const std::byte> b, int64_t size,
+                    const Visit& visit) {
+  if (size == 2) return VisitDifferingWords<uint16_t>(a, b, visit);
+  if (size == 4) return VisitDifferingWords<uint32_t>(a, b, visit);
+  const auto bytes = static_cast<size_t>(size);
+  for (size_t i = 0; i < a.size() / bytes; ++i) {
+    if (std::memcmp(&a[i * bytes], &b[i * bytes], bytes) != 0) visit(static_cast<int64_t>(i));
+  }
+}
+
+// A sum over elements that does not depend on their order.
+template <typename Word>
+uint64_t SumOfWords(std::span<const std::byte> bytes) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < bytes.size() / sizeof(Word); ++i) sum += Mixed(WordAt<Word>(bytes, i));
+  return sum;
+}
+
+uint64_t SumOfElements(DType dtype, std::span<const std::byte> bytes, int64_t count) {
+  if (BitsOf(dtype) == 16) return SumOfWords<uint16_t>(bytes);
+  if (BitsOf(dtype) == 32) return SumOfWords<uint32_t>(bytes);
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += Mixed(BitsAt(dtype, bytes, i));
+  return sum;
+}
+
 }  // namespace
 
 std::optional<uint64_t> ReadElement(const ParameterBytes& bytes, Op op, DType dtype, int64_t at) {
@@ -85,12 +128,7 @@ Status TensorSearch::SampleBlock(size_t b, size_t each, BlockFound& found) const
   WB_RETURN_IF_ERROR(GatherElements(pair_.actual.plan, pair_.actual.sources, Op::kNone, dtype,
                                     begin, actual, scratch));
   std::vector<int64_t> differing;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto at = static_cast<size_t>(i * size);
-    if (std::memcmp(&expected[at], &actual[at], static_cast<size_t>(size)) != 0) {
-      differing.push_back(begin + i);
-    }
-  }
+  VisitDiffering(expected, actual, size, [&](int64_t i) { differing.push_back(begin + i); });
   found.mismatched = static_cast<int64_t>(differing.size());
   const int64_t columns = Columns();
   found.first_column = columns;
@@ -579,7 +617,7 @@ bool TensorSearch::SameValues() const {
                                         std::tuple(&pair_.actual, Op::kNone, &sums[1])}) {
       if (!GatherElements(side->plan, side->sources, op, dtype, begin, block, scratch))
         return false;
-      for (int64_t i = 0; i < n; ++i) *sum += Mixed(BitsAt(dtype, block, i));
+      *sum += SumOfElements(dtype, block, n);
     }
   }
   return sums[0] == sums[1];
