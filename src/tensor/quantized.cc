@@ -136,6 +136,7 @@ struct Stretch {
 // A block's place in the grid of scales.
 struct Place {
   int64_t matrix = 0, row = 0, column = 0;
+  bool operator==(const Place&) const = default;
 };
 
 int64_t Around(int64_t index, int64_t extent) { return ((index % extent) + extent) % extent; }
@@ -196,21 +197,30 @@ void VisitStretches(const QuantizedTensor& q, int64_t first, int64_t count, Visi
   const int64_t columns = q.columns(), rows = q.rows();
   const auto [block_rows, block_columns] = BlockSize(q);
   const bool misplaced = q.misreading.order.kind != ScaleOrder::Kind::kOwn;
-  Place last{-1, -1, -1};
+  // A misread scale may be taken for blocks of another size than those of the zero points.
+  const bool apart = q.misreading.own_zero_points;
+  Place last{-1, -1, -1}, last_zero = last;
   Stretch s;
   while (s.done < count) {
     const int64_t at = first + s.done;
     const int64_t row = at / columns, column = at % columns;
-    const int64_t matrix = row / rows;
-    const Place own{q.grid.shared ? 0 : matrix, row % rows / block_rows, column / block_columns};
-    if (own.column != last.column || own.row != last.row || own.matrix != last.matrix) {
+    const int64_t matrix = row / rows, row_in = row % rows;
+    const Place own{q.grid.shared ? 0 : matrix, row_in / block_rows, column / block_columns};
+    int64_t block_end = (own.column + 1) * block_columns;
+    Place zero = own;
+    if (apart) {
+      zero = {own.matrix, row_in / q.grid.block_rows, column / q.grid.block_columns};
+      block_end = std::min(block_end, (zero.column + 1) * q.grid.block_columns);
+    }
+    if (own != last || zero != last_zero) {
       const Place of = misplaced ? Misplaced(q, own) : own;
       s.scale = ScaleAt(q, (of.matrix * q.grid.rows + of.row) * q.grid.columns + of.column);
-      const Place& zero = q.misreading.own_zero_points ? own : of;
-      s.offset = OffsetAt(q, zero.matrix, zero.row, zero.column);
+      const Place& counted_from = apart ? zero : of;
+      s.offset = OffsetAt(q, counted_from.matrix, counted_from.row, counted_from.column);
       last = own;
+      last_zero = zero;
     }
-    const int64_t block_end = std::min(columns, (own.column + 1) * block_columns);
+    block_end = std::min(columns, block_end);
     s.count = std::min(count - s.done, block_end - column);
     s.begin = row * q.pitch + column;
     visit(std::as_const(s));
