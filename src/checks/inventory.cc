@@ -154,9 +154,7 @@ class Taker {
     const auto packed = PackedText(info.dtype, info.shape, expected);
     if (!packed) return false;
     if (!reported_.insert(info.name).second) return true;
-    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
-    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
-    row.transform = p.storage->transform;
+    ResultRow row = Mismatch(p, info);
     row.why = fmt::format("packed-quantized: {}", *packed);
     out_.rows.push_back(std::move(row));
     where_["packed-quantized"].push_back(fmt::format("{}: {}", info.name, *packed));
@@ -198,6 +196,14 @@ class Taker {
     return row;
   }
 
+  // Of a tensor that is there and cannot be what `p` needs.
+  ResultRow Mismatch(const Parameter& p, const TensorInfo& info) const {
+    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
+    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
+    row.transform = p.storage->transform;
+    return row;
+  }
+
   void Missing(const Parameter& p, const std::string& name, const Shape& shape) {
     if (!reported_.insert(name).second) return;
     const std::string id = CauseOfAbsence(p, name);
@@ -210,9 +216,7 @@ class Taker {
 
   void WrongShape(const Parameter& p, const TensorInfo& info, const Shape& expected) {
     if (!reported_.insert(info.name).second) return;
-    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
-    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
-    row.transform = p.storage->transform;
+    ResultRow row = Mismatch(p, info);
     const std::string beyond = BeyondText(info, expected);
     row.why = fmt::format("shape {}, the config asks for {}{}", ToString(info.shape),
                           ToString(expected), beyond);
@@ -242,9 +246,7 @@ class Taker {
   // The bits of each HF tensor count, so none of them is converted to fit the others.
   void OtherDType(const Parameter& p, const TensorInfo& info, const TensorInfo& first) {
     if (!reported_.insert(info.name).second) return;
-    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
-    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
-    row.transform = p.storage->transform;
+    ResultRow row = Mismatch(p, info);
     const std::string both = fmt::format("{} is {}, {} is {}", first.name, ShortName(first.dtype),
                                          info.name, ShortName(info.dtype));
     row.why = fmt::format("mixed-dtypes: {}: one Megatron tensor cannot hold both", both);
@@ -254,9 +256,7 @@ class Taker {
 
   void Faulty(const Parameter& p, const TensorInfo& info, const TensorFault& fault) {
     if (!reported_.insert(info.name).second) return;
-    ResultRow row = Row(info.name, info.shape, info.dtype, RowStatus::kMismatch);
-    row.megatron = {model_.MegatronName(p, Dialect::kTe), p.shape, std::nullopt};
-    row.transform = p.storage->transform;
+    ResultRow row = Mismatch(p, info);
     row.why = fmt::format("{}: {}", fault.cause, fault.message);
     out_.rows.push_back(std::move(row));
     faults_[fault.cause].push_back(fmt::format("{}: {}", info.name, fault.message));

@@ -22,21 +22,23 @@ using nlohmann::json;
 
 struct SizeField {
   std::string_view name, cause;
+  bool none_counts = false;  // None is a choice of its own; else it stands for a derived value
 };
 
-constexpr std::array<SizeField, 13> kSizes = {{{"num_layers", "size-mismatch"},
-                                               {"hidden_size", "size-mismatch"},
-                                               {"ffn_hidden_size", "size-mismatch"},
-                                               {"moe_ffn_hidden_size", "size-mismatch"},
-                                               {"num_moe_experts", "size-mismatch"},
-                                               {"q_lora_rank", "size-mismatch"},
-                                               {"kv_lora_rank", "size-mismatch"},
-                                               {"num_attention_heads", "head-geometry"},
-                                               {"num_query_groups", "head-geometry"},
-                                               {"kv_channels", "head-geometry"},
-                                               {"qk_head_dim", "head-geometry"},
-                                               {"qk_pos_emb_head_dim", "head-geometry"},
-                                               {"v_head_dim", "head-geometry"}}};
+constexpr std::array<SizeField, 13> kSizes = {
+    {{"num_layers", "size-mismatch"},
+     {"hidden_size", "size-mismatch"},
+     {"ffn_hidden_size", "size-mismatch"},
+     {"moe_ffn_hidden_size", "size-mismatch"},
+     {"num_moe_experts", "size-mismatch"},
+     {"q_lora_rank", "size-mismatch", /*none_counts=*/true},
+     {"kv_lora_rank", "size-mismatch"},
+     {"num_attention_heads", "head-geometry"},
+     {"num_query_groups", "head-geometry"},
+     {"kv_channels", "head-geometry"},
+     {"qk_head_dim", "head-geometry"},
+     {"qk_pos_emb_head_dim", "head-geometry"},
+     {"v_head_dim", "head-geometry"}}};
 
 // They change no output of the model, or are judged elsewhere.
 constexpr std::array<std::string_view, 10> kWithoutEffect = {
@@ -149,7 +151,13 @@ bool SaysSomething(const json& value) {
   return !value.is_null() && NumberOf(value) != 0;
 }
 
-bool IsSize(const std::string& field) { return !SizeCause(field).empty(); }
+const SizeField* FindSize(const std::string& field) {
+  const auto it = std::find_if(kSizes.begin(), kSizes.end(),
+                               [&](const SizeField& size) { return size.name == field; });
+  return it == kSizes.end() ? nullptr : &*it;
+}
+
+bool IsSize(const std::string& field) { return FindSize(field) != nullptr; }
 
 // nullopt: not recorded, or of the wrong kind, which is a cause.
 std::optional<int64_t> Declared(const MegatronConfig& config, const char* field, Report& report) {
@@ -184,8 +192,8 @@ std::vector<FieldDifference> CompareFields(const Model& model, const MegatronCon
     const json found = ExpandLayerFrequency(field, NoneIsNull(*it), model.layers());
     const json expected = ExpandLayerFrequency(field, NoneIsNull(value), model.layers());
     // A class that has a pattern of layers of its own leaves the list out.
-    // Without a rank MLA has no latent queries; other sizes that are None are derived.
-    const bool derived = IsSize(field) && field != "q_lora_rank";
+    const SizeField* size = FindSize(field);
+    const bool derived = size != nullptr && !size->none_counts;
     if (found.is_null() && (expected.is_array() || derived)) continue;
     if (!Equal(found, expected)) differences.push_back({field, found, expected});
   }
@@ -221,9 +229,8 @@ std::string Describe(const FieldDifference& d, const MegatronConfig& config) {
 }
 
 std::string SizeCause(const std::string& field) {
-  const auto it = std::find_if(kSizes.begin(), kSizes.end(),
-                               [&](const SizeField& size) { return size.name == field; });
-  return it == kSizes.end() ? "" : std::string(it->cause);
+  const SizeField* size = FindSize(field);
+  return size == nullptr ? "" : std::string(size->cause);
 }
 
 void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool by_effect,

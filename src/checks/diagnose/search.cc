@@ -362,7 +362,7 @@ std::optional<Explanation> TensorSearch::BitFlips() const {
   int64_t previous = -2;
   for (size_t i = 0; i + kAnyInSample < sample_.elements.size(); ++i) {
     const int64_t e = sample_.elements[i];
-    const auto expected = Expected(pair_.expected, nullptr, e);
+    const auto expected = Expected(e);
     const uint64_t found = sample_.found[i];
     if (!expected || e == previous + 1 || !FewBits(*expected ^ found)) return std::nullopt;
     previous = e;
@@ -373,12 +373,18 @@ std::optional<Explanation> TensorSearch::BitFlips() const {
   return Explanation{{{"bit-flip", text}}, Proof::kStatistical, 0};
 }
 
-std::optional<uint64_t> TensorSearch::Expected(const ParameterBytes& from,
-                                               const ValueChange* change, int64_t element) const {
-  if (change == nullptr) return ReadElement(from, from.op, pair_.dtype(), element);
+std::optional<uint64_t> TensorSearch::Expected(int64_t element) const {
+  return ReadElement(pair_.expected, pair_.expected.op, pair_.dtype(), element);
+}
+
+bool TensorSearch::GivesAt(const Candidate& candidate, int64_t element, uint64_t found) const {
+  const ParameterBytes& from = *candidate.from;
+  if (candidate.change == nullptr) {
+    return ReadElement(from, from.op, pair_.dtype(), element) == found;
+  }
   const DType dtype = from.sources.dtype;
   const auto bits = ReadElement(from, Op::kNone, dtype, element);
-  return bits ? change->apply(BitsToDouble(dtype, *bits)) : std::nullopt;
+  return bits && candidate.change->Gives(BitsToDouble(dtype, *bits), found);
 }
 
 bool TensorSearch::HoldsOnSample(const Candidate& candidate) const {
@@ -395,11 +401,7 @@ bool TensorSearch::HoldsOnSample(const Candidate& candidate) const {
           !scale.Add(BitsToDouble(candidate.from->sources.dtype, *bits), sample_.found[i])) {
         return false;
       }
-    } else if (candidate.change != nullptr) {
-      const auto bits = ReadElement(*candidate.from, Op::kNone, candidate.from->sources.dtype, e);
-      const double value = bits ? BitsToDouble(candidate.from->sources.dtype, *bits) : 0;
-      if (!bits || !candidate.change->Gives(value, sample_.found[i])) return false;
-    } else if (Expected(*candidate.from, nullptr, e) != sample_.found[i]) {
+    } else if (!GivesAt(candidate, e, sample_.found[i])) {
       return false;
     }
   }
@@ -571,7 +573,7 @@ ValueStatistics TensorSearch::Statistics() const {
   out.constant = true;
   // A few among many may not be met by chance.
   for (size_t i = 0; i + kAnyInSample < sample_.elements.size(); ++i) {
-    const auto expected = Expected(pair_.expected, nullptr, sample_.elements[i]);
+    const auto expected = Expected(sample_.elements[i]);
     out.not_finite += expected && std::isfinite(BitsToDouble(dtype, *expected)) &&
                       !std::isfinite(BitsToDouble(dtype, sample_.found[i]));
   }
@@ -583,7 +585,7 @@ ValueStatistics TensorSearch::Statistics() const {
                            : static_cast<int64_t>(random() % static_cast<uint64_t>(rows * columns));
     const int64_t e =
         (sample_.first_row + at / columns) * Columns() + sample_.first_column + at % columns;
-    const auto expected = Expected(pair_.expected, nullptr, e);
+    const auto expected = Expected(e);
     const auto found = ReadElement(pair_.actual, Op::kNone, dtype, e);
     if (!expected || !found) return out;
     const double x = BitsToDouble(dtype, *expected), y = BitsToDouble(dtype, *found);
@@ -605,7 +607,12 @@ ValueStatistics TensorSearch::Statistics() const {
   return out;
 }
 
-bool TensorSearch::SameValues() const {
+bool TensorSearch::SameValues() {
+  if (!same_values_) same_values_ = HaveSameSums();
+  return *same_values_;
+}
+
+bool TensorSearch::HaveSameSums() const {
   const DType dtype = pair_.dtype();
   const int64_t size = BitsOf(dtype) / 8;
   uint64_t sums[2] = {0, 0};
@@ -652,7 +659,7 @@ std::optional<int> TensorSearch::LowRank() const {
   for (size_t i = 0; i < r.size(); ++i) {
     for (size_t j = 0; j < c.size(); ++j) {
       const int64_t e = r[i] * Columns() + c[j];
-      const auto expected = Expected(pair_.expected, nullptr, e);
+      const auto expected = Expected(e);
       const auto found = ReadElement(pair_.actual, Op::kNone, dtype, e);
       if (!expected || !found) return std::nullopt;
       d[i][j] = BitsToDouble(dtype, *found) - BitsToDouble(dtype, *expected);
@@ -691,7 +698,7 @@ std::vector<Nearest> TensorSearch::NearestOf(size_t count) {
     for (size_t i = 0; i < differing; ++i) {
       int64_t e = sample_.elements[i];
       for (size_t m : candidate.moves) e = maps_[m](e);
-      right += e >= 0 && Expected(*candidate.from, candidate.change, e) == sample_.found[i];
+      right += e >= 0 && GivesAt(candidate, e, sample_.found[i]);
     }
     if (right > 0) {
       all.push_back({{std::string(cause), what},

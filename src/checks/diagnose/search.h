@@ -87,8 +87,8 @@ class TensorSearch {
   // The same of another tensor's values in this one's place, as they are or changed once more.
   std::optional<Explanation> SearchFrom(const ParameterBytes& other, bool changed);
   ValueStatistics Statistics() const;
-  // Both sides hold the same values, in whatever order. Reads both once more.
-  bool SameValues() const;
+  // Both sides hold the same values, in whatever order. The first call reads both once more.
+  bool SameValues();
   // Rank of the difference's matrix where it is far below what rounding gives, as an adapter's is.
   std::optional<int> LowRank() const;
   // How many elements the box of those that differ has.
@@ -118,8 +118,10 @@ class TensorSearch {
   void DiscoverShift();
   std::vector<int64_t> MatchBlocks(int64_t blocks, int64_t rows) const;
   bool SameAt(int64_t found_element, int64_t expected_element) const;
-  std::optional<uint64_t> Expected(const ParameterBytes& from, const ValueChange* change,
-                                   int64_t element) const;
+  std::optional<uint64_t> Expected(int64_t element) const;
+  // Whether `found` is what the candidate makes of this element of its source; but for a factor.
+  bool GivesAt(const Candidate& candidate, int64_t element, uint64_t found) const;
+  bool HaveSameSums() const;
   bool HoldsOnSample(const Candidate& candidate) const;
   std::optional<Explanation> Confirm(const Candidate& candidate);
   std::optional<Explanation> TryAll(const std::vector<Candidate>& candidates);
@@ -134,6 +136,7 @@ class TensorSearch {
   std::vector<PointMap> maps_;  // of moves_
   size_t known_ = 0;            // of moves_, those that have a name; then what was read off
   std::vector<ValueChange> changes_;
+  std::optional<bool> same_values_;
   int64_t shift_ = 0;  // of the rows of a vocabulary
 };
 

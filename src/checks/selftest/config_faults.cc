@@ -4,8 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <initializer_list>
+#include <iterator>
 
 #include "checks/selftest/fault_sites.h"
 
@@ -14,11 +15,6 @@ namespace {
 
 using nlohmann::json;
 using Injected = std::optional<std::string>;
-
-template <typename T>
-const T& OneOf(const std::vector<T>& some, Random& random) {
-  return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
-}
 
 // -- what the fields say --
 

@@ -19,24 +19,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using Injected = std::optional<std::string>;
 
-template <typename T>
-const T& OneOf(const std::vector<T>& some, Random& random) {
-  return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
-}
-
-std::vector<fs::path> FilesWith(const fs::path& folder, std::string_view ending) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(folder, error);
-       !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
-    if (it->is_regular_file() && it->path().filename().string().ends_with(ending)) {
-      out.push_back(it->path());
-    }
-  }
-  std::sort(out.begin(), out.end());  // the order of a folder is the file system's
-  return out;
-}
-
 // Files with tensors, of both sides.
 std::vector<fs::path> DataFiles(const PairOnDisk& pair) {
   std::vector<fs::path> all = FilesWith(pair.hf, ".safetensors");

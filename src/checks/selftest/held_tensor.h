@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <random>
 #include <vector>
 
@@ -16,6 +17,11 @@ using Random = std::mt19937_64;
 
 // A number in [0, count); `count` > 0. The same on every platform.
 int64_t Pick(Random& random, int64_t count);
+// `some` is not empty.
+template <typename T>
+const T& OneOf(const std::vector<T>& some, Random& random) {
+  return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
+}
 // Near a normal distribution around 0 with standard deviation 1.
 double PickNormal(Random& random);
 

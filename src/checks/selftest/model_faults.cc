@@ -15,11 +15,6 @@ bool Has(const Parameter& p, std::string_view text) {
   return p.rule->megatron.find(text) != std::string::npos;
 }
 
-template <typename T>
-const T& OneOf(const std::vector<T>& some, Random& random) {
-  return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
-}
-
 std::string KeyOf(const FaultSites& sites, size_t i) {
   return WrittenName(sites.model(), sites.parameter(i), Dialect::kTe).key;
 }

@@ -20,16 +20,6 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kFp8Block = 16, kInt4Group = 8, kCodesPerWord = 8;
 
-std::vector<fs::path> ShardsOf(const fs::path& folder) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".safetensors") out.push_back(entry.path());
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 bool IsCoded(const std::string& name, const ordered_json& entry) {
   const auto& shape = entry["shape"];
   return name.find("layers.") != std::string::npos && name.ends_with("_proj.weight") &&
@@ -177,7 +167,7 @@ std::vector<Shard> Rewritten(const fs::path& source, const fs::path& folder,
   std::error_code error;
   fs::create_directories(folder, error);
   std::vector<Shard> shards;
-  for (const fs::path& path : ShardsOf(source)) {
+  for (const fs::path& path : FilesWith(source, ".safetensors")) {
     const Shard old = Shard::Load(path);
     Shard shard;
     shard.path = folder / path.filename();
@@ -197,11 +187,6 @@ HeldTensor Empty(const CodedMatrix& m) {
   return {DType::kBF16,
           {m.rows, m.columns},
           std::vector<std::byte>(static_cast<size_t>(m.rows * m.columns) * 2)};
-}
-
-template <typename T>
-const T& OneOf(const std::vector<T>& some, Random& random) {
-  return some[static_cast<size_t>(Pick(random, std::ssize(some)))];
 }
 
 }  // namespace

@@ -1,22 +1,40 @@
 #include "checks/selftest/shard.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <system_error>
+#include <utility>
 
 namespace weighbridge {
 
-std::string ReadFile(const std::filesystem::path& path) {
+namespace fs = std::filesystem;
+
+std::string ReadFile(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-void WriteFile(const std::filesystem::path& path, const std::string& bytes) {
+void WriteFile(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
 }
 
-Shard Shard::Load(const std::filesystem::path& path) {
+std::vector<fs::path> FilesWith(const fs::path& folder, std::string_view ending) {
+  std::vector<fs::path> out;
+  std::error_code error;
+  for (auto it = fs::recursive_directory_iterator(folder, error);
+       !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    if (it->is_regular_file() && it->path().filename().string().ends_with(ending)) {
+      out.push_back(it->path());
+    }
+  }
+  std::sort(out.begin(), out.end());  // the order of a folder is the file system's
+  return out;
+}
+
+Shard Shard::Load(const fs::path& path) {
   const std::string bytes = ReadFile(path);
   uint64_t length = 0;
   std::memcpy(&length, bytes.data(), sizeof(length));

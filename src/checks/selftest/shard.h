@@ -4,12 +4,16 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace weighbridge {
 
 std::string ReadFile(const std::filesystem::path& path);
 void WriteFile(const std::filesystem::path& path, const std::string& bytes);
+// Below `folder`, those whose name ends so; sorted, since a folder has its file system's order.
+std::vector<std::filesystem::path> FilesWith(const std::filesystem::path& folder,
+                                             std::string_view ending);
 
 // 8 bytes with the header's length, the header, the data.
 struct Shard {
