@@ -192,7 +192,8 @@ class Comparison {
   }
 
   Status Stage(StageId stage) {
-    StageTensors tensors;
+    StageTensors& tensors = tensors_;
+    tensors.Clear();
     json request = {{"stage", stage.kind == StageKind::kEmbedding ? "embedding"
                               : stage.kind == StageKind::kLayer   ? "layer"
                                                                   : "output"},
@@ -525,6 +526,7 @@ class Comparison {
   MegatronConfig config_;
   EffectSide hf_side_, megatron_side_;
   std::unique_ptr<ParameterSource> source_;
+  StageTensors tensors_;
   std::optional<Recording> reference_, candidate_;
   std::vector<std::vector<int64_t>> ids_;
   std::unique_ptr<EngineSession> session_;

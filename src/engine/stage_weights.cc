@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "checks/moves.h"
@@ -26,6 +28,19 @@ TensorView ValuesOf(const Checkpoint& checkpoint, const TensorInfo& info, StageT
   return {info.dtype, info.shape, bytes};
 }
 
+// The parameter's bytes where they lie, when no run has to be joined with another.
+std::optional<std::span<const std::byte>> InOnePiece(const ParameterBytes& parameter, DType dtype,
+                                                     uint64_t bytes) {
+  const std::span<const Run> runs = parameter.plan.runs();
+  if (parameter.op != Op::kNone || parameter.sources.dtype != dtype || runs.size() != 1 ||
+      runs[0].count != 1 || runs[0].other == kZeroSource ||
+      static_cast<uint64_t>(runs[0].length) != bytes ||
+      parameter.sources.Quantized(runs[0].other) != nullptr) {
+    return std::nullopt;
+  }
+  return std::span(parameter.sources.Data(runs[0].other) + runs[0].other_offset, bytes);
+}
+
 Error NoRecording(const std::string& path, std::string what) {
   return {ErrorKind::kInvalid, "recording", std::move(what), path,
           "a recording is a safetensors file with input_ids and hidden states; docs/compare.md "
@@ -35,7 +50,21 @@ Error NoRecording(const std::string& path, std::string what) {
 }  // namespace
 
 std::span<std::byte> StageTensors::Own(uint64_t bytes) {
-  return *owned.emplace_back(std::make_unique<std::vector<std::byte>>(bytes));
+  const auto fits = std::find_if(free_.begin(), free_.end(),
+                                 [&](const Buffer& buffer) { return buffer.size == bytes; });
+  if (fits == free_.end()) {
+    used_.push_back({std::make_unique_for_overwrite<std::byte[]>(bytes), bytes});
+  } else {
+    used_.push_back(std::move(*fits));
+    free_.erase(fits);
+  }
+  return {used_.back().bytes.get(), bytes};
+}
+
+void StageTensors::Clear() {
+  tensors.clear();
+  // What the last stage had no use for is of another kind of layer.
+  free_ = std::exchange(used_, {});
 }
 
 Status AddHfTensors(const Model& model, const Checkpoint& hf, StageId stage,
@@ -60,6 +89,10 @@ Status AddMegatronTensors(const Model& model, const ParameterSource& source, Sta
     const auto bytes = BytesFor(dtype, Numel(parameter.shape));
     if (!bytes) {
       return Fail(ErrorKind::kUnsupported, "dtype", "a parameter of a packed dtype", use.role);
+    }
+    if (const auto whole = InOnePiece(parameter, dtype, *bytes)) {
+      out.tensors.push_back({side + "." + use.role, {dtype, parameter.shape, *whole}});
+      continue;
     }
     const std::span<std::byte> values = out.Own(*bytes);
     WB_RETURN_IF_ERROR(

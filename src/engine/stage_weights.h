@@ -16,12 +16,22 @@
 
 namespace weighbridge {
 
-// Views into files, and the bytes that are in none.
-struct StageTensors {
+// Views into files, and the bytes that are in none. Cleared for the next stage, whose bytes take
+// the place of the last one's: fresh memory costs more than what it is filled with.
+class StageTensors {
+ public:
   std::vector<NamedTensor> tensors;
-  std::vector<std::unique_ptr<std::vector<std::byte>>> owned;
 
+  // Not initialized; stays where it is until Clear().
   std::span<std::byte> Own(uint64_t bytes);
+  void Clear();
+
+ private:
+  struct Buffer {
+    std::unique_ptr<std::byte[]> bytes;
+    uint64_t size = 0;
+  };
+  std::vector<Buffer> used_, free_;
 };
 
 // Appends the stage's tensors as "SIDE.ROLE" and completes `spec`. Errors: those of HfTensorsOf;

@@ -4,24 +4,53 @@
 #include <ATen/ATen.h>
 
 #include <nlohmann/json.hpp>
-#include <span>
+#include <vector>
 
 namespace weighbridge::engine {
 
-// Collects over the outputs of a module, and over blocks of one output. Everything is computed in
-// float64. What counts (DESIGN §1): the RMS of the candidate's error divided by that of the
-// reference's own, which is at least one float32 ULP of the outputs' RMS.
+// How far two outputs are apart, token by token, over blocks of their width.
+class TokenDistance {
+ public:
+  // Sums of squares of tokens [begin, begin + their number).
+  void Add(int64_t begin, const at::Tensor& apart, const at::Tensor& size);
+  // Squared, by the square of the reference: [tokens], on the CPU.
+  at::Tensor Relative() const;
+
+ private:
+  std::vector<double> apart_, size_;
+};
+
+// Collects over the outputs of a module, and over blocks of one output. Sums are taken in float64.
+// What counts (DESIGN §1): the RMS of the candidate's error divided by that of the reference's own,
+// which is at least one ULP of the outputs' RMS in the dtype that both compute in.
 class Measure {
  public:
-  // All of one shape; `truth` in float64.
+  explicit Measure(at::ScalarType computed_in = at::kFloat) : dtype_(computed_in) {}
+
+  // The errors of both, on tokens of which the truth is known: [tokens, width] each.
+  void AddErrors(const at::Tensor& candidate, const at::Tensor& reference, const at::Tensor& truth);
+  // Their difference, on any tokens: [tokens, width] each.
+  void AddDifference(const at::Tensor& candidate, const at::Tensor& reference,
+                     TokenDistance* by_token = nullptr);
+  // Both, of the same tokens, in any shape whose last axis is the width.
   void Add(const at::Tensor& candidate, const at::Tensor& reference, const at::Tensor& truth);
+
+  double ratio() const;
+  double max_ratio() const;
+  // The reference's error by the RMS of its outputs.
+  double reference_error() const;
+  bool finite() const { return nan_ == 0 && inf_ == 0; }
   nlohmann::json ToJson() const;
 
  private:
-  double elements_ = 0, outputs_ = 0, peak_ = 0;
-  double candidate_ = 0, reference_ = 0;  // sums of squared errors
+  double Ulp(double value) const;
+  double Floor() const;
+
+  at::ScalarType dtype_;
+  double measured_ = 0, outputs_ = 0, peak_ = 0;  // of the elements whose truth is known
+  double candidate_ = 0, reference_ = 0;          // sums of squared errors
   double candidate_max_ = 0, reference_max_ = 0;
-  double max_diff_ = 0, sum_diff_ = 0, dot_ = 0, norm_a_ = 0, norm_b_ = 0;
+  double elements_ = 0, max_diff_ = 0, sum_diff_ = 0, dot_ = 0, norm_a_ = 0, norm_b_ = 0;
   int64_t nan_ = 0, inf_ = 0;
 };
 

@@ -4,7 +4,7 @@ namespace weighbridge::engine {
 
 std::span<const ModuleInfo> EmbeddingModules() {
   static const std::array<ModuleInfo, 1> kModules = {{
-      {ModuleId::kEmbedding, "embedding", {Slot::kIds}, {Slot::kOut}},
+      {ModuleId::kEmbedding, "embedding", {Slot::kIds}, {Slot::kOut}, Reach::kAll},
   }};
   return kModules;
 }
@@ -16,10 +16,10 @@ std::span<const ModuleInfo> LayerModules() {
       {kInputNorm, "input_layernorm", {kX}, {kNormed}},
       {kQkv, "self_attention.linear_qkv", {kNormed}, {kQ, kK, kV, kGate}},
       {kQkNorm, "self_attention.q_layernorm", {kQ, kK}, {kQNormed, kKNormed}},
-      {kRope, "self_attention.rotary_pos_emb", {kQNormed, kKNormed}, {kQRotated, kKRotated}},
-      {kCoreAttention, "self_attention.core_attention", {kQRotated, kKRotated, kV}, {kContext}},
-      {kDeltaNet, "self_attention.gated_delta_net", {kNormed}, {kContext}},
-      {kMamba, "mixer", {kNormed}, {kContext}},
+      {kRope, "self_attention.rotary_pos_emb", {kQNormed, kKNormed}, {kQRotated, kKRotated}, Reach::kAll},
+      {kCoreAttention, "self_attention.core_attention", {kQRotated, kKRotated, kV}, {kContext}, Reach::kAll},
+      {kDeltaNet, "self_attention.gated_delta_net", {kNormed}, {kContext}, Reach::kPast},
+      {kMamba, "mixer", {kNormed}, {kContext}, Reach::kPast},
       {kProjection, "self_attention.linear_proj", {kContext, kGate}, {kAttention}},
       {kPostAttentionNorm,
        "self_attention.linear_proj.post_layernorm",
@@ -27,7 +27,7 @@ std::span<const ModuleInfo> LayerModules() {
        {kAttentionNormed}},
       {kAttentionResidual, "self_attn_bda", {kX, kAttentionNormed}, {kMiddle}},
       {kPreMlpNorm, "pre_mlp_layernorm", {kMiddle}, {kMlpIn}},
-      {kRouter, "mlp.router", {kMlpIn}, {kRouting, kScores}},
+      {kRouter, "mlp.router", {kMlpIn}, {kRouting, kScores}, Reach::kAll},
       {kExperts, "mlp.experts", {kMlpIn, kRouting}, {kMlpOut}},
       {kMlp, "mlp", {kMlpIn}, {kMlpOut}},
       {kSharedExperts, "mlp.shared_experts", {kMlpOut, kMlpIn}, {kMlpShared}},

@@ -75,10 +75,18 @@ enum class Slot {
 
 using Activations = std::array<at::Tensor, static_cast<size_t>(Slot::kCount)>;
 
+// What an output depends on, and so on how few tokens it can be computed as on all of them.
+enum class Reach {
+  kToken,  // its own token
+  kPast,   // tokens before it: a prefix gives the same
+  kAll,    // cheap enough to be computed whole
+};
+
 struct ModuleInfo {
   ModuleId id;
   const char* name;  // as Megatron-Core calls it, beneath its layer
   std::vector<Slot> in, out;
+  Reach reach = Reach::kToken;
 };
 
 // In the order of computation. A module that neither side has is passed over; one that a single
@@ -88,13 +96,23 @@ std::span<const ModuleInfo> LayerModules();
 std::span<const ModuleInfo> OutputModules();
 
 // One layer, or the embedding, or the output, of one side. It computes in the dtype of its inputs:
-// float32, or float64 for the truth. Throws Unsupported and c10::Error.
+// float32, float64 for the truth, or a narrow dtype, of which what its library computes in float32
+// is computed so. Throws Unsupported and c10::Error.
 class Stage {
  public:
   virtual ~Stage() = default;
   virtual bool Has(ModuleId id) const = 0;
+  // All but kLogits.
   virtual std::vector<at::Tensor> Run(ModuleId id, std::span<const at::Tensor> in) const = 0;
+  // Of the output's stage: rows of its matrix, and the logits of tokens [begin, begin + count).
+  virtual int64_t vocabulary() const = 0;
+  virtual at::Tensor Logits(const at::Tensor& x, int64_t begin, int64_t count) const = 0;
 };
+
+// In which sums, norms and softmaxes run when the rest is in `dtype`.
+inline at::ScalarType Wide(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 // What a description asks for and no block computes. Its text goes to the user.
 class Unsupported : public std::runtime_error {

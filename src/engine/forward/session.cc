@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <optional>
 #include <utility>
+#include <vector>
+
+#include "engine/forward/routes.h"
+#include "engine/forward/sides.h"
 
 namespace weighbridge::engine {
 namespace {
@@ -15,114 +17,63 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
-constexpr int64_t kTokensPerBlock = 32;  // of logits, which are wide
+// Of so many tokens the truth is taken of all; of more, of so many, and over such a prefix.
+constexpr int64_t kAllTokens = 64, kSampledTokens = 32, kPrefixTokens = 32, kPrefixRows = 4;
 
-Tensor& At(Activations& states, Slot slot) { return states[static_cast<size_t>(slot)]; }
-
-std::vector<Tensor> Inputs(Activations& states, const ModuleInfo& module, at::ScalarType dtype) {
-  std::vector<Tensor> in;
-  for (const Slot slot : module.in) {
-    const Tensor& x = At(states, slot);
-    in.push_back(x.defined() && x.is_floating_point() ? x.to(dtype) : x);
-  }
-  return in;
-}
-
-// A side without the module hands on what comes in.
-std::vector<Tensor> RunOr(const Stage& stage, const ModuleInfo& module,
-                          std::span<const Tensor> in) {
-  if (stage.Has(module.id)) return stage.Run(module.id, in);
-  return {in.begin(),
-          in.begin() + static_cast<std::ptrdiff_t>(std::min(in.size(), module.out.size()))};
-}
-
-void Store(Activations& states, const ModuleInfo& module, std::vector<Tensor> out) {
-  for (size_t i = 0; i < out.size() && i < module.out.size(); ++i) {
-    At(states, module.out[i]) = std::move(out[i]);
-  }
-}
-
-// Whether a module that neither side has may hand its inputs on: its outputs may be another's.
-bool IsFilled(Activations& states, const ModuleInfo& module) {
-  return std::any_of(module.out.begin(), module.out.end(),
-                     [&](Slot slot) { return At(states, slot).defined(); });
-}
-
-// One side's own way through a stage.
-Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states) {
-  for (const ModuleInfo& module : modules) {
-    if (!stage.Has(module.id) && IsFilled(states, module)) continue;
-    const at::ScalarType dtype = At(states, module.in[0]).is_floating_point()
-                                     ? At(states, module.in[0]).scalar_type()
-                                     : at::kFloat;
-    const std::vector<Tensor> in = Inputs(states, module, dtype);
-    Store(states, module, RunOr(stage, module, in));
-  }
-  return states;
-}
-
-// Tokens whose choice of experts differs, apart from those where the truth's scores are as good as
-// tied: their error is no error of a module.
-struct Routes {
-  Tensor counted;  // [tokens], true: compare the weights
-  json figures;
-};
-
-Routes CompareRoutes(std::span<const Tensor> candidate, std::span<const Tensor> reference,
-                     std::span<const Tensor> truth) {
-  const auto chosen = [](const Tensor& routing) { return routing.flatten(0, 1) != 0; };
-  const Tensor right = chosen(truth[0]);
-  const Tensor flipped =
-      chosen(candidate[0]).ne(right).logical_or(chosen(reference[0]).ne(right)).any(-1);
-  const Tensor scores = truth[1].flatten(0, 1);
-  const Tensor apart = (reference[1].flatten(0, 1).to(at::kDouble) - scores).abs();
-  const double noise = at::nan_to_num(apart, 0.0, 0.0, 0.0).max().item<double>();
-  const int64_t k = std::max<int64_t>(1, right.sum(-1).max().item<int64_t>());
-  Tensor tied = at::zeros_like(flipped);
-  if (k < scores.size(-1)) {
-    const Tensor best = std::get<0>(scores.topk(k + 1, -1));
-    const Tensor gap = best.select(-1, k - 1) - best.select(-1, k);
-    tied =
-        gap <= 16 * std::max(noise, 1e-7 * scores.abs().nan_to_num(0, 0, 0).mean().item<double>());
-  }
-  const Tensor near = flipped.logical_and(tied);
-  return {near.logical_not(),
-          {{"tokens", flipped.numel()},
-           {"flipped", flipped.sum().item<int64_t>()},
-           {"near_ties", near.sum().item<int64_t>()}}};
-}
+// What clears a module whose truth is known of a sample: errors that are clearly within the rule
+// there, and a distance of both sides at the other tokens like the one at these. A doubt costs
+// time, no verdict: the truth is then taken of all tokens.
+constexpr double kClearRatio = 1.5, kClearMaxRatio = 6, kClearRest = 2, kClearRestMax = 4;
 
 std::vector<int64_t> ShapeOf(const Tensor& x) { return x.sizes().vec(); }
 
+// [tokens, all the rest].
+Tensor Tokens(const Tensor& x) { return x.flatten(0, 1).flatten(1); }
+
+std::optional<at::ScalarType> NarrowOf(const json& name) {
+  if (name.is_null()) return std::nullopt;
+  if (name == "bf16") return at::kBFloat16;
+  if (name == "fp16") return at::kHalf;
+  throw Unsupported("computing in " + name.dump());
+}
+
+// Runs the module on several groups of tokens [b, s, ...] at once: its matrices are made once.
+std::vector<std::vector<Tensor>> RunTogether(const Stage& stage, const ModuleInfo& module,
+                                             std::span<const std::vector<Tensor>> groups) {
+  std::vector<Tensor> joined;
+  std::vector<int64_t> tokens;
+  for (const std::vector<Tensor>& group : groups) {
+    tokens.push_back(group[0].size(0) * group[0].size(1));
+  }
+  for (size_t slot = 0; slot < module.in.size(); ++slot) {
+    std::vector<Tensor> parts;
+    for (const std::vector<Tensor>& group : groups) {
+      if (group[slot].defined()) parts.push_back(group[slot].flatten(0, 1));
+    }
+    joined.push_back(parts.empty() ? Tensor() : at::cat(parts).unsqueeze(0));
+  }
+  std::vector<std::vector<Tensor>> out(groups.size());
+  for (const Tensor& whole : RunOr(stage, module, joined)) {
+    int64_t begin = 0;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      Tensor part;
+      if (whole.defined()) {
+        const Tensor& like = groups[g][0];
+        part = whole[0].narrow(0, begin, tokens[g]).unflatten(0, {like.size(0), like.size(1)});
+      }
+      out[g].push_back(std::move(part));
+      begin += tokens[g];
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
-struct Session::Side {
-  Side(const json& description, std::span<const WbEngineTensor> tensors, const std::string& name) {
-    for (const WbEngineTensor& tensor : tensors) {
-      weights.Add(tensor, name + ".");
-      recorded.Add(tensor, name + ".recorded.");
-    }
-    sequence_first = description.value("sequence_first", false);
-    const json& spec = description.at("spec");
-    stage = description.at("model") == "hf" ? MakeHfStage(spec, weights)
-                                            : MakeMegatronStage(spec, weights);
-  }
-  std::optional<Tensor> Recorded(const std::string& part) const {
-    if (!recorded.Has(part)) return std::nullopt;
-    const Tensor values = recorded.Get(part, at::kFloat);
-    return sequence_first && part != "logits" ? values.transpose(0, 1) : values;
-  }
-
-  Weights weights, recorded;
-  bool sequence_first = false;  // of the recorded hidden states
-  std::unique_ptr<Stage> stage;
-};
-
-struct Session::Pair {
-  Side reference, candidate;
-};
-
-Session::Session(const json& request) {
+Session::Session(const json& request)
+    : device_(request.value("device", "cpu") == "cuda" ? at::kCUDA : at::kCPU),
+      narrow_(NarrowOf(request.value("narrow", json()))),
+      free_run_(request.value("free_run", true)) {
   const int threads = request.value("threads", 0);
   if (threads > 0) at::set_num_threads(threads);
   const auto rows = request.at("ids").get<std::vector<std::vector<int64_t>>>();
@@ -131,70 +82,224 @@ Session::Session(const json& request) {
     tensors.push_back(at::tensor(row, at::TensorOptions().dtype(at::kLong)));
   }
   ids_ = at::stack(tensors);
+  const int64_t tokens = ids_.numel();
+  prefix_rows_ = std::min(ids_.size(0), kPrefixRows);
+  prefix_length_ = std::min(ids_.size(1), std::max<int64_t>(1, kPrefixTokens / prefix_rows_));
+  if (tokens > kAllTokens) {
+    // The first and the last among them, and none at a regular distance from a power of two.
+    sample_ = at::linspace(0, static_cast<double>(tokens - 1), kSampledTokens,
+                           at::TensorOptions().dtype(at::kDouble))
+                  .round()
+                  .to(at::kLong);
+  } else {
+    prefix_rows_ = ids_.size(0);
+    prefix_length_ = ids_.size(1);
+  }
 }
 
 json Session::Call(const json& request, std::span<const WbEngineTensor> tensors) {
   const c10::InferenceMode guard;
-  const Pair pair{{request.at("reference"), tensors, "reference"},
-                  {request.at("candidate"), tensors, "candidate"}};
+  seconds_.clear();
+  const Pair pair{{request.at("reference"), tensors, "reference", pool_, device_},
+                  {request.at("candidate"), tensors, "candidate", pool_, device_}};
   const std::string stage = request.at("stage");
   json answer = stage == "embedding" ? Embed(pair)
                 : stage == "layer"   ? Layer(pair)
                                      : Output(pair, request.value("keep", false));
   states_["reference.hidden"] = walk_.reference;
   states_["candidate.hidden"] = walk_.candidate;
+  answer["seconds"] = seconds_;
   return answer;
 }
 
-// Runs the reference's chain in `states`; each module's outputs are measured on its inputs.
-json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Activations& states) {
+// The first tokens of the first rows.
+Tensor Session::Prefix(const Tensor& x) const {
+  return x.narrow(0, 0, prefix_rows_).narrow(1, 0, prefix_length_);
+}
+
+// Of [tokens, ...] those of which the truth is taken.
+Tensor Session::Sampled(const Tensor& rows) const {
+  return sample_.defined() ? rows.index_select(0, sample_.to(rows.device())) : rows;
+}
+
+// What the reference gives in float64: on the teacher's inputs at the tokens that the module's reach
+// allows to take alone, on the state of the truth's own walk, and on the narrow inputs.
+struct Session::Exact {
+  std::vector<Tensor> taught, walk, narrow;
+};
+
+Session::Exact Session::RunExactly(const Stage& stage, const ModuleInfo& module,
+                                   Lanes& lanes) const {
+  const auto picked = [&](const std::vector<Tensor>& in) {
+    std::vector<Tensor> out;
+    for (const Tensor& x : in) {
+      if (!x.defined() || module.reach == Reach::kAll || !sample_.defined()) {
+        out.push_back(x);
+      } else if (module.reach == Reach::kPast) {
+        out.push_back(Prefix(x));
+      } else {
+        out.push_back(Sampled(x.flatten(0, 1)).unsqueeze(0));
+      }
+    }
+    return out;
+  };
+  std::vector<std::vector<Tensor>> groups;
+  std::vector<Tensor> taught = picked(Inputs(lanes.teacher, module, at::kFloat));
+  for (Tensor& x : taught) x = x.defined() && x.is_floating_point() ? x.to(at::kDouble) : x;
+  groups.push_back(std::move(taught));
+  groups.push_back(Inputs(lanes.truth, module, at::kDouble));
+  if (narrow_) {
+    std::vector<Tensor> in = Inputs(lanes.narrow, module, *narrow_);
+    for (Tensor& x : in) x = x.defined() && x.is_floating_point() ? x.to(at::kDouble) : x;
+    groups.push_back(std::move(in));
+  }
+  std::vector<std::vector<Tensor>> out;
+  if (module.reach == Reach::kToken) {
+    out = RunTogether(stage, module, groups);
+  } else {
+    for (const std::vector<Tensor>& group : groups) out.push_back(RunOr(stage, module, group));
+  }
+  return {std::move(out[0]), std::move(out[1]), narrow_ ? std::move(out[2]) : std::vector<Tensor>()};
+}
+
+// `truth` is of what RunExactly() took.
+json Session::Judge(const Pair& pair, const ModuleInfo& module, Lanes& lanes,
+                    std::span<const Tensor> candidate, std::span<const Tensor> reference,
+                    std::span<const Tensor> truth, json& answer) const {
+  if (module.id == ModuleId::kRouter && reference.size() == 2) {
+    Routes routes = CompareRoutes(candidate, reference, truth);
+    const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({routes.counted}); };
+    Measure measure;
+    measure.Add(rows(candidate[0]), rows(reference[0]), rows(truth[0]));
+    answer["routing"] = std::move(routes.figures);
+    return measure.ToJson();
+  }
+  Measure measure;
+  TokenDistance distance;
+  const bool all = !sample_.defined() || module.reach == Reach::kAll;
+  const bool prefix = module.reach == Reach::kPast;
+  const auto taken = [&](const Tensor& x) {
+    if (all) return Tokens(x);
+    return prefix ? Tokens(Prefix(x)) : Sampled(Tokens(x));
+  };
+  for (size_t i = 0; i < reference.size(); ++i) {
+    measure.AddErrors(taken(candidate[i]), taken(reference[i]), Tokens(truth[i]).to(at::kDouble));
+    measure.AddDifference(Tokens(candidate[i]), Tokens(reference[i]), &distance);
+  }
+  if (all) return measure.ToJson();
+  Tensor is_taken = at::zeros({ids_.numel()}, at::TensorOptions().dtype(at::kBool));
+  if (prefix) {
+    Prefix(is_taken.view(ids_.sizes())).fill_(true);
+  } else {
+    is_taken.index_fill_(0, sample_, true);
+  }
+  if (Cleared(measure, distance.Relative(), is_taken)) return measure.ToJson();
+  Measure whole;
+  const std::vector<Tensor> exact =
+      RunOr(*pair.reference.stage, module, Inputs(lanes.teacher, module, at::kDouble));
+  for (size_t i = 0; i < reference.size(); ++i) {
+    whole.Add(Tokens(candidate[i]), Tokens(reference[i]), Tokens(exact[i]).to(at::kDouble));
+  }
+  return whole.ToJson();
+}
+
+bool Session::Cleared(const Measure& measure, const Tensor& distance, const Tensor& taken) {
+  if (!measure.finite() || !(measure.ratio() <= kClearRatio) ||
+      !(measure.max_ratio() <= kClearMaxRatio)) {
+    return false;
+  }
+  const Tensor here = distance.index({taken}), rest = distance.index({taken.logical_not()});
+  if (rest.numel() == 0) return true;
+  constexpr double kUlp = 0x1p-23;
+  const auto root = [&](const Tensor& squared) { return std::sqrt(squared.item<double>()); };
+  const double like = std::max(root(here.mean()), kUlp);
+  const double largest = std::max(root(here.max()), kUlp);
+  return root(rest.mean()) <= kClearRest * like && root(rest.max()) <= kClearRestMax * largest;
+}
+
+// Runs the reference's chains; each module's outputs are measured on the teacher's inputs.
+json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes& lanes) {
   json answer;
   answer["modules"] = json::array();
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   for (const ModuleInfo& module : modules) {
     const bool of_reference = reference.Has(module.id), of_candidate = candidate.Has(module.id);
-    if (!of_reference && !of_candidate && IsFilled(states, module)) continue;
-    const std::vector<Tensor> in = Inputs(states, module, at::kFloat);
-    std::vector<Tensor> out = RunOr(reference, module, in);
+    if (!of_reference && !of_candidate && IsFilled(lanes.teacher, module)) continue;
+    const std::vector<Tensor> in = Inputs(lanes.teacher, module, at::kFloat);
+    std::vector<Tensor> out, narrow;
+    Exact exact;
+    {
+      const Clock clock(seconds_, "reference");
+      out = RunOr(reference, module, in);
+    }
+    {
+      const Clock clock(seconds_, "truth");
+      exact = RunExactly(reference, module, lanes);
+    }
+    std::vector<Tensor> narrow_in;
+    if (narrow_) {
+      const Clock clock(seconds_, "narrow");
+      narrow_in = Inputs(lanes.narrow, module, *narrow_);
+      narrow = RunOr(reference, module, narrow_in);
+      for (Tensor& x : narrow) x = x.defined() && x.is_floating_point() ? x.to(*narrow_) : x;
+    }
     if (of_reference || of_candidate) {
-      const std::vector<Tensor> exact =
-          RunOr(reference, module, Inputs(states, module, at::kDouble));
-      const std::vector<Tensor> other = RunOr(candidate, module, in);
-      const bool routes = module.id == ModuleId::kRouter && out.size() == 2 && other.size() == 2;
+      std::vector<Tensor> other;
+      {
+        const Clock clock(seconds_, "taught");
+        other = RunOr(candidate, module, in);
+      }
       if (other.size() != out.size()) {
         throw Unsupported(std::string("models whose ") + module.name + " gives other tensors");
       }
-      Measure measure;
-      if (routes) {
-        Routes compared = CompareRoutes(other, out, exact);
-        const auto rows = [&](const Tensor& x) {
-          return x.flatten(0, 1).index({compared.counted});
-        };
-        measure.Add(rows(other[0]), rows(out[0]), rows(exact[0]));
-        answer["routing"] = std::move(compared.figures);
-      } else {
-        for (size_t i = 0; i < out.size(); ++i)
-          measure.Add(other[i], out[i], exact[i].to(at::kDouble));
-      }
-      json row = measure.ToJson();
+      const Clock clock(seconds_, "measures");
+      json row = Judge(pair, module, lanes, other, out, exact.taught, answer);
       row["name"] = module.name;
       row["shape"] = ShapeOf(out[0]);
       if (of_reference != of_candidate) row["only"] = of_reference ? "reference" : "candidate";
+      if (narrow_) row["narrow"] = JudgeNarrow(candidate, module, narrow_in, narrow, exact.narrow);
       answer["modules"].push_back(std::move(row));
     }
-    Store(states, module, std::move(out));
+    Store(lanes.teacher, module, std::move(out));
+    Store(lanes.truth, module, std::move(exact.walk));
+    if (narrow_) Store(lanes.narrow, module, std::move(narrow));
   }
   return answer;
 }
 
+// The same verdict in the narrow dtype, with its own error and ULP.
+json Session::JudgeNarrow(const Stage& candidate, const ModuleInfo& module,
+                          std::span<const Tensor> in, std::span<const Tensor> reference,
+                          std::span<const Tensor> truth) const {
+  std::vector<Tensor> other = RunOr(candidate, module, in);
+  Measure measure(*narrow_);
+  if (module.id == ModuleId::kRouter && reference.size() == 2) {
+    const Routes routes = CompareRoutes(other, reference, truth);
+    const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({routes.counted}); };
+    measure.Add(rows(other[0]), rows(reference[0]), rows(truth[0]));
+    return measure.ToJson();
+  }
+  for (size_t i = 0; i < reference.size(); ++i) {
+    measure.Add(Tokens(other[i].to(*narrow_)), Tokens(reference[i]),
+                Tokens(truth[i]).to(at::kDouble));
+  }
+  return measure.ToJson();
+}
+
 json Session::Embed(const Pair& pair) {
-  Activations states{};
-  At(states, Slot::kIds) = ids_;
-  json answer = Teach(pair, EmbeddingModules(), states);
-  walk_.reference = pair.reference.Recorded("out").value_or(At(states, Slot::kOut));
-  Activations own = Chain(*pair.candidate.stage, EmbeddingModules(), states);
+  Lanes lanes;
+  const Tensor ids = ids_.to(device_);
+  At(lanes.teacher, Slot::kIds) = ids;
+  At(lanes.truth, Slot::kIds) = Prefix(ids);
+  At(lanes.narrow, Slot::kIds) = Prefix(ids);
+  json answer = Teach(pair, EmbeddingModules(), lanes);
+  walk_.reference = pair.reference.Recorded("out").value_or(At(lanes.teacher, Slot::kOut));
+  Activations ids_only{};
+  At(ids_only, Slot::kIds) = ids;
+  Activations own = Chain(*pair.candidate.stage, EmbeddingModules(), ids_only);
   walk_.candidate = pair.candidate.Recorded("out").value_or(At(own, Slot::kOut));
-  walk_.truth = At(states, Slot::kOut).to(at::kDouble);
+  walk_.truth = At(lanes.truth, Slot::kOut).to(at::kDouble);
+  walk_.narrow = At(lanes.narrow, Slot::kOut);
   return answer;
 }
 
@@ -210,10 +315,18 @@ json Session::Layer(const Pair& pair) {
   for (const Side* side : {&pair.reference, &pair.candidate}) {
     if (const auto in = side->Recorded("in")) teacher = *in;
   }
-  Activations states{};
-  At(states, Slot::kX) = teacher;
-  json answer = Teach(pair, LayerModules(), states);
-  const Tensor taught = At(states, Slot::kOut);
+  Lanes lanes;
+  At(lanes.teacher, Slot::kX) = teacher;
+  At(lanes.truth, Slot::kX) = walk_.truth;
+  At(lanes.narrow, Slot::kX) = walk_.narrow;
+  json answer = Teach(pair, LayerModules(), lanes);
+  const Tensor taught = At(lanes.teacher, Slot::kOut);
+  if (!repeated_) {
+    // A reference that does not repeat itself shows nothing.
+    const Tensor x = Prefix(teacher);
+    answer["repeats"] = run(*pair.reference.stage, x).equal(run(*pair.reference.stage, x));
+    repeated_ = true;
+  }
   const auto reference_out = pair.reference.Recorded("out");
   const auto candidate_out = pair.candidate.Recorded("out");
   if (reference_out || candidate_out) {
@@ -230,154 +343,26 @@ json Session::Layer(const Pair& pair) {
       answer["explained"] = explained.ToJson();
     }
   }
-  walk_.reference = reference_out ? *reference_out : run(*pair.reference.stage, walk_.reference);
-  walk_.candidate = candidate_out ? *candidate_out : run(*pair.candidate.stage, walk_.candidate);
-  walk_.truth = run(*pair.reference.stage, walk_.truth);
-  Measure free;
-  free.Add(walk_.candidate, walk_.reference, walk_.truth);
-  answer["free"] = free.ToJson();
-  return answer;
-}
-
-namespace {
-
-// The next tokens of both, position by position.
-class Tokens {
- public:
-  void Add(const Tensor& candidate, const Tensor& reference, const Tensor& truth) {
-    const Tensor c = candidate.to(at::kDouble), r = reference.to(at::kDouble);
-    const Tensor top = r.argmax(-1), other = c.argmax(-1);
-    // Twice the error of each side, as two logits are compared.
-    const Tensor noise = 4 * (r - truth).abs().amax(-1);
-    const auto picked = [&](const Tensor& index) {
-      return r.gather(-1, index.unsqueeze(-1)).squeeze(-1);
-    };
-    const Tensor margin = picked(top) - picked(other);
-    const Tensor differs = top != other;
-    const Tensor beyond = differs.logical_and(margin > noise);
-    const Tensor log_r = at::log_softmax(r, -1), log_c = at::log_softmax(c, -1);
-    const Tensor kl = (log_r.exp() * (log_r - log_c)).sum(-1);
-    if (first_ < 0 && differs.any().item<bool>()) {
-      first_ = positions_ + differs.nonzero()[0][0].item<int64_t>();
-    }
-    if (beyond.any().item<bool>() && worst_.is_null()) {
-      const int64_t at = beyond.nonzero()[0][0].item<int64_t>();
-      worst_ = {{"position", positions_ + at},
-                {"reference", top[at].item<int64_t>()},
-                {"candidate", other[at].item<int64_t>()},
-                {"margin", margin[at].item<double>()},
-                {"noise", noise[at].item<double>()}};
-    }
-    positions_ += top.numel();
-    differ_ += differs.sum().item<int64_t>();
-    beyond_ += beyond.sum().item<int64_t>();
-    kl_ += kl.sum().item<double>();
-    kl_max_ = std::max(kl_max_, kl.max().item<double>());
-  }
-
-  json ToJson() const {
-    return {{"positions", positions_},
-            {"differ", differ_},
-            {"beyond_noise", beyond_},
-            {"first_difference", first_ < 0 ? json() : json(first_)},
-            {"first_beyond", worst_},
-            {"kl_mean", kl_ / std::max<double>(1, static_cast<double>(positions_))},
-            {"kl_max", kl_max_}};
-  }
-
- private:
-  int64_t positions_ = 0, differ_ = 0, beyond_ = 0, first_ = -1;
-  double kl_ = 0, kl_max_ = 0;
-  json worst_;
-};
-
-}  // namespace
-
-// The recorded logits beside what both models make of the recorded state before them.
-std::optional<json> Session::RecordedLogits(const Pair& pair, const Tensor& final) const {
-  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
-  const ModuleInfo& norm = OutputModules()[0];
-  const ModuleInfo& head = OutputModules()[1];
-  const auto run = [](const Stage& stage, const ModuleInfo& module, const Tensor& x) {
-    return RunOr(stage, module, std::span(&x, 1))[0];
-  };
-  Measure measure;
-  if (const auto logits = pair.candidate.Recorded("logits")) {
-    const Tensor& x = walk_.candidate;
-    measure.Add(*logits, run(reference, head, run(reference, norm, x)),
-                run(reference, head, run(reference, norm, x.to(at::kDouble))));
-  } else if (const auto of_reference = pair.reference.Recorded("logits")) {
-    measure.Add(run(candidate, head, final), *of_reference,
-                run(reference, head, final.to(at::kDouble)));
+  const bool is_own = teacher.is_same(walk_.reference);
+  const Clock clock(seconds_, "free");
+  if (reference_out) {
+    walk_.reference = *reference_out;
   } else {
-    return std::nullopt;
+    walk_.reference = is_own ? taught : run(*pair.reference.stage, walk_.reference);
   }
-  json figures = measure.ToJson();
-  figures["shape"] = {ids_.size(0), ids_.size(1), -1};
-  return figures;
-}
-
-json Session::Output(const Pair& pair, bool keep) {
-  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
-  const ModuleInfo& norm = OutputModules()[0];
-  const ModuleInfo& head = OutputModules()[1];
-  Activations states{};
-  At(states, Slot::kX) = walk_.reference;
-  json answer = Teach(pair, OutputModules().first(1), states);
-  const auto normed = [&](const Side& side, const Stage& stage, const Tensor& x) {
-    const auto recorded = side.Recorded("final");
-    return recorded ? *recorded : RunOr(stage, norm, std::span(&x, 1))[0];
-  };
-  const Walk final = {normed(pair.reference, reference, walk_.reference),
-                      normed(pair.candidate, candidate, walk_.candidate),
-                      RunOr(reference, norm, std::span(&walk_.truth, 1))[0]};
-  const Tensor& teacher = At(states, Slot::kFinal);
-  const int64_t tokens = ids_.numel(), hidden = teacher.size(-1);
-  const auto rows = [&](const Tensor& x, int64_t begin, int64_t count) {
-    return x.reshape({tokens, hidden}).narrow(0, begin, count).unsqueeze(0);
-  };
-  const auto logits = [&](const Side& side, const Stage& stage, const Tensor& x, int64_t begin) {
-    const auto recorded = side.Recorded("logits");
-    if (!recorded) return RunOr(stage, head, std::span(&x, 1))[0];
-    return recorded->reshape({tokens, -1}).narrow(0, begin, x.size(1)).unsqueeze(0);
-  };
-  Measure taught, free;
-  Tokens next;
-  std::vector<Tensor> kept_reference, kept_candidate;
-  int64_t vocabulary = 0;
-  for (int64_t begin = 0; begin < tokens; begin += kTokensPerBlock) {
-    const int64_t count = std::min(kTokensPerBlock, tokens - begin);
-    const Tensor x = rows(teacher, begin, count);
-    const Tensor exact = x.to(at::kDouble);
-    taught.Add(RunOr(candidate, head, std::span(&x, 1))[0],
-               RunOr(reference, head, std::span(&x, 1))[0],
-               RunOr(reference, head, std::span(&exact, 1))[0]);
-    const Tensor r = logits(pair.reference, reference, rows(final.reference, begin, count), begin);
-    const Tensor c = logits(pair.candidate, candidate, rows(final.candidate, begin, count), begin);
-    const Tensor of_truth = rows(final.truth, begin, count);
-    const Tensor t = RunOr(reference, head, std::span(&of_truth, 1))[0];
-    free.Add(c, r, t);
-    next.Add(c[0], r[0], t[0]);
-    vocabulary = r.size(-1);
-    if (keep) {
-      kept_reference.push_back(r[0]);
-      kept_candidate.push_back(c[0]);
-    }
+  if (candidate_out) {
+    walk_.candidate = *candidate_out;
+  } else if (free_run_) {
+    walk_.candidate = run(*pair.candidate.stage, walk_.candidate);
   }
-  if (auto whole = RecordedLogits(pair, final.reference)) answer["whole"] = std::move(*whole);
-  json row = taught.ToJson();
-  row["name"] = head.name;
-  row["shape"] = {ids_.size(0), ids_.size(1), vocabulary};
-  answer["modules"].push_back(std::move(row));
+  walk_.truth = At(lanes.truth, Slot::kOut);
+  walk_.narrow = At(lanes.narrow, Slot::kOut);
+  if (!free_run_ && !candidate_out) return answer;
+  Measure free;
+  free.AddErrors(Tokens(Prefix(walk_.candidate)), Tokens(Prefix(walk_.reference)),
+                 Tokens(walk_.truth));
+  free.AddDifference(Tokens(walk_.candidate), Tokens(walk_.reference));
   answer["free"] = free.ToJson();
-  answer["tokens"] = next.ToJson();
-  if (keep) {
-    const std::vector<int64_t> shape = {ids_.size(0), ids_.size(1), vocabulary};
-    states_["reference.final"] = final.reference;
-    states_["candidate.final"] = final.candidate;
-    states_["reference.logits"] = at::cat(kept_reference).reshape(shape);
-    states_["candidate.logits"] = at::cat(kept_candidate).reshape(shape);
-  }
   return answer;
 }
 

@@ -1,20 +1,24 @@
 // The requests of one comparison. The session walks both models from the embedding to the logits; a
 // request brings what one stage needs and answers with what was measured there.
 //
-// Open:   {"ids": [[...], ...], "threads": 0}          token ids, rows of one length
+// Open:   {"ids": [[...], ...], "threads": 0, "device": "cpu|cuda", "free_run": true,
+//          "narrow": null|"bf16"|"fp16"}               token ids, rows of one length
 // Call:   {"stage": "embedding|layer|output", "reference": SIDE, "candidate": SIDE, "keep": false}
 //         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
-// Answer: {"modules": [{"name", "shape", figures}], "free": {figures} of the states that each side
-//         computed from its own, "routing": {...}, "tokens": {...}}; of a recorded layer, and of
+// Answer: {"modules": [{"name", "shape", figures, "narrow": {figures}}], "free": {figures} of the
+//         states that each side computed from its own, "routing": {...}, "tokens": {...},
+//         "repeats": bool at the first layer, "seconds": {pass: s}}; of a recorded layer, and of
 //         recorded logits, also "whole": {figures} of the output, on the recorded input, and of the
 //         candidate's "explained": {figures} against what the candidate's model computes from that.
 // State:  "reference.hidden", "candidate.hidden"; with "keep" at the output also
 //         "reference.final", "candidate.final", "reference.logits", "candidate.logits".
 //
 // At each module both sides get the reference's float32 inputs (teacher-forced); the truth is the
-// reference in float64 on the same inputs. Beside it each side walks on from its own states.
+// reference in float64 on the same inputs. Float64 is dear, so of long inputs it is taken of a few
+// tokens; where these do not clear a module, of all. Beside it each side walks
+// on from its own states, and with "narrow" both compute in that dtype, over a prefix.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -28,6 +32,7 @@
 #include "engine/boundary.h"
 #include "engine/forward/measure.h"
 #include "engine/forward/module.h"
+#include "engine/forward/weights.h"
 
 namespace weighbridge::engine {
 
@@ -42,21 +47,48 @@ class Session {
  private:
   struct Side;
   struct Pair;
+  class Clock;
 
-  // What both walk through at a stage.
-  struct Walk {
-    at::Tensor reference, candidate, truth;  // hidden states, each from its own
+  // Activations of the reference: in float32, of all tokens; beside it, of a prefix, in float64 and
+  // in the narrow dtype. Each walks from its own state.
+  struct Lanes {
+    Activations teacher{}, truth{}, narrow{};
   };
+  // The states between stages.
+  struct Walk {
+    at::Tensor reference, candidate, truth, narrow;
+  };
+  struct Exact;
+  struct Finals;
+  class OutputLayer;
 
-  nlohmann::json Teach(const Pair& pair, std::span<const ModuleInfo> modules, Activations& states);
+  at::Tensor Prefix(const at::Tensor& x) const;
+  at::Tensor Sampled(const at::Tensor& rows) const;
+  Exact RunExactly(const Stage& stage, const ModuleInfo& module, Lanes& lanes) const;
+  nlohmann::json Judge(const Pair& pair, const ModuleInfo& module, Lanes& lanes,
+                       std::span<const at::Tensor> candidate, std::span<const at::Tensor> reference,
+                       std::span<const at::Tensor> truth, nlohmann::json& answer) const;
+  nlohmann::json JudgeNarrow(const Stage& candidate, const ModuleInfo& module,
+                             std::span<const at::Tensor> in, std::span<const at::Tensor> reference,
+                             std::span<const at::Tensor> truth) const;
+  // Whether a module needs no truth of more tokens than those `taken`.
+  static bool Cleared(const Measure& measure, const at::Tensor& distance, const at::Tensor& taken);
+  nlohmann::json Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes& lanes);
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
   nlohmann::json Output(const Pair& pair, bool keep);
-  std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const at::Tensor& final) const;
+  std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const Finals& finals) const;
 
+  at::Device device_;
+  std::optional<at::ScalarType> narrow_;
+  bool free_run_ = true, repeated_ = false;
   at::Tensor ids_;
+  at::Tensor sample_;  // tokens of which the truth is taken; undefined: of all
+  int64_t prefix_rows_ = 1, prefix_length_ = 1;
   Walk walk_;
   std::map<std::string, at::Tensor> states_;
+  std::map<std::string, double> seconds_;
+  BufferPool pool_;
 };
 
 }  // namespace weighbridge::engine

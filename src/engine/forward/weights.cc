@@ -9,6 +9,9 @@
 namespace weighbridge::engine {
 namespace {
 
+// Of a matrix in float64: about 16 MiB.
+constexpr int64_t kElementsPerBlock = 1 << 21;
+
 at::ScalarType TypeOf(const WbEngineTensor& tensor) {
   switch (static_cast<DType>(tensor.dtype)) {
     case DType::kF16:
@@ -48,24 +51,73 @@ const at::Tensor& Weights::Stored(const std::string& name) const {
 
 at::Tensor Weights::Get(const std::string& name, at::ScalarType dtype) const {
   const at::Tensor& stored = Stored(name);
-  if (dtype != at::kFloat) return stored.to(dtype);
-  at::Tensor& kept = kept_[name];
-  if (!kept.defined()) kept = stored.to(dtype);
+  if (stored.scalar_type() == dtype && device_.is_cpu()) return stored;
+  if (dtype == at::kDouble) return stored.to(device_, dtype);
+  at::Tensor& kept = kept_[{name, dtype}];
+  if (!kept.defined()) kept = Filled(stored, dtype);
   return kept;
 }
 
-at::Tensor Weights::TimesTall(const at::Tensor& x, const std::string& name, int64_t rows) const {
-  constexpr int64_t kRowsPerBlock = 8192;
-  const at::Tensor& stored = Stored(name);
-  rows = std::min(rows, stored.size(0));
-  if (x.scalar_type() == at::kFloat)
-    return at::matmul(x, Get(name, at::kFloat).narrow(0, 0, rows).t());
+at::Tensor Weights::Rows(const std::string& name, const at::Tensor& index,
+                         at::ScalarType dtype) const {
+  return Stored(name).index_select(0, index.to(at::kCPU)).to(device_, dtype);
+}
+
+at::Tensor Weights::Matrix(const std::string& name, int64_t at, at::ScalarType dtype) const {
+  return Stored(name).select(0, at).to(device_, dtype);
+}
+
+at::Tensor Weights::Times(const at::Tensor& x, const std::string& name) const {
+  if (x.scalar_type() != at::kDouble) return at::linear(x, Get(name, x.scalar_type()));
+  return TimesRows(x, name, 0, Stored(name).size(0));
+}
+
+at::Tensor Weights::TimesRows(const at::Tensor& x, const std::string& name, int64_t begin,
+                              int64_t count) const {
+  const at::Tensor rows = Stored(name).narrow(0, begin, count);
+  const int64_t each = std::max<int64_t>(1, kElementsPerBlock / std::max<int64_t>(rows.size(1), 1));
+  if (rows.scalar_type() == x.scalar_type() && device_.is_cpu()) return at::linear(x, rows);
   std::vector<at::Tensor> parts;
-  for (int64_t begin = 0; begin < rows; begin += kRowsPerBlock) {
-    const at::Tensor block = stored.narrow(0, begin, std::min(kRowsPerBlock, rows - begin));
-    parts.push_back(at::matmul(x, block.to(x.scalar_type()).t()));
+  for (int64_t at = 0; at < count; at += each) {
+    const at::Tensor block = Filled(rows.narrow(0, at, std::min(each, count - at)), x.scalar_type());
+    parts.push_back(at::linear(x, block));
+    pool_.Give(block);
   }
-  return at::cat(parts, -1);
+  return parts.size() == 1 ? parts.front() : at::cat(parts, -1);
+}
+
+at::Tensor Weights::Filled(const at::Tensor& stored, at::ScalarType dtype) const {
+  at::Tensor buffer = pool_.Take(stored.sizes(), stored.options().device(device_).dtype(dtype));
+  buffer.copy_(stored);
+  return buffer;
+}
+
+Weights::~Weights() {
+  for (auto& [key, tensor] : kept_) pool_.Give(std::move(tensor));
+}
+
+at::Tensor BufferPool::Take(at::IntArrayRef shape, const at::TensorOptions& options) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  const auto it = std::find_if(free_.begin(), free_.end(), [&](const at::Tensor& buffer) {
+    return buffer.numel() == count && buffer.scalar_type() == options.dtype() &&
+           buffer.device() == options.device();
+  });
+  if (it == free_.end()) {
+    // What idles is of another kind of layer: it makes room, so that the pool does not grow.
+    for (int64_t dropped = 0; !free_.empty() && dropped < count; free_.erase(free_.begin())) {
+      dropped += free_.front().numel();
+    }
+    return at::empty(shape, options);
+  }
+  at::Tensor buffer = std::move(*it);
+  free_.erase(it);
+  return buffer.view(shape);
+}
+
+void BufferPool::Give(at::Tensor buffer) {
+  // On a device torch keeps freed memory by itself.
+  if (buffer.defined() && buffer.is_cpu()) free_.push_back(std::move(buffer));
 }
 
 }  // namespace weighbridge::engine

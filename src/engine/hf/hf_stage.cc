@@ -14,12 +14,11 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
-// modeling_rope_utils.py, in `dtype`: a table in float32 is part of what transformers computes.
-Tensor InverseFrequencies(const json& rope, at::ScalarType dtype) {
+// modeling_rope_utils.py: a table in float32 is part of what transformers computes.
+Tensor InverseFrequencies(const json& rope, const at::TensorOptions& options) {
   const std::string kind = rope.at("kind");
   const double base = rope.at("base");
   const int64_t channels = rope.at("channels");
-  const auto options = at::TensorOptions().dtype(dtype);
   const Tensor exponents = at::arange(0, channels, 2, options) / static_cast<double>(channels);
   const Tensor powers = at::pow(base, exponents);
   const Tensor plain = 1.0 / powers;
@@ -169,15 +168,28 @@ class HfStage final : public Stage {
       case ModuleId::kFinalNorm:
         return {Norm(in[0], "norm", "final")};
       case ModuleId::kLogits:
-        return {Logits(in[0])};
+        break;  // Logits()
     }
     throw Unsupported("a module that is not known");
   }
 
+  int64_t vocabulary() const override { return w_.Stored("lm_head.weight").size(0); }
+
+  Tensor Logits(const Tensor& x, int64_t begin, int64_t count) const override {
+    Tensor y = w_.TimesRows(x, "lm_head.weight", begin, count);
+    if (w_.Has("lm_head.bias")) {
+      y = y + w_.Get("lm_head.bias", x.scalar_type()).narrow(0, begin, count);
+    }
+    if (const double scale = spec_.at("logits_scale"); scale != 1) y = y * scale;
+    const json cap = spec_.at("logits_softcap");
+    if (cap.is_null()) return y;
+    const auto c = cap.get<double>();
+    return at::tanh(y / c) * c;
+  }
+
  private:
   Tensor Embedding(const Tensor& ids) const {
-    const Tensor rows =
-        w_.Stored("embed_tokens.weight").index_select(0, ids.flatten()).to(at::kFloat);
+    const Tensor rows = w_.Rows("embed_tokens.weight", ids.flatten(), at::kFloat);
     const Tensor x = rows.view({ids.size(0), ids.size(1), -1});
     const double scale = spec_.at("embedding_scale");
     return scale == 1 ? x : x * at::scalar_tensor(scale, x.options());
@@ -186,13 +198,18 @@ class HfStage final : public Stage {
   Tensor Norm(const Tensor& x, const std::string& name, const char* which) const {
     const json& norm = spec_.at("norm");
     const double epsilon = norm.at("epsilon").at(which);
-    Tensor w = w_.Get(name + ".weight", x.scalar_type());
-    if (norm.at("one_plus")) w = w + 1.0;
+    const at::ScalarType dtype = x.scalar_type(), wide = Wide(dtype);
+    const bool one_plus = norm.at("one_plus");
     if (norm.at("kind") == "LayerNorm") {
-      const Tensor bias = w_.GetIf(name + ".bias", x.scalar_type());
-      return at::layer_norm(x, {x.size(-1)}, w, bias, epsilon);
+      const Tensor w = w_.Get(name + ".weight", dtype);
+      const Tensor bias = w_.GetIf(name + ".bias", dtype);
+      return at::layer_norm(x, {x.size(-1)}, one_plus ? w + 1.0 : w, bias, epsilon);
     }
-    return w * (x * at::rsqrt(x.square().mean(-1, true) + epsilon));
+    const Tensor in = x.to(wide);
+    const Tensor unit = in * at::rsqrt(in.square().mean(-1, true) + epsilon);
+    // Gemma's weight counts before the rounding, Llama's after it.
+    if (one_plus) return ((w_.Get(name + ".weight", wide) + 1.0) * unit).to(dtype);
+    return w_.Get(name + ".weight", dtype) * unit.to(dtype);
   }
 
   // On each head, or on all of them at once: the weight's length says it.
@@ -203,8 +220,12 @@ class HfStage final : public Stage {
   }
 
   Tensor Linear(const Tensor& x, const std::string& name) const {
-    return at::linear(x, w_.Get(name + ".weight", x.scalar_type()),
-                      w_.GetIf(name + ".bias", x.scalar_type()));
+    const Tensor bias = w_.GetIf(name + ".bias", x.scalar_type());
+    if (x.scalar_type() != at::kDouble) {
+      return at::linear(x, w_.Get(name + ".weight", x.scalar_type()), bias);
+    }
+    const Tensor y = w_.Times(x, name + ".weight");
+    return bias.defined() ? y + bias : y;
   }
 
   std::vector<Tensor> Qkv(const Tensor& x) const {
@@ -271,8 +292,11 @@ class HfStage final : public Stage {
     const json& net = spec_.at("delta_net");
     const int64_t keys = net.at("key_heads"), values = net.at("value_heads");
     const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
-    const std::vector<Tensor> in = DeltaNetInputs(x);
-    const Tensor mixed = Convolve(at::cat({in[0], in[1], in[2]}, -1), "delta_net.conv1d");
+    std::vector<Tensor> in = DeltaNetInputs(x);
+    const at::ScalarType dtype = Wide(x.scalar_type());
+    const Tensor mixed =
+        Convolve(at::cat({in[0], in[1], in[2]}, -1), "delta_net.conv1d").to(dtype);
+    for (Tensor& part : in) part = part.to(dtype);
     const auto parts = mixed.split_with_sizes({keys * dk, keys * dk, values * dv}, -1);
     const auto heads = [&](const Tensor& t) {
       const Tensor h = t.unflatten(-1, {keys, dk});
@@ -281,11 +305,10 @@ class HfStage final : public Stage {
     };
     const Tensor q = heads(parts[0]) / std::sqrt(static_cast<double>(dk)), k = heads(parts[1]);
     const Tensor v = parts[2].unflatten(-1, {values, dv});
-    const at::ScalarType dtype = x.scalar_type();
     const Tensor decay = at::exp(-w_.Get("delta_net.A_log", dtype).exp() *
                                  at::softplus(in[5] + w_.Get("delta_net.dt_bias", dtype)));
     const Tensor beta = at::sigmoid(in[4]);
-    Tensor state = at::zeros({x.size(0), values, dk, dv}, x.options());
+    Tensor state = at::zeros({x.size(0), values, dk, dv}, mixed.options());
     std::vector<Tensor> outputs;
     for (int64_t t = 0; t < x.size(1); ++t) {
       const Tensor key = k.select(1, t).unsqueeze(-1);
@@ -299,7 +322,7 @@ class HfStage final : public Stage {
     const double epsilon = spec_.at("norm").at("epsilon").at("mixer");
     const Tensor normed = w_.Get("delta_net.norm.weight", dtype) *
                           (y * at::rsqrt(y.square().mean(-1, true) + epsilon));
-    return (normed * at::silu(in[3].unflatten(-1, {values, dv}))).flatten(2);
+    return (normed * at::silu(in[3].unflatten(-1, {values, dv}))).flatten(2).to(x.scalar_type());
   }
 
   Tensor Mamba(const Tensor& x) const {
@@ -307,11 +330,11 @@ class HfStage final : public Stage {
     const int64_t heads = mamba.at("heads"), channels = mamba.at("head_dim");
     const int64_t groups = mamba.at("groups"), width = mamba.at("state");
     const int64_t inner = heads * channels, shared = groups * width;
-    const at::ScalarType dtype = x.scalar_type();
-    const auto in =
-        Linear(x, "mamba.in_proj").split_with_sizes({inner, inner + 2 * shared, heads}, -1);
+    const at::ScalarType dtype = Wide(x.scalar_type());
+    auto in = Linear(x, "mamba.in_proj").split_with_sizes({inner, inner + 2 * shared, heads}, -1);
     const auto parts =
-        Convolve(in[1], "mamba.conv1d").split_with_sizes({inner, shared, shared}, -1);
+        Convolve(in[1], "mamba.conv1d").to(dtype).split_with_sizes({inner, shared, shared}, -1);
+    for (Tensor& part : in) part = part.to(dtype);
     Tensor dt = at::softplus(in[2] + w_.Get("mamba.dt_bias", dtype))
                     .clamp_min(mamba.at("dt_min").get<double>());
     if (!mamba.at("dt_max").is_null()) dt = dt.clamp_max(mamba.at("dt_max").get<double>());
@@ -321,7 +344,7 @@ class HfStage final : public Stage {
       return t.unflatten(-1, {groups, width}).repeat_interleave(heads / groups, 2);
     };
     const Tensor b = of_heads(parts[1]), c = of_heads(parts[2]), scaled = h * dt.unsqueeze(-1);
-    Tensor state = at::zeros({x.size(0), heads, channels, width}, x.options());
+    Tensor state = at::zeros({x.size(0), heads, channels, width}, h.options());
     std::vector<Tensor> outputs;
     for (int64_t t = 0; t < x.size(1); ++t) {
       state = state * decay.select(1, t).unsqueeze(-1).unsqueeze(-1) +
@@ -332,7 +355,7 @@ class HfStage final : public Stage {
     const Tensor gated = (y.flatten(2) * at::silu(in[0])).unflatten(-1, {groups, -1});
     const double epsilon = spec_.at("norm").at("epsilon").at("mixer");
     const Tensor normed = gated * at::rsqrt(gated.square().mean(-1, true) + epsilon);
-    return w_.Get("mamba.norm.weight", dtype) * normed.flatten(2);
+    return (w_.Get("mamba.norm.weight", dtype) * normed.flatten(2)).to(x.scalar_type());
   }
 
   std::vector<Tensor> LatentQkv(const Tensor& x) const {
@@ -358,15 +381,16 @@ class HfStage final : public Stage {
   std::vector<Tensor> Rotate(const Tensor& q, const Tensor& k) const {
     const json& rope = spec_.at("rope");
     const at::ScalarType dtype = q.scalar_type();
-    const Tensor frequencies = InverseFrequencies(rope, dtype);
-    const Tensor positions = at::arange(q.size(1), q.options());
+    const auto options = q.options().dtype(Wide(dtype));
+    const Tensor frequencies = InverseFrequencies(rope, options);
+    const Tensor positions = at::arange(q.size(1), options);
     const Tensor angles = positions.unsqueeze(1) * frequencies.unsqueeze(0);
     const double factor = rope.at("attention_factor");
     const bool pairs = rope.at("pairs"), latent = !spec_.value("latent", json()).is_null();
     const auto table = [&](const Tensor& values) {
       const Tensor wide =
           pairs && !latent ? values.repeat_interleave(2, -1) : at::cat({values, values}, -1);
-      return wide.unsqueeze(1) * factor;  // [s, 1, channels]
+      return (wide.unsqueeze(1) * factor).to(dtype);  // [s, 1, channels]
     };
     const Tensor cos = table(angles.cos()), sin = table(angles.sin());
     const int64_t rotated = cos.size(-1);
@@ -386,8 +410,8 @@ class HfStage final : public Stage {
   }
 
   // True where a query sees a key.
-  Tensor Mask(int64_t length) const {
-    const auto options = at::TensorOptions().dtype(at::kLong);
+  Tensor Mask(int64_t length, at::Device device) const {
+    const auto options = at::TensorOptions().dtype(at::kLong).device(device);
     const Tensor i = at::arange(length, options).unsqueeze(1);
     const Tensor j = at::arange(length, options).unsqueeze(0);
     const json window = spec_.at("attention").at("window");
@@ -407,7 +431,7 @@ class HfStage final : public Stage {
     const bool windowed = !window.is_null() && window.get<int64_t>() < length;
     Tensor context;
     if (!sinks && !capped) {
-      const auto mask = windowed ? std::optional<Tensor>(Mask(length)) : std::nullopt;
+      const auto mask = windowed ? std::optional<Tensor>(Mask(length, q.device())) : std::nullopt;
       context = at::scaled_dot_product_attention(queries, keys, values, mask, 0.0,
                                                  /*is_causal=*/!windowed, scale);
     } else {
@@ -425,7 +449,7 @@ class HfStage final : public Stage {
       scores = at::tanh(scores / c) * c;
     }
     const double lowest = -std::numeric_limits<double>::infinity();
-    scores = scores.masked_fill(Mask(q.size(2)).logical_not(), lowest);
+    scores = scores.masked_fill(Mask(q.size(2), q.device()).logical_not(), lowest);
     const bool sinks = attention.at("sinks") != "none";
     if (sinks) {
       const Tensor sink = attention.at("sinks") == "learned"
@@ -433,7 +457,7 @@ class HfStage final : public Stage {
                               : at::zeros({1, q.size(1), 1, 1}, q.options());
       scores = at::cat({scores, sink.expand({q.size(0), q.size(1), q.size(2), 1})}, -1);
     }
-    Tensor weights = at::softmax(scores, -1);
+    Tensor weights = at::softmax(scores, -1, Wide(q.scalar_type())).to(q.scalar_type());
     if (sinks) weights = weights.narrow(-1, 0, weights.size(-1) - 1);
     return at::matmul(weights, v);
   }
@@ -471,7 +495,8 @@ class HfStage final : public Stage {
   std::vector<Tensor> Route(const Tensor& x) const {
     const json& router = spec_.at("router");
     const int64_t topk = router.at("topk");
-    const Tensor logits = Linear(x, "router");
+    const at::ScalarType wide = Wide(x.scalar_type());
+    const Tensor logits = Linear(x, "router").to(wide);
     const bool softmax = router.at("score") == "softmax";
     if (!softmax && router.at("score") != "sigmoid") {
       throw Unsupported("routers with the score function " + router.at("score").dump());
@@ -479,14 +504,14 @@ class HfStage final : public Stage {
     const Tensor scores = softmax ? at::softmax(logits, -1) : at::sigmoid(logits);
     Tensor choice = scores;
     if (w_.Has("router.correction_bias")) {
-      choice = choice + w_.Get("router.correction_bias", x.scalar_type());
+      choice = choice + w_.Get("router.correction_bias", wide);
     }
     if (!router.at("groups").is_null()) choice = MaskGroups(choice, router.at("groups"));
     const Tensor chosen = std::get<1>(choice.topk(topk, -1));
     Tensor weights = scores.gather(-1, chosen);
     if (router.at("normalized")) weights = weights / (weights.sum(-1, true) + 1e-20);
     weights = weights * router.at("scaling").get<double>();
-    return {at::zeros_like(scores).scatter(-1, chosen, weights), choice};
+    return {at::zeros_like(scores).scatter(-1, chosen, weights).to(x.scalar_type()), choice};
   }
 
   // All but the best groups become -inf; a group counts with its `members` best.
@@ -516,12 +541,12 @@ class HfStage final : public Stage {
     const std::string own = "experts." + std::to_string(e) + ".";
     if (w_.Has(own + "down_proj.weight")) return Mlp(x, own);
     const auto part = [&](const char* name) {
-      const Tensor w = w_.Stored(name).select(0, e).to(x.scalar_type());
+      const Tensor w = w_.Matrix(name, e, x.scalar_type());
       return spec_.at("experts_transposed") ? w : w.t();
     };
     Tensor both = at::matmul(x, part("experts.gate_up_proj"));
     if (w_.Has("experts.gate_up_proj_bias")) {
-      both = both + w_.Stored("experts.gate_up_proj_bias").select(0, e).to(x.scalar_type());
+      both = both + w_.Matrix("experts.gate_up_proj_bias", e, x.scalar_type());
     }
     const int64_t all = both.size(-1);
     const bool alternate = spec_.at("experts_interleaved");
@@ -529,20 +554,9 @@ class HfStage final : public Stage {
     const Tensor up = alternate ? both.slice(-1, 1, all, 2) : both.narrow(-1, all / 2, all / 2);
     Tensor y = at::matmul(Gate(gate, up), part("experts.down_proj"));
     if (w_.Has("experts.down_proj_bias")) {
-      y = y + w_.Stored("experts.down_proj_bias").select(0, e).to(x.scalar_type());
+      y = y + w_.Matrix("experts.down_proj_bias", e, x.scalar_type());
     }
     return y;
-  }
-
-  Tensor Logits(const Tensor& x) const {
-    const int64_t rows = w_.Stored("lm_head.weight").size(0);
-    Tensor y = w_.TimesTall(x, "lm_head.weight", rows);
-    if (const Tensor bias = w_.GetIf("lm_head.bias", x.scalar_type()); bias.defined()) y = y + bias;
-    if (const double scale = spec_.at("logits_scale"); scale != 1) y = y * scale;
-    const json cap = spec_.at("logits_softcap");
-    if (cap.is_null()) return y;
-    const auto c = cap.get<double>();
-    return at::tanh(y / c) * c;
   }
 
   const json spec_;

@@ -155,16 +155,29 @@ class MegatronStage final : public Stage {
                                                          : "decoder.final_layernorm.",
                      "final")};
       case ModuleId::kLogits:
-        return {OutputLayer(in[0])};
+        break;  // Logits()
     }
     throw Unsupported("a module that is not known");
+  }
+
+  int64_t vocabulary() const override {
+    return std::min(spec_.at("vocab").get<int64_t>(), w_.Stored("output_layer.weight").size(0));
+  }
+
+  Tensor Logits(const Tensor& x, int64_t begin, int64_t count) const override {
+    Tensor logits = w_.TimesRows(SequenceFirst(x), "output_layer.weight", begin, count);
+    if (const double scale = spec_.at("logits_scale"); scale != 1) logits = logits * scale;
+    const json cap = spec_.at("logits_softcap");
+    if (!cap.is_null()) logits = cap.get<double>() * at::tanh(logits / cap.get<double>());
+    return BatchFirst(logits);
   }
 
  private:
   // VocabParallelEmbedding on one rank, and what the class of the family multiplies it by.
   Tensor Embedding(const Tensor& ids) const {
-    const Tensor& table = w_.Stored("embedding.word_embeddings.weight");
-    const Tensor rows = at::embedding(table, ids).to(at::kFloat);
+    const Tensor rows =
+        w_.Rows("embedding.word_embeddings.weight", ids.reshape({-1}), at::kFloat)
+            .reshape({ids.size(0), ids.size(1), -1});
     return rows * spec_.at("embedding_scale").get<double>();
   }
 
@@ -178,22 +191,24 @@ class MegatronStage final : public Stage {
   }
 
   // `name` ends before "weight".
-  Tensor Norm(const Tensor& x, const std::string& name, const char* which) const {
+  // TransformerEngine computes it in float32 and rounds once.
+  Tensor Norm(const Tensor& in, const std::string& name, const char* which) const {
     const json& norm = spec_.at("norm");
-    const at::ScalarType dtype = x.scalar_type();
+    const at::ScalarType dtype = Wide(in.scalar_type());
+    const Tensor x = in.to(dtype);
     const double eps = norm.at("epsilon").at(which);
     const Tensor stored = w_.Get(name + "weight", dtype);
     const Tensor gain = norm.at("one_plus") ? 1 + stored : stored;
     const std::string kind = norm.at("kind");
     if (kind == "RMSNorm") {
       const Tensor inverse = at::rsqrt(x.pow(2).mean(-1, true).add(eps));
-      return x.mul(inverse).mul(gain);
+      return x.mul(inverse).mul(gain).to(in.scalar_type());
     }
     const Tensor centred = x - x.mean(-1, true);
     const Tensor inverse = at::rsqrt(centred.pow(2).mean(-1, true).add(eps));
     const Tensor y = centred.mul(inverse).mul(gain);
     const Tensor bias = w_.GetIf(name + "bias", dtype);
-    return bias.defined() ? y + bias : y;
+    return (bias.defined() ? y + bias : y).to(in.scalar_type());
   }
 
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
@@ -204,7 +219,7 @@ class MegatronStage final : public Stage {
 
   // `name` ends before "weight".
   Tensor Linear(const Tensor& x, const std::string& name) const {
-    const Tensor y = at::matmul(x, w_.Get(name + "weight", x.scalar_type()).t());
+    const Tensor y = w_.Times(x, name + "weight");
     const Tensor bias = w_.GetIf(name + "bias", x.scalar_type());
     return bias.defined() ? y + bias : y;
   }
@@ -257,9 +272,10 @@ class MegatronStage final : public Stage {
     const int64_t nk = net.at("key_heads"), nv = net.at("value_heads");
     const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
     const int64_t s = hidden.size(0), b = hidden.size(1);
-    const at::ScalarType dtype = hidden.scalar_type();
-    const auto parts = Linear(hidden, "self_attention.in_proj.")
-                           .split_with_sizes({2 * nk * dk + nv * dv, nv * dv, nv, nv}, -1);
+    const at::ScalarType dtype = Wide(hidden.scalar_type());
+    auto parts = Linear(hidden, "self_attention.in_proj.")
+                     .split_with_sizes({2 * nk * dk + nv * dv, nv * dv, nv, nv}, -1);
+    for (Tensor& part : parts) part = part.to(dtype);
     const Tensor qkv =
         CausalConv(parts[0], w_.Get("self_attention.conv1d.weight", dtype), Tensor());
     const auto unit = [&](const Tensor& t) {
@@ -273,7 +289,7 @@ class MegatronStage final : public Stage {
     const Tensor beta = at::sigmoid(parts[2]);
     const Tensor g = -at::exp(w_.Get("self_attention.A_log", dtype)) *
                      at::softplus(parts[3] + w_.Get("self_attention.dt_bias", dtype));
-    Tensor memory = at::zeros({b, nv, dk, dv}, hidden.options());
+    Tensor memory = at::zeros({b, nv, dk, dv}, qkv.options());
     std::vector<Tensor> out;
     for (int64_t t = 0; t < s; ++t) {
       memory = memory * at::exp(g.select(0, t)).view({b, nv, 1, 1});
@@ -285,7 +301,7 @@ class MegatronStage final : public Stage {
     }
     const Tensor core = Norm(at::stack(out, 0), "self_attention.out_norm.", "mixer");
     const Tensor z = parts[1].reshape({s, b, nv, dv});
-    return (core * (z * at::sigmoid(z))).reshape({s, b, nv * dv});
+    return (core * (z * at::sigmoid(z))).reshape({s, b, nv * dv}).to(hidden.scalar_type());
   }
 
   // MambaMixer.forward: [z | x | B | C | dt] of one projection.
@@ -295,8 +311,8 @@ class MegatronStage final : public Stage {
     const int64_t ngroups = mamba.at("groups"), d_state = mamba.at("state");
     const int64_t d_inner = nheads * headdim, bc = ngroups * d_state;
     const int64_t s = hidden.size(0), b = hidden.size(1);
-    const at::ScalarType dtype = hidden.scalar_type();
-    const Tensor projected = Linear(hidden, "mixer.in_proj.");
+    const at::ScalarType dtype = Wide(hidden.scalar_type());
+    const Tensor projected = Linear(hidden, "mixer.in_proj.").to(dtype);
     const Tensor z = projected.slice(-1, 0, d_inner);
     const Tensor xbc =
         CausalConv(projected.slice(-1, d_inner, 2 * d_inner + 2 * bc),
@@ -312,7 +328,7 @@ class MegatronStage final : public Stage {
                              w_.Get("mixer.dt_bias", dtype));
     if (const double least = mamba.at("dt_min"); least > 0) dt = dt.clamp_min(least);
     const Tensor A = -at::exp(w_.Get("mixer.A_log", dtype));
-    Tensor ssm = at::zeros({b, nheads, headdim, d_state}, hidden.options());
+    Tensor ssm = at::zeros({b, nheads, headdim, d_state}, projected.options());
     std::vector<Tensor> out;
     for (int64_t t = 0; t < s; ++t) {
       const Tensor step = dt.select(0, t);  // [b, heads]
@@ -326,7 +342,8 @@ class MegatronStage final : public Stage {
     const Tensor groups = gated.reshape({s, b, ngroups, d_inner / ngroups});
     const double eps = spec_.at("norm").at("epsilon").at("mixer");
     const Tensor normed = groups / (groups.pow(2).mean(-1, true) + eps).sqrt();
-    return normed.reshape({s, b, d_inner}) * w_.Get("mixer.norm.weight", dtype);
+    return (normed.reshape({s, b, d_inner}) * w_.Get("mixer.norm.weight", dtype))
+        .to(hidden.scalar_type());
   }
 
   // MLASelfAttention.get_query_key_value_tensors, before the rotation.
@@ -388,7 +405,9 @@ class MegatronStage final : public Stage {
     if (Latent() && spec_.at("rope").at("pairs")) {
       rotated = at::cat({rotated.slice(-1, 0, dim, 2), rotated.slice(-1, 1, dim, 2)}, -1);
     }
-    const Tensor cos = at::cos(angles) * mscale, sin = at::sin(angles) * mscale;
+    const at::ScalarType dtype = t.scalar_type();
+    const Tensor cos = (at::cos(angles) * mscale).to(dtype);
+    const Tensor sin = (at::sin(angles) * mscale).to(dtype);
     Tensor turned;
     if (InterleavedHeads()) {
       const Tensor x1 = rotated.slice(-1, 0, dim, 2), x2 = rotated.slice(-1, 1, dim, 2);
@@ -401,7 +420,7 @@ class MegatronStage final : public Stage {
 
   std::vector<Tensor> Rotary(const Tensor& q, const Tensor& k) const {
     const json& rope = spec_.at("rope");
-    const Tensor angles = Angles(rope, q.size(1), q.options());
+    const Tensor angles = Angles(rope, q.size(1), q.options().dtype(Wide(q.scalar_type())));
     const double mscale = rope.at("attention_factor");
     std::vector<Tensor> out;
     for (const Tensor& x : {q, k}) {
@@ -418,21 +437,47 @@ class MegatronStage final : public Stage {
   }
 
   // True where attention is masked; the window counts both ends.
-  Tensor Masked(int64_t length) const {
-    const Tensor all = at::ones({length, length}, at::TensorOptions().dtype(at::kBool));
+  Tensor Masked(int64_t length, at::Device device) const {
+    const Tensor all =
+        at::ones({length, length}, at::TensorOptions().dtype(at::kBool).device(device));
     Tensor masked = all.triu(1);
     const json window = spec_.at("attention").at("window");
     if (!window.is_null()) masked = masked.logical_or(all.tril(-window.get<int64_t>()));
     return masked;
   }
 
-  // DotProductAttention.forward of the unfused core.
+  // DotProductAttention.forward of the unfused core, a few heads after the others: their scores
+  // are what takes memory.
   Tensor DotProductAttention(const Tensor& q, const Tensor& k, const Tensor& v) const {
+    const int64_t heads = q.size(2), each = HeadsAtOnce(q);
+    const auto all_heads = [&](const Tensor& x) {
+      return x.size(2) == heads ? x : x.repeat_interleave(heads / x.size(2), 2);
+    };
+    const Tensor keys = all_heads(k), values = all_heads(v), masked = Masked(q.size(1), q.device());
+    std::vector<Tensor> contexts;
+    for (int64_t begin = 0; begin < heads; begin += each) {
+      const int64_t count = std::min(each, heads - begin);
+      contexts.push_back(AttentionOfHeads(q.narrow(2, begin, count), keys.narrow(2, begin, count),
+                                          values.narrow(2, begin, count), masked, begin));
+    }
+    return at::cat(contexts, 2).flatten(2);
+  }
+
+  static int64_t HeadsAtOnce(const Tensor& q) {
+    constexpr int64_t kMostScores = 1 << 23;
+    const int64_t of_head = q.size(0) * q.size(1) * q.size(1);
+    // A device has the memory, and is quicker with all at once.
+    return q.is_cpu() ? std::max<int64_t>(1, kMostScores / std::max<int64_t>(of_head, 1))
+                      : q.size(2);
+  }
+
+  // [b, s, heads, channels] of some heads, the first of which is `first`.
+  Tensor AttentionOfHeads(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& masked,
+                          int64_t first) const {
     const json& attention = spec_.at("attention");
     const int64_t b = q.size(0), s = q.size(1), heads = q.size(2);
     const auto heads_first = [&](const Tensor& x) {
-      const Tensor wide = x.size(2) == heads ? x : x.repeat_interleave(heads / x.size(2), 2);
-      return wide.permute({0, 2, 1, 3}).reshape({b * heads, s, x.size(-1)});
+      return x.permute({0, 2, 1, 3}).reshape({b * heads, s, x.size(-1)});
     };
     Tensor scores =
         at::baddbmm(at::zeros({b * heads, s, s}, q.options()), heads_first(q),
@@ -443,23 +488,25 @@ class MegatronStage final : public Stage {
       const auto c = cap.get<double>();
       scores = c * at::tanh(scores / c);
     }
-    scores = scores.masked_fill(Masked(s), -std::numeric_limits<double>::infinity());
-    const Tensor context = at::bmm(Probabilities(scores).view({b * heads, s, s}), heads_first(v));
-    return context.view({b, heads, s, -1}).permute({0, 2, 1, 3}).reshape({b, s, -1});
+    scores = scores.masked_fill(masked, -std::numeric_limits<double>::infinity());
+    const Tensor context =
+        at::bmm(Probabilities(scores, first).view({b * heads, s, s}), heads_first(v));
+    return context.view({b, heads, s, -1}).permute({0, 2, 1, 3});
   }
 
-  // FusedScaleMaskSoftmax, with the sink of SoftmaxOne.
-  Tensor Probabilities(const Tensor& scores) const {
+  // FusedScaleMaskSoftmax, with the sink of SoftmaxOne; `first` is the first head.
+  Tensor Probabilities(const Tensor& scores, int64_t first) const {
     const std::string sinks = spec_.at("attention").at("sinks");
-    if (sinks == "none") return at::softmax(scores, -1);
-    const Tensor offset =
-        sinks == "learned"
-            ? w_.Get("self_attention.core_attention.softmax_offset", scores.scalar_type())
-            : at::zeros({scores.size(1)}, scores.options());
+    const at::ScalarType dtype = scores.scalar_type(), wide = Wide(dtype);
+    if (sinks == "none") return at::softmax(scores, -1, wide).to(dtype);
+    const Tensor offset = sinks == "learned"
+                              ? w_.Get("self_attention.core_attention.softmax_offset", wide)
+                                    .narrow(0, first, scores.size(1))
+                              : at::zeros({scores.size(1)}, scores.options().dtype(wide));
     const Tensor column =
         offset.view({1, -1, 1, 1}).expand({scores.size(0), scores.size(1), scores.size(2), 1});
-    const Tensor wide = at::softmax(at::cat({scores, column}, -1), -1);
-    return wide.slice(-1, 0, wide.size(-1) - 1).contiguous();
+    const Tensor all = at::softmax(at::cat({scores.to(wide), column}, -1), -1);
+    return all.slice(-1, 0, all.size(-1) - 1).contiguous().to(dtype);
   }
 
   Tensor ActivationFunc(const Tensor& x) const {
@@ -495,7 +542,8 @@ class MegatronStage final : public Stage {
   std::vector<Tensor> TopKRouter(const Tensor& hidden) const {
     const json& router = spec_.at("router");
     const int64_t topk = router.at("topk");
-    const Tensor logits = Linear(SequenceFirst(hidden), "mlp.router.");
+    const at::ScalarType wide = Wide(hidden.scalar_type());
+    const Tensor logits = Linear(SequenceFirst(hidden), "mlp.router.").to(wide);
     const std::string function = router.at("score");
     Tensor choice, probs, top;
     if (function == "softmax") {
@@ -507,7 +555,7 @@ class MegatronStage final : public Stage {
       probs = pre_softmax ? chosen : at::softmax(chosen, -1);
     } else if (function == "sigmoid") {
       const Tensor scores = at::sigmoid(logits);
-      const Tensor bias = w_.GetIf("mlp.router.expert_bias", hidden.scalar_type());
+      const Tensor bias = w_.GetIf("mlp.router.expert_bias", wide);
       choice = LimitGroups(bias.defined() ? scores + bias : scores, router.at("groups"));
       top = std::get<1>(choice.topk(topk, -1));
       probs = scores.gather(-1, top);
@@ -516,7 +564,8 @@ class MegatronStage final : public Stage {
       throw Unsupported("routers with the score function '" + function + "'");
     }
     probs = probs * router.at("scaling").get<double>();
-    return {BatchFirst(at::zeros_like(logits).scatter(-1, top, probs)), BatchFirst(choice)};
+    const Tensor routing = at::zeros_like(logits).scatter(-1, top, probs);
+    return {BatchFirst(routing.to(hidden.scalar_type())), BatchFirst(choice)};
   }
 
   // group_limited_topk.
@@ -566,15 +615,6 @@ class MegatronStage final : public Stage {
     const Tensor gate = w_.GetIf("mlp.shared_experts.gate_weight", x.scalar_type());
     if (gate.defined()) y = y * at::sigmoid(at::matmul(x, gate.t()));
     return BatchFirst(y);
-  }
-
-  Tensor OutputLayer(const Tensor& x) const {
-    Tensor logits =
-        w_.TimesTall(SequenceFirst(x), "output_layer.weight", spec_.at("vocab").get<int64_t>());
-    if (const double scale = spec_.at("logits_scale"); scale != 1) logits = logits * scale;
-    const json cap = spec_.at("logits_softcap");
-    if (!cap.is_null()) logits = cap.get<double>() * at::tanh(logits / cap.get<double>());
-    return BatchFirst(logits);
   }
 
   const json spec_;

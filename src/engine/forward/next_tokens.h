@@ -1,0 +1,27 @@
+// The next tokens of both sides, position by position.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+
+namespace weighbridge::engine {
+
+class NextTokens {
+ public:
+  // Logits [positions, vocabulary] of the positions after those that were added before. `noise`:
+  // how far the margin between two logits may be off on both sides.
+  void Add(const at::Tensor& candidate, const at::Tensor& reference, double noise);
+  // With the `top` likeliest tokens of both at the last position.
+  nlohmann::json ToJson() const;
+
+ private:
+  void AddBlock(const at::Tensor& candidate, const at::Tensor& reference, double noise);
+
+  int64_t positions_ = 0, differ_ = 0, beyond_ = 0, first_ = -1;
+  double kl_ = 0, kl_max_ = 0;
+  nlohmann::json worst_, last_;
+};
+
+}  // namespace weighbridge::engine

@@ -1,0 +1,241 @@
+// The last stage of a session: the final norm, and the logits, block by block of the vocabulary:
+// neither the matrix in float32 nor the truth of all logits is ever there as a whole.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "engine/forward/next_tokens.h"
+#include "engine/forward/session.h"
+#include "engine/forward/sides.h"
+
+namespace weighbridge::engine {
+namespace {
+
+using at::Tensor;
+using nlohmann::json;
+
+constexpr int64_t kTokensPerChunk = 512, kRowsPerBlock = 8192;
+
+Tensor Flat(const Tensor& x) { return x.flatten(0, 1); }
+
+// Logits [tokens, rows] of states [tokens, hidden].
+Tensor LogitsOf(const Stage& stage, const Tensor& x, int64_t begin, int64_t count) {
+  return stage.Logits(x.unsqueeze(0), begin, count)[0];
+}
+
+template <typename Visit>
+void VisitVocabulary(const Stage& stage, const Visit& visit) {
+  const int64_t rows = stage.vocabulary();
+  for (int64_t begin = 0; begin < rows; begin += kRowsPerBlock) {
+    visit(begin, std::min(kRowsPerBlock, rows - begin));
+  }
+}
+
+}  // namespace
+
+// The states before the output matrix, [tokens, hidden]; truth and narrow over the prefix.
+struct Session::Finals {
+  Tensor teacher, reference, candidate, truth, narrow;
+};
+
+// Recorded logits beside what both models make of the recorded state before them.
+std::optional<json> Session::RecordedLogits(const Pair& pair, const Finals& finals) const {
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
+  const ModuleInfo& norm = OutputModules()[0];
+  const auto of_candidate = pair.candidate.Recorded("logits");
+  const auto of_reference = pair.reference.Recorded("logits");
+  if (!of_candidate && !of_reference) return std::nullopt;
+  const auto normed = [&](const Tensor& x) { return RunOr(reference, norm, std::span(&x, 1))[0]; };
+  const Tensor x = of_candidate ? Flat(normed(walk_.candidate)) : finals.reference;
+  const Tensor exact = of_candidate ? Flat(normed(walk_.candidate.to(at::kDouble)))
+                                    : finals.reference.to(at::kDouble);
+  Measure measure;
+  VisitVocabulary(reference, [&](int64_t begin, int64_t count) {
+    const Tensor truth = LogitsOf(reference, exact, begin, count);
+    const auto part = [&](const Tensor& all) { return Flat(all).narrow(1, begin, count); };
+    if (of_candidate) {
+      measure.Add(part(*of_candidate), LogitsOf(reference, x, begin, count), truth);
+    } else {
+      measure.Add(LogitsOf(candidate, x, begin, count), part(*of_reference), truth);
+    }
+  });
+  json figures = measure.ToJson();
+  figures["shape"] = {ids_.size(0), ids_.size(1), -1};
+  return figures;
+}
+
+// The output matrix on the teacher's states: measured like any module, but by blocks.
+class Session::OutputLayer {
+ public:
+  OutputLayer(const Session& session, const Pair& pair, const Finals& finals)
+      : session_(session),
+        reference_(*pair.reference.stage),
+        candidate_(*pair.candidate.stage),
+        finals_(finals),
+        narrow_measure_(session.narrow_.value_or(at::kFloat)) {
+    sample_ = session.sample_.defined()
+                  ? session.sample_
+                  : at::arange(session.ids_.numel(), at::TensorOptions().dtype(at::kLong));
+    const Tensor flat = at::arange(session.ids_.numel(), at::TensorOptions().dtype(at::kLong));
+    prefix_ = Flat(session.Prefix(flat.view(session.ids_.sizes())).unsqueeze(-1)).flatten();
+  }
+
+  // Logits of tokens [begin, begin + count) of both, each on its own states; false: not of the
+  // side, whose logits are recorded.
+  struct Chunk {
+    int64_t begin = 0, count = 0;
+    Tensor *reference = nullptr, *candidate = nullptr;
+  };
+
+  void Visit(const Chunk& chunk) {
+    const Tensor local = InChunk(sample_, chunk);
+    const auto rows = [&](const Tensor& x) { return x.narrow(0, chunk.begin, chunk.count); };
+    const bool own = finals_.reference.is_same(finals_.teacher);
+    const Tensor teacher = rows(finals_.teacher);
+    const Tensor of_candidate = at::cat({teacher, rows(finals_.candidate)});
+    const Tensor of_reference = own ? teacher : at::cat({teacher, rows(finals_.reference)});
+    std::vector<Tensor> exact = {teacher.index_select(0, local.to(teacher.device()))};
+    const bool first = chunk.begin == 0;
+    if (first) exact.push_back(finals_.truth);
+    if (first && session_.narrow_) exact.push_back(finals_.narrow);
+    for (Tensor& x : exact) x = x.to(at::kDouble);
+    const Tensor exact_rows = at::cat(exact);
+    TokenDistance distance;
+    VisitVocabulary(reference_, [&](int64_t begin, int64_t count) {
+      const Tensor r = LogitsOf(reference_, of_reference, begin, count);
+      const Tensor c = LogitsOf(candidate_, of_candidate, begin, count);
+      const Tensor truth = LogitsOf(reference_, exact_rows, begin, count);
+      const Tensor r_taught = r.narrow(0, 0, chunk.count), c_taught = c.narrow(0, 0, chunk.count);
+      const Tensor at = local.to(r.device());
+      taught_.AddErrors(c_taught.index_select(0, at), r_taught.index_select(0, at),
+                        truth.narrow(0, 0, local.numel()));
+      taught_.AddDifference(c_taught, r_taught, &distance);
+      const Tensor r_own = own ? r_taught : r.narrow(0, chunk.count, chunk.count);
+      if (chunk.reference != nullptr) chunk.reference->narrow(1, begin, count).copy_(r_own);
+      if (chunk.candidate != nullptr) {
+        chunk.candidate->narrow(1, begin, count).copy_(c.narrow(0, chunk.count, chunk.count));
+      }
+      if (!first) return;
+      TakeNoise(chunk, r_own, truth.narrow(0, local.numel(), finals_.truth.size(0)));
+      if (session_.narrow_) {
+        const int64_t before = local.numel() + finals_.truth.size(0);
+        narrow_measure_.Add(LogitsOf(candidate_, finals_.narrow, begin, count),
+                            LogitsOf(reference_, finals_.narrow, begin, count),
+                            truth.narrow(0, before, truth.size(0) - before));
+      }
+    });
+    Tensor taken = at::zeros({chunk.count}, at::TensorOptions().dtype(at::kBool));
+    taken.index_fill_(0, local, true);
+    clear_ = clear_ && local.numel() > 0 && Session::Cleared(taught_, distance.Relative(), taken);
+  }
+
+  json ToJson() {
+    const bool all = sample_.numel() == session_.ids_.numel();
+    json figures = (all || clear_ ? taught_ : Whole()).ToJson();
+    if (session_.narrow_) figures["narrow"] = narrow_measure_.ToJson();
+    return figures;
+  }
+
+  // How far a margin between two logits may be off on both sides: twice the largest error of each.
+  double noise() const { return 4 * noise_; }
+
+ private:
+  // Which of the tokens are in the chunk, counted from its first.
+  static Tensor InChunk(const Tensor& tokens, const Chunk& chunk) {
+    const Tensor is_in = tokens.ge(chunk.begin).logical_and(tokens.lt(chunk.begin + chunk.count));
+    return tokens.index({is_in}) - chunk.begin;
+  }
+
+  // The error of the reference's own logits, where the truth has walked.
+  void TakeNoise(const Chunk& chunk, const Tensor& logits, const Tensor& truth) {
+    const Tensor is_in = prefix_.lt(chunk.count);
+    const Tensor rows = prefix_.index({is_in}).to(logits.device());
+    const Tensor exact = truth.index({is_in.to(truth.device())});
+    if (rows.numel() == 0) return;
+    const Tensor off = (logits.index_select(0, rows).to(at::kDouble) - exact).abs();
+    noise_ = std::max(noise_, off.max().item<double>());
+  }
+
+  // The truth of all tokens: where a sample does not clear the matrix.
+  Measure Whole() const {
+    Measure measure;
+    const Tensor exact = finals_.teacher.to(at::kDouble);
+    VisitVocabulary(reference_, [&](int64_t begin, int64_t count) {
+      measure.Add(LogitsOf(candidate_, finals_.teacher, begin, count),
+                  LogitsOf(reference_, finals_.teacher, begin, count),
+                  LogitsOf(reference_, exact, begin, count));
+    });
+    return measure;
+  }
+
+  const Session& session_;
+  const Stage &reference_, &candidate_;
+  const Finals& finals_;
+  Tensor sample_, prefix_;  // tokens of which the truth is taken, and in which it has walked
+  Measure taught_, narrow_measure_;
+  bool clear_ = true;
+  double noise_ = 0;
+};
+
+json Session::Output(const Pair& pair, bool keep) {
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
+  const ModuleInfo& norm = OutputModules()[0];
+  Lanes lanes;
+  At(lanes.teacher, Slot::kX) = walk_.reference;
+  At(lanes.truth, Slot::kX) = walk_.truth;
+  At(lanes.narrow, Slot::kX) = walk_.narrow;
+  json answer = Teach(pair, OutputModules().first(1), lanes);
+  const Clock clock(seconds_, "output");
+  Finals finals;
+  finals.teacher = Flat(At(lanes.teacher, Slot::kFinal));
+  finals.truth = Flat(At(lanes.truth, Slot::kFinal));
+  if (narrow_) finals.narrow = Flat(At(lanes.narrow, Slot::kFinal));
+  const auto recorded_final = pair.reference.Recorded("final");
+  finals.reference = recorded_final ? Flat(*recorded_final) : finals.teacher;
+  finals.candidate = Flat(RunOr(candidate, norm, std::span(&walk_.candidate, 1))[0]);
+  if (const auto final = pair.candidate.Recorded("final")) finals.candidate = Flat(*final);
+
+  const int64_t tokens = ids_.numel(), vocabulary = reference.vocabulary();
+  OutputLayer layer(*this, pair, finals);
+  Measure free;
+  NextTokens next;
+  std::vector<Tensor> kept_reference, kept_candidate;
+  const auto r_recorded = pair.reference.Recorded("logits");
+  const auto c_recorded = pair.candidate.Recorded("logits");
+  for (int64_t begin = 0; begin < tokens; begin += kTokensPerChunk) {
+    const int64_t count = std::min(kTokensPerChunk, tokens - begin);
+    const auto logits = [&](const std::optional<Tensor>& recorded) {
+      if (recorded) return Flat(*recorded).narrow(0, begin, count);
+      return at::empty({count, vocabulary}, finals.teacher.options());
+    };
+    Tensor r = logits(r_recorded), c = logits(c_recorded);
+    layer.Visit({begin, count, r_recorded ? nullptr : &r, c_recorded ? nullptr : &c});
+    if (free_run_ || c_recorded) {
+      free.AddDifference(c, r);
+      next.Add(c, r, layer.noise());
+    }
+    if (keep) {
+      kept_reference.push_back(r);
+      kept_candidate.push_back(c);
+    }
+  }
+  if (auto whole = RecordedLogits(pair, finals)) answer["whole"] = std::move(*whole);
+  json row = layer.ToJson();
+  row["name"] = OutputModules()[1].name;
+  row["shape"] = {ids_.size(0), ids_.size(1), vocabulary};
+  answer["modules"].push_back(std::move(row));
+  if (free_run_ || c_recorded) {
+    answer["free"] = free.ToJson();
+    answer["tokens"] = next.ToJson();
+  }
+  if (keep) {
+    const auto shaped = [&](const Tensor& x) { return x.unflatten(0, ids_.sizes()); };
+    states_["reference.final"] = shaped(finals.reference);
+    states_["candidate.final"] = shaped(finals.candidate);
+    states_["reference.logits"] = shaped(at::cat(kept_reference));
+    states_["candidate.logits"] = shaped(at::cat(kept_candidate));
+  }
+  return answer;
+}
+
+}  // namespace weighbridge::engine
