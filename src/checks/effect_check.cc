@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -202,19 +203,27 @@ Result<Effects> EffectsAt(const EffectSide& side, const Place& place) {
   return LayerEffects(side, place.layers[0]);
 }
 
+bool IsSame(const Cause& a, const Cause& b) { return a.id == b.id && a.origin == b.origin; }
+
+void Join(Cause added, Cause& known) {
+  known.where.insert(known.where.end(), added.where.begin(), added.where.end());
+  known.message += "; " + added.message;
+  if (known.evidence != added.evidence) known.evidence += "; " + added.evidence;
+}
+
 // Turns the places of all differences into causes.
 class Reporter {
  public:
   // `resolve` makes Megatron's side of other fields.
   Reporter(const EffectSide& hf, const EffectSide& megatron, const MegatronConfig& config,
            std::function<Result<EffectSide>(const json& fields)> resolve, std::string runtime,
-           Report& report)
+           EffectFindings& findings)
       : hf_(hf),
         megatron_(megatron),
         config_(config),
         resolve_(std::move(resolve)),
         runtime_(std::move(runtime)),
-        report_(report) {}
+        findings_(findings) {}
 
   void Tell(const Place& place, Origin origin) {
     const Difference& d = place.difference;
@@ -227,7 +236,7 @@ class Reporter {
                     Shown(d.megatron), behaviour != nullptr ? runtime_ : MegatronSource(d));
     if (behaviour != nullptr) message += fmt::format(" ({})", behaviour->why);
     if (d.only_beyond) {
-      report_.notes.push_back(
+      findings_.notes.push_back(
           {"no-effect", message + "; it matters only beyond the longest position of the config"});
       return;
     }
@@ -235,7 +244,7 @@ class Reporter {
     if (lost) message += "; the config leaves it out, and its reader's default is another";
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
                 ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
-    Merge(std::move(cause));
+    Add({std::move(cause), {{place.layers, std::string(info.module)}}});
   }
 
  private:
@@ -335,15 +344,14 @@ class Reporter {
         Fields(d), config_.origin);
   }
 
-  void Merge(Cause cause) {
-    for (Cause& known : report_.causes) {
-      if (known.id != cause.id || known.origin != cause.origin) continue;
-      known.where.insert(known.where.end(), cause.where.begin(), cause.where.end());
-      known.message += "; " + cause.message;
-      if (known.evidence != cause.evidence) known.evidence += "; " + cause.evidence;
+  void Add(EffectCause added) {
+    for (EffectCause& known : findings_.causes) {
+      if (!IsSame(known.cause, added.cause)) continue;
+      Join(std::move(added.cause), known.cause);
+      known.places.push_back(std::move(added.places[0]));
       return;
     }
-    report_.causes.push_back(std::move(cause));
+    findings_.causes.push_back(std::move(added));
   }
 
   const EffectSide& hf_;
@@ -351,7 +359,7 @@ class Reporter {
   const MegatronConfig& config_;
   const std::function<Result<EffectSide>(const json& fields)> resolve_;
   const std::string runtime_;
-  Report& report_;
+  EffectFindings& findings_;
 };
 
 Result<std::vector<Place>> Differences(const EffectSide& hf, const EffectSide& megatron) {
@@ -361,21 +369,22 @@ Result<std::vector<Place>> Differences(const EffectSide& hf, const EffectSide& m
 }
 
 // Training cuts its own sequences, and RoPE has no longest position: never a fault.
-void NotePositions(const EffectSide& hf, const MegatronConfig& config, Report& report) {
+void NotePositions(const EffectSide& hf, const MegatronConfig& config, EffectFindings& findings) {
   const json longest = hf.fields.value("seq_length", json());
   const json sequence = config.fields.value("seq_length", json());
   if (!longest.is_number_integer() || !sequence.is_number_integer() || longest == sequence) return;
-  report.notes.push_back(
+  findings.notes.push_back(
       {"positions-differ",
        fmt::format("max_position_embeddings is {} in config.json and seq_length {} in {}; without "
                    "effect on what the weights compute",
                    Describe(longest), Describe(sequence), config.origin)});
 }
 
-void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime, Report& report) {
+void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime,
+                      EffectFindings& findings) {
   const std::string name = config.provider.substr(config.provider.rfind('.') + 1);
   if (name.empty() || runtime.defaults.contains(name)) return;
-  report.unproven.push_back(fmt::format(
+  findings.unproven.push_back(fmt::format(
       "the class {} is not known: what it computes by itself, and fields that {} leaves out, were "
       "not compared",
       ToPrintable(name), config.origin));
@@ -391,7 +400,7 @@ MegatronConfig WithRightSizes(const Model& model, MegatronConfig config) {
 }
 
 Status Compare(const Model& model, const MegatronConfig& recorded, const RuntimeChoice& choice,
-               bool without_mtp, Report& report) {
+               bool without_mtp, EffectFindings& findings) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
   WB_TRY(EffectSide hf, HfSide(model));
   const MegatronConfig config = WithRightSizes(model, recorded);
@@ -401,13 +410,13 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   };
   WB_TRY(const EffectSide plain, without_hidden(config.fields));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
-  NoteUnknownClass(config, *runtime, report);
+  NoteUnknownClass(config, *runtime, findings);
   const std::string name = fmt::format("{} {}", runtime->name,
                                        choice.version.empty() ? runtime->newest : choice.version);
-  report.details.emplace_back("runtime", choice.hidden ? name : "none");
-  NotePositions(hf, config, report);
+  findings.details.emplace_back("runtime", choice.hidden ? name : "none");
+  NotePositions(hf, config, findings);
   if (!choice.hidden) {
-    Reporter reporter(hf, plain, config, without_hidden, name, report);
+    Reporter reporter(hf, plain, config, without_hidden, name, findings);
     for (const Place& place : by_config) reporter.Tell(place, Origin::kConfig);
     return {};
   }
@@ -418,7 +427,7 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   WB_TRY(const std::vector<Place> all, Differences(hf, real));
   std::set<std::string> of_config;
   for (const Place& place : by_config) of_config.insert(place.difference.effect);
-  Reporter reporter(hf, real, config, with_hidden, name, report);
+  Reporter reporter(hf, real, config, with_hidden, name, findings);
   for (const Place& place : all) {
     const bool by_runtime = !of_config.contains(place.difference.effect);
     reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);
@@ -428,15 +437,39 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
 
 }  // namespace
 
+EffectFindings FindEffectDifferences(const Model& model, const MegatronConfig& config,
+                                     const RuntimeChoice& choice, bool without_mtp) {
+  EffectFindings findings;
+  const Status compared = Compare(model, config, choice, without_mtp, findings);
+  findings.compared = compared.has_value();
+  if (!compared) {
+    findings.unproven.push_back(
+        fmt::format("equal weights are not an equal model: the configs were not compared by effect "
+                    "({})",
+                    ToPrintable(compared.error().what)));
+  }
+  return findings;
+}
+
 bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
                     bool without_mtp, Report& report) {
-  const Status compared = Compare(model, config, choice, without_mtp, report);
-  if (compared) return true;
-  report.unproven.push_back(
-      fmt::format("equal weights are not an equal model: the configs were not compared by effect "
-                  "({})",
-                  ToPrintable(compared.error().what)));
-  return false;
+  EffectFindings findings = FindEffectDifferences(model, config, choice, without_mtp);
+  for (EffectCause& found : findings.causes) {
+    const auto known = std::find_if(report.causes.begin(), report.causes.end(),
+                                    [&](const Cause& c) { return IsSame(c, found.cause); });
+    if (known == report.causes.end()) {
+      report.causes.push_back(std::move(found.cause));
+    } else {
+      Join(std::move(found.cause), *known);
+    }
+  }
+  const auto append = [](auto& from, auto& to) {
+    to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+  };
+  append(findings.notes, report.notes);
+  append(findings.unproven, report.unproven);
+  append(findings.details, report.details);
+  return findings.compared;
 }
 
 }  // namespace weighbridge

@@ -1,6 +1,11 @@
 // Two configs compared by effect: what both models compute, never how a config calls it.
 #pragma once
 
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "checks/result.h"
 #include "family/effects/runtime.h"
 #include "family/model.h"
@@ -8,11 +13,32 @@
 
 namespace weighbridge {
 
-// Adds to `report` a cause for each kind of effect in which the two differ, with the layers, both
-// values, and the keys and fields behind them. Origin is runtime where the difference is gone
-// without the hidden behaviours, else config. What differs only beyond the longest position is a
-// note; `without_mtp` leaves the depth of multi-token prediction out. False: they cannot be
-// compared, and `unproven` says why.
+struct EffectPlace {
+  std::vector<int64_t> layers;  // counted from 0; empty: the effect is one of the whole model
+  std::string module;           // as Megatron-Core calls it, beneath its layer; empty: all of them
+};
+
+struct EffectCause {
+  Cause cause;
+  std::vector<EffectPlace> places;  // of which cause.where is the text, one for one
+};
+
+struct EffectFindings {
+  bool compared = false;  // else `unproven` says why they cannot be
+  std::vector<EffectCause> causes;
+  std::vector<Note> notes;
+  std::vector<std::string> unproven;
+  std::vector<std::pair<std::string, std::string>> details;
+};
+
+// A cause for each kind of effect in which the two differ, with the layers, both values, and the
+// keys and fields behind them. Origin is runtime where the difference is gone without the hidden
+// behaviours, else config. What differs only beyond the longest position is a note; `without_mtp`
+// leaves the depth of multi-token prediction out.
+EffectFindings FindEffectDifferences(const Model& model, const MegatronConfig& config,
+                                     const RuntimeChoice& choice, bool without_mtp);
+
+// Adds them to `report`. False: they were not compared.
 bool CompareEffects(const Model& model, const MegatronConfig& config, const RuntimeChoice& choice,
                     bool without_mtp, Report& report);
 

@@ -27,16 +27,20 @@ std::string RunConfig::HfModel() const {
   return id.empty() || revision.empty() ? id : fmt::format("{}@{}", id, revision);
 }
 
-Result<RunConfig> ParseRunConfig(std::string_view text, const std::string& name) {
-  WB_TRY(const json root, ParseYaml(text, name));
-  const auto model = root.is_object() ? root.find("model") : root.end();
-  if (model == root.end() || !model->is_object()) {
+Result<RunConfig> RunConfigOf(const json& document, const std::string& name) {
+  const auto model = document.is_object() ? document.find("model") : document.end();
+  if (model == document.end() || !model->is_object()) {
     return Corrupt("header-corrupt", "there is no table `model` in it", name);
   }
   RunConfig config;
   config.name_ = name;
   config.model_ = *model;
   return config;
+}
+
+Result<RunConfig> ParseRunConfig(std::string_view text, const std::string& name) {
+  WB_TRY(const json root, ParseYaml(text, name));
+  return RunConfigOf(root, name);
 }
 
 Result<std::optional<RunConfig>> ReadRunConfig(const std::filesystem::path& path) {

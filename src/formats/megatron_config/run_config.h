@@ -32,13 +32,16 @@ class RunConfig {
   std::string HfModel() const;
 
  private:
-  friend Result<RunConfig> ParseRunConfig(std::string_view text, const std::string& name);
+  friend Result<RunConfig> RunConfigOf(const nlohmann::json& document, const std::string& name);
   std::string name_;
   nlohmann::json model_;
 };
 
-// `name` is what messages call the text. Errors: those of ParseYaml; kCorrupt "header-corrupt" when
-// there is no section `model`.
+// Of the whole document, as ParseYaml gives it. `name` is what messages call it. kCorrupt
+// "header-corrupt" when there is no section `model`.
+Result<RunConfig> RunConfigOf(const nlohmann::json& document, const std::string& name);
+
+// `name` is what messages call the text. Errors: those of ParseYaml and RunConfigOf.
 Result<RunConfig> ParseRunConfig(std::string_view text, const std::string& name);
 
 // nullopt: there is no such file. Errors: those of ParseRunConfig, kPermission, kIo.

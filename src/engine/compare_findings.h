@@ -1,0 +1,32 @@
+// What the walk of `compare` found, before anything is said of it.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "checks/result.h"
+#include "engine/describe.h"
+
+namespace weighbridge {
+
+struct JudgedModule {
+  StageId stage;
+  std::string module;  // as Megatron-Core calls it, beneath its layer; empty: the stage as a whole
+  ResultRow row;
+};
+
+struct CompareFindings {
+  std::vector<JudgedModule> judged;  // what the report's rows are
+  // Beside a recording, which is judged by stages: what our own models make of its states.
+  std::vector<JudgedModule> evidence;
+  bool recorded = false;               // a side is a recording
+  std::set<int64_t> unexplained;       // its layers that our model of its library does not give
+  std::vector<nlohmann::json> growth;  // of the states that each side computed from its own
+  nlohmann::json tokens;               // null: the walk did not come so far
+  int64_t routed = 0, flipped = 0, near_ties = 0;
+};
+
+}  // namespace weighbridge

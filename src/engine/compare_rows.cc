@@ -1,0 +1,83 @@
+#include "engine/compare_rows.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "engine/compare.h"
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+
+std::string NameOf(StageId stage, const std::string& module) {
+  if (stage.kind == StageKind::kOutput && module.empty()) return "output_layer";
+  if (stage.kind == StageKind::kEmbedding && module.empty()) return "embedding";
+  if (stage.kind != StageKind::kLayer) return module;
+  return fmt::format("decoder.layers.{}{}{}", stage.layer, module.empty() ? "" : ".", module);
+}
+
+std::string HfNameOf(const Model& model, StageId stage) {
+  if (stage.kind != StageKind::kLayer) return "";
+  for (const Parameter& p : model.parameters()) {
+    if (p.stack == nullptr || p.stack->is_tower() || p.place != Place::kDecoder) continue;
+    const auto prefix = model.HfPrefix(*p.stack, stage.layer);
+    if (!prefix) break;
+    return prefix->substr(0, prefix->find_last_not_of('.') + 1);
+  }
+  return "";
+}
+
+// The vocabulary of whole logits is not the component's to know.
+Shape ShapeIn(const json& figures, const Model& model) {
+  Shape shape = figures.value("shape", Shape());
+  for (int64_t& extent : shape) {
+    if (extent == -1) extent = model.vocab();
+  }
+  return shape;
+}
+
+}  // namespace
+
+double NumberIn(const json& figures, const char* key) {
+  const json value = figures.value(key, json());
+  return value.is_number() ? value.get<double>() : std::nan("");
+}
+
+Noise NoiseOf(const json& figures) {
+  return {NumberIn(figures, "candidate_error"), NumberIn(figures, "reference_error"),
+          NumberIn(figures, "ratio"), NumberIn(figures, "max_ratio")};
+}
+
+bool MeetsFunctionRule(const Noise& noise) {
+  return noise.ratio <= kMostRatio && noise.max_ratio <= kMostMaxRatio;
+}
+
+JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,
+                         const json& figures) {
+  ResultRow row;
+  const Shape shape = ShapeIn(figures, model);
+  if (const std::string hf = HfNameOf(model, stage); !hf.empty()) {
+    row.hf = {{hf, shape, DType::kF32}};
+  }
+  row.megatron = {NameOf(stage, module), shape, DType::kF32};
+  row.noise = NoiseOf(figures);
+  row.status = MeetsFunctionRule(*row.noise) ? RowStatus::kMatch : RowStatus::kMismatch;
+  row.metrics.max_diff = NumberIn(figures, "max_diff");
+  row.metrics.mean_diff = NumberIn(figures, "mean_diff");
+  row.metrics.cosine = NumberIn(figures, "cosine");
+  row.metrics.nan_count = figures.value("nan_count", int64_t{0});
+  row.metrics.inf_count = figures.value("inf_count", int64_t{0});
+  const std::string only = figures.value("only", "");
+  row.why = fmt::format(
+      "error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}", row.noise->ratio,
+      row.noise->reference < NumberIn(figures, "floor") ? "one ULP" : "the reference's own",
+      row.noise->candidate, NumberIn(figures, "floor"), row.noise->max_ratio,
+      only.empty()          ? ""
+      : only == "reference" ? "; Megatron has no such module"
+                            : "; Hugging Face has no such module");
+  return {stage, module, std::move(row)};
+}
+
+}  // namespace weighbridge

@@ -1,0 +1,24 @@
+// The figures of the component (forward/session.h) as rows of a report.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "checks/result.h"
+#include "engine/compare_findings.h"
+#include "family/model.h"
+
+namespace weighbridge {
+
+// What is not there, or no number, is NaN.
+double NumberIn(const nlohmann::json& figures, const char* key);
+Noise NoiseOf(const nlohmann::json& figures);
+
+// By the function rule (DESIGN §1); a ratio that is no number passes nothing.
+bool MeetsFunctionRule(const Noise& noise);
+
+// `module` empty: the figures are of the whole stage.
+JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,
+                         const nlohmann::json& figures);
+
+}  // namespace weighbridge
