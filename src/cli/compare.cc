@@ -135,6 +135,22 @@ void AddSourceOptions(CLI::App& command, CompareArguments& a) {
       ->type_name("RUNTIME")
       ->group("Compare");
   command
+      .add_option("--precision", a.options.precision,
+                  "judge the rounding in this dtype too: auto (the checkpoint's), bf16, fp16, none")
+      ->type_name("DTYPE")
+      ->check(CLI::IsMember({"auto", "bf16", "fp16", "none"}))
+      ->capture_default_str()
+      ->group("Compare");
+  command
+      .add_flag("--no-free-run{false}", a.options.free_run,
+                "leave out what each model computes from its own states; default: off")
+      ->group("Compare");
+  command.add_option("--device", a.options.device, "where both models compute: cpu or cuda")
+      ->type_name("DEVICE")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str()
+      ->group("Compare");
+  command
       .add_flag("--without-mtp", a.options.without_mtp,
                 "leave multi-token-prediction layers out; default: off")
       ->group("Compare");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -34,6 +35,9 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kDefaultLength = 512;
+// Of the RMS of a module's outputs; float32 leaves a millionth of it, and a hundredth of that in
+// sums that cancel.
+constexpr double kMostReferenceError = 1e-2;
 constexpr size_t kLongest = 16384;  // the Megatron side holds a score for each pair of positions
 
 // -- what is compared --
@@ -113,6 +117,19 @@ Status CheckLength(const json& config, int64_t length) {
               "config.json", fmt::format("--seq-len {}", Describe(*original)));
 }
 
+// "bf16" or "fp16"; null: there is no verdict in a narrow dtype.
+json NarrowDType(const std::string& precision, const Checkpoint& hf) {
+  if (precision == "none") return {};
+  if (precision != "auto") return precision;
+  std::map<DType, uint64_t> bytes;
+  for (const TensorInfo& info : hf.tensors()) bytes[info.dtype] += info.nbytes;
+  const auto most = std::max_element(
+      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most == bytes.end()) return {};
+  if (most->first == DType::kBF16) return "bf16";
+  return most->first == DType::kF16 ? json("fp16") : json();
+}
+
 // -- the walk --
 
 class Comparison {
@@ -126,7 +143,12 @@ class Comparison {
     report_.command = "compare";
     report_.level = "L2";
     WB_RETURN_IF_ERROR(Prepare(megatron));
-    WB_TRY(session_, EngineSession::Open({{"ids", ids_}, {"threads", options_.threads}}));
+    narrow_ = NarrowDType(options_.precision, hf_);
+    WB_TRY(session_, EngineSession::Open({{"ids", ids_},
+                                          {"threads", options_.threads},
+                                          {"device", options_.device},
+                                          {"free_run", options_.free_run},
+                                          {"narrow", narrow_}}));
     if (!options_.record.empty()) {
       WB_TRY(recorder_, ActivationWriter::Create(options_.record, options_.overwrite));
       recorder_->AddIds(ids_);
@@ -213,10 +235,36 @@ class Comparison {
     uint64_t bytes = 0;
     for (const NamedTensor& tensor : tensors.tensors) bytes += tensor.view.bytes.size();
     WB_TRY(const json answer, session_->Call(request, tensors.tensors));
+    WB_RETURN_IF_ERROR(Certify(stage, answer));
     report_.bytes += bytes;
     if (options_.progress) options_.progress(bytes);
     Take(stage, answer);
     return Record(stage);
+  }
+
+  // Nothing can be concluded from a reference that fails its own check.
+  static Status Certify(StageId stage, const json& answer) {
+    const auto broken = [&](std::string what) {
+      return Fail(ErrorKind::kInvalid, "reference-broken", std::move(what),
+                  stage.kind == StageKind::kLayer ? fmt::format("layer {}", stage.layer) : "",
+                  "`weighbridge inspect` shows values that are not finite");
+    };
+    if (!answer.value("repeats", true)) return broken("the reference does not repeat itself");
+    for (const json& figures : answer.at("modules")) {
+      const double error = NumberIn(figures, "reference_error"), rms = NumberIn(figures, "rms");
+      if (error <= kMostReferenceError * rms || rms == 0) continue;
+      return broken(
+          fmt::format("{} of the reference in float32 is {:.3g} from float64, at outputs "
+                      "of {:.3g}",
+                      figures.value("name", ""), error, rms));
+    }
+    return {};
+  }
+
+  void TakeSeconds(const json& answer) {
+    for (const auto& [pass, seconds] : answer.at("seconds").items()) {
+      findings_.seconds[pass] += seconds.get<double>();
+    }
   }
 
   void AddRecorded(const std::optional<Recording>& recording, StageId stage, const char* side,
@@ -227,13 +275,20 @@ class Comparison {
   }
 
   void Take(StageId stage, const json& answer) {
+    TakeSeconds(answer);
     // Beside a recording the modules are evidence: they say which of them the layer's fault is.
     std::vector<JudgedModule>& modules = findings_.recorded ? findings_.evidence : findings_.judged;
     for (const json& figures : answer.at("modules")) {
-      modules.push_back(JudgeModule(model_, stage, figures.at("name"), figures));
+      const std::string name = figures.at("name");
+      modules.push_back(JudgeModule(model_, stage, name, figures, DType::kF32));
+      if (!figures.contains("narrow")) continue;
+      json narrow = figures.at("narrow");
+      narrow["shape"] = figures.at("shape");
+      const DType dtype = narrow_ == "bf16" ? DType::kBF16 : DType::kF16;
+      modules.push_back(JudgeModule(model_, stage, name, narrow, dtype));
     }
     if (answer.contains("whole")) {
-      findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole")));
+      findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole"), DType::kF32));
     }
     if (answer.contains("explained") && !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
       findings_.unexplained.insert(stage.layer);
@@ -278,6 +333,9 @@ class Comparison {
     detail("family", model_.spec().name);
     detail("reference", reference_ ? options_.reference : "transformers' computation, ours");
     detail("candidate", candidate_ ? options_.candidate : "Megatron-Core's computation, ours");
+    detail("dtypes", narrow_.is_null() ? "float32"
+                                       : fmt::format("float32; rounding of {} over a prefix",
+                                                     narrow_.get<std::string>()));
     detail("tokens", fmt::format("{} x {}", ids_.size(), ids_.front().size()));
     detail("megatron config", config_.origin);
     if (megatron == nullptr) {
@@ -301,6 +359,7 @@ class Comparison {
   std::unique_ptr<EngineSession> session_;
   std::unique_ptr<ActivationWriter> recorder_;
   CompareFindings findings_;
+  json narrow_;
 };
 
 }  // namespace

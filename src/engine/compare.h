@@ -29,6 +29,11 @@ struct CompareOptions {
   int threads = 0;  // 0: as torch decides
   RuntimeChoice runtime;
   bool without_mtp = false;
+  bool free_run = true;  // both models also walk on from their own states, to the next tokens
+  // In which both compute once more, for the verdict on rounding: "bf16", "fp16", "none", or
+  // "auto": the dtype of the checkpoint where it is one of these.
+  std::string precision = "auto";
+  std::string device = "cpu";  // or "cuda"
   // Files of captured activations (engine/stage_weights.h) instead of a side's own computation.
   std::string reference, candidate;
   std::string record;  // a file to write both sides' activations to; "": none

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -22,10 +23,11 @@ struct CompareFindings {
   std::vector<JudgedModule> judged;  // what the report's rows are
   // Beside a recording, which is judged by stages: what our own models make of its states.
   std::vector<JudgedModule> evidence;
-  bool recorded = false;               // a side is a recording
-  std::set<int64_t> unexplained;       // its layers that our model of its library does not give
-  std::vector<nlohmann::json> growth;  // of the states that each side computed from its own
-  nlohmann::json tokens;               // null: the walk did not come so far
+  bool recorded = false;                  // a side is a recording
+  std::set<int64_t> unexplained;          // its layers that our model of its library does not give
+  std::vector<nlohmann::json> growth;     // of the states that each side computed from its own
+  nlohmann::json tokens;                  // null: the walk did not come so far
+  std::map<std::string, double> seconds;  // of each pass
   int64_t routed = 0, flipped = 0, near_ties = 0;
 };
 

@@ -60,10 +60,19 @@ void NoteRoutes(const CompareFindings& findings, Report& report) {
                                  findings.flipped, findings.routed, findings.near_ties)});
 }
 
+void DescribeTime(const CompareFindings& findings, Report& report) {
+  std::vector<std::string> passes;
+  for (const auto& [pass, seconds] : findings.seconds) {
+    passes.push_back(fmt::format("{} {:.3f}", pass, seconds));
+  }
+  report.details.emplace_back("seconds", fmt::format("{}", fmt::join(passes, ", ")));
+}
+
 }  // namespace
 
 void DescribeFindings(const CompareFindings& findings, Report& report) {
-  DescribeGrowth(findings, report);
+  if (!findings.growth.empty()) DescribeGrowth(findings, report);
+  DescribeTime(findings, report);
   report.tolerances = {{"ratio", kMostRatio}, {"max_ratio", kMostMaxRatio}};
   NoteWorst(report);
   NoteTokens(findings, report);

@@ -55,13 +55,13 @@ bool MeetsFunctionRule(const Noise& noise) {
 }
 
 JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,
-                         const json& figures) {
+                         const json& figures, DType dtype) {
   ResultRow row;
   const Shape shape = ShapeIn(figures, model);
   if (const std::string hf = HfNameOf(model, stage); !hf.empty()) {
-    row.hf = {{hf, shape, DType::kF32}};
+    row.hf = {{hf, shape, dtype}};
   }
-  row.megatron = {NameOf(stage, module), shape, DType::kF32};
+  row.megatron = {NameOf(stage, module), shape, dtype};
   row.noise = NoiseOf(figures);
   row.status = MeetsFunctionRule(*row.noise) ? RowStatus::kMatch : RowStatus::kMismatch;
   row.metrics.max_diff = NumberIn(figures, "max_diff");
@@ -71,7 +71,8 @@ JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& m
   row.metrics.inf_count = figures.value("inf_count", int64_t{0});
   const std::string only = figures.value("only", "");
   row.why = fmt::format(
-      "error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}", row.noise->ratio,
+      "{}error {:.3g} x {} ({:.3g} against {:.3g}), the largest {:.3g} x{}",
+      dtype == DType::kF32 ? "" : fmt::format("in {}: ", ShortName(dtype)), row.noise->ratio,
       row.noise->reference < NumberIn(figures, "floor") ? "one ULP" : "the reference's own",
       row.noise->candidate, NumberIn(figures, "floor"), row.noise->max_ratio,
       only.empty()          ? ""

@@ -17,8 +17,8 @@ Noise NoiseOf(const nlohmann::json& figures);
 // By the function rule (DESIGN §1); a ratio that is no number passes nothing.
 bool MeetsFunctionRule(const Noise& noise);
 
-// `module` empty: the figures are of the whole stage.
+// `module` empty: the figures are of the whole stage. `dtype`: in which both sides computed.
 JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,
-                         const nlohmann::json& figures);
+                         const nlohmann::json& figures, DType dtype);
 
 }  // namespace weighbridge

@@ -86,21 +86,35 @@ Error LoadError(const fs::path& what) {
 }
 
 // torch first, by its path: the component then finds its libraries loaded, wherever they are.
-Status LoadTorch(const fs::path& folder) {
-  for (const char* name : {"libtorch_global_deps.so", "libc10.so", "libtorch_cpu.so"}) {
-    const fs::path path = folder / "lib" / name;
+// libtorch_cuda has to be there before the first call that asks for a device.
+Status LoadTorch(const fs::path& folder, bool cuda) {
+  struct Part {
+    const char* name;
+    int scope;
+    bool of_cuda;
+  };
+  constexpr std::array<Part, 5> kParts = {{{"libtorch_global_deps.so", RTLD_GLOBAL, false},
+                                           {"libc10.so", RTLD_LOCAL, false},
+                                           {"libtorch_cpu.so", RTLD_LOCAL, false},
+                                           {"libc10_cuda.so", RTLD_GLOBAL, true},
+                                           {"libtorch_cuda.so", RTLD_GLOBAL, true}}};
+  for (const Part& part : kParts) {
+    if (part.of_cuda && !cuda) continue;
+    const fs::path path = folder / "lib" / part.name;
     std::error_code error;
-    if (!fs::exists(path, error)) continue;
-    const int scope =
-        std::string_view(name) == "libtorch_global_deps.so" ? RTLD_GLOBAL : RTLD_LOCAL;
-    if (::dlopen(path.c_str(), RTLD_NOW | scope) == nullptr) return Fail(LoadError(path));
+    if (!fs::exists(path, error)) {
+      if (!part.of_cuda) continue;
+      return Fail(ErrorKind::kUnsupported, "device", "this torch was built without CUDA",
+                  folder.string(), "--device cpu, or install a torch with CUDA");
+    }
+    if (::dlopen(path.c_str(), RTLD_NOW | part.scope) == nullptr) return Fail(LoadError(path));
   }
   return {};
 }
 
-Result<Library> Load() {
+Result<Library> Load(bool cuda) {
   WB_TRY(const ComponentInfo info, FindComponent());
-  WB_RETURN_IF_ERROR(LoadTorch(info.torch_folder));
+  WB_RETURN_IF_ERROR(LoadTorch(info.torch_folder, cuda));
   void* handle = ::dlopen(info.library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return Fail(LoadError(info.library));
   const auto entry = reinterpret_cast<WbEngineEntry>(::dlsym(handle, WB_ENGINE_ENTRY));
@@ -114,12 +128,12 @@ Result<Library> Load() {
   return Library{engine};
 }
 
-// Once in a process: what it loads cannot be taken out again.
-Result<Library> Loaded() {
+// Once in a process: what it loads cannot be taken out again, and CUDA cannot come later.
+Result<Library> Loaded(bool cuda) {
   static std::mutex mutex;
   static std::optional<Result<Library>> library;
   const std::lock_guard lock(mutex);
-  if (!library) library.emplace(Load());
+  if (!library) library.emplace(Load(cuda));
   return *library;
 }
 
@@ -173,7 +187,7 @@ Result<ComponentInfo> FindComponent() {
 }
 
 Result<std::unique_ptr<EngineSession>> EngineSession::Open(const json& request) {
-  WB_TRY(const Library library, Loaded());
+  WB_TRY(const Library library, Loaded(request.value("device", "cpu") == "cuda"));
   char* reply = nullptr;
   WbEngineSession* session = library.engine->open(request.dump().c_str(), &reply);
   std::string text = Take(*library.engine, reply);

@@ -71,7 +71,7 @@ const float* State(WbEngineSession* session, const char* name, int64_t* shape, i
   Guarded(&ignored, [&] {
     const at::Tensor* state = session->session.State(name);
     if (state == nullptr || state->dim() > WB_ENGINE_MAX_RANK) return;
-    session->shown = state->to(at::kFloat).contiguous();
+    session->shown = state->to(at::kCPU, at::kFloat).contiguous();
     *rank = static_cast<int32_t>(session->shown.dim());
     std::copy(session->shown.sizes().begin(), session->shown.sizes().end(), shape);
     values = session->shown.const_data_ptr<float>();

@@ -1,5 +1,7 @@
 #include "engine/forward/measure.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -8,22 +10,73 @@ namespace {
 
 using at::Tensor;
 
-// Blocks that stay in the cache of a core.
-constexpr int64_t kElementsPerBlock = 1 << 15;
-
-double Sum(const Tensor& x) { return x.sum().item<double>(); }
-double Largest(const Tensor& x) { return x.numel() == 0 ? 0 : x.max().item<double>(); }
-
 // Everything but the last axis counts as tokens.
 Tensor Rows(const Tensor& x) { return x.dim() == 2 ? x : x.reshape({-1, x.size(-1)}); }
 
-template <typename Visit>
-void VisitBlocks(const Tensor& a, const Visit& visit) {
-  const int64_t rows = a.size(0), width = std::max<int64_t>(a.size(1), 1);
-  // A device is quicker with all at once.
-  const int64_t each = a.is_cpu() ? std::max<int64_t>(1, kElementsPerBlock / width) : rows;
-  for (int64_t begin = 0; begin < rows; begin += each) visit(begin, std::min(each, rows - begin));
+// Of a row of two outputs: what any figure is made of.
+struct RowSums {
+  double apart = 0, apart_squared = 0, largest = 0;
+  double product = 0, first = 0, second = 0, peak = 0;  // first, second: sums of squares
+};
+
+template <typename A, typename B>
+RowSums SumsOfRow(const A* a, const B* b, int64_t count) {
+  RowSums out;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    const double apart = std::abs(x - y);
+    out.apart += apart;
+    out.apart_squared += apart * apart;
+    // Written so that what is no number stays.
+    out.largest = apart <= out.largest ? out.largest : apart;
+    out.product += x * y;
+    out.first += x * x;
+    out.second += y * y;
+    out.peak = std::max(out.peak, std::abs(y));
+  }
+  return out;
 }
+
+template <typename A, typename B>
+std::vector<RowSums> SumsOnCpu(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.contiguous(), y = b.contiguous();
+  const int64_t rows = x.size(0), width = x.size(1);
+  const A* first = x.const_data_ptr<A>();
+  const B* second = y.const_data_ptr<B>();
+  std::vector<RowSums> out(static_cast<size_t>(rows));
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      out[static_cast<size_t>(row)] = SumsOfRow(first + row * width, second + row * width, width);
+    }
+  });
+  return out;
+}
+
+std::vector<RowSums> SumsOnDevice(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.to(at::kDouble), y = b.to(at::kDouble), apart = (x - y).abs();
+  const Tensor sums =
+      at::stack({apart.sum(-1), apart.square().sum(-1), apart.amax(-1), (x * y).sum(-1),
+                 x.square().sum(-1), y.square().sum(-1), y.abs().amax(-1)},
+                -1)
+          .cpu();
+  std::vector<RowSums> out;
+  const double* at = sums.const_data_ptr<double>();
+  for (int64_t row = 0; row < sums.size(0); ++row, at += 7) {
+    out.push_back({at[0], at[1], at[2], at[3], at[4], at[5], at[6]});
+  }
+  return out;
+}
+
+// Of two outputs [tokens, width]; `b` in float64 where it is a truth.
+std::vector<RowSums> SumsOf(const Tensor& a, const Tensor& b) {
+  if (a.numel() == 0) return {};
+  if (!a.is_cpu()) return SumsOnDevice(a, b);
+  const Tensor x = a.to(at::kFloat);
+  if (b.scalar_type() == at::kDouble) return SumsOnCpu<float, double>(x, b);
+  return SumsOnCpu<float, float>(x, b.to(at::kFloat));
+}
+
+double LargerOf(double a, double b) { return b <= a ? a : b; }
 
 int MantissaBits(at::ScalarType dtype) {
   if (dtype == at::kBFloat16) return 7;
@@ -32,17 +85,13 @@ int MantissaBits(at::ScalarType dtype) {
 
 }  // namespace
 
-void TokenDistance::Add(int64_t begin, const Tensor& apart, const Tensor& size) {
-  const Tensor a = apart.cpu(), s = size.cpu();
-  const auto end = static_cast<size_t>(begin + a.numel());
-  if (apart_.size() < end) {
-    apart_.resize(end);
-    size_.resize(end);
+void TokenDistance::Add(size_t token, double apart, double size) {
+  if (apart_.size() <= token) {
+    apart_.resize(token + 1);
+    size_.resize(token + 1);
   }
-  for (int64_t i = 0; i < a.numel(); ++i) {
-    apart_[static_cast<size_t>(begin + i)] += a.const_data_ptr<double>()[i];
-    size_[static_cast<size_t>(begin + i)] += s.const_data_ptr<double>()[i];
-  }
+  apart_[token] += apart;
+  size_[token] += size;
 }
 
 Tensor TokenDistance::Relative() const {
@@ -50,36 +99,37 @@ Tensor TokenDistance::Relative() const {
 }
 
 void Measure::AddErrors(const Tensor& candidate, const Tensor& reference, const Tensor& truth) {
-  const Tensor of_candidate = (candidate.to(at::kDouble) - truth).abs();
-  const Tensor of_reference = (reference.to(at::kDouble) - truth).abs();
+  for (const RowSums& row : SumsOf(candidate, truth)) {
+    candidate_ += row.apart_squared;
+    candidate_max_ = LargerOf(candidate_max_, row.largest);
+  }
+  for (const RowSums& row : SumsOf(reference, truth)) {
+    reference_ += row.apart_squared;
+    reference_max_ = LargerOf(reference_max_, row.largest);
+    outputs_ += row.second;
+    peak_ = std::max(peak_, row.peak);
+  }
   measured_ += static_cast<double>(truth.numel());
-  outputs_ += Sum(truth.square());
-  peak_ = std::max(peak_, Largest(truth.abs()));
-  candidate_ += Sum(of_candidate.square());
-  reference_ += Sum(of_reference.square());
-  candidate_max_ = std::max(candidate_max_, Largest(of_candidate));
-  reference_max_ = std::max(reference_max_, Largest(of_reference));
 }
 
 void Measure::AddDifference(const Tensor& candidate, const Tensor& reference,
                             TokenDistance* by_token) {
-  VisitBlocks(candidate, [&](int64_t begin, int64_t count) {
-    const Tensor c = candidate.narrow(0, begin, count).to(at::kDouble);
-    const Tensor r = reference.narrow(0, begin, count).to(at::kDouble);
-    const Tensor apart = (c - r).abs();
-    const Tensor size = r.square().sum(-1);
-    const double norm = Sum(c.square());
-    if (by_token != nullptr) by_token->Add(begin, apart.square().sum(-1), size);
-    max_diff_ = std::max(max_diff_, Largest(apart));
-    sum_diff_ += Sum(apart);
-    dot_ += Sum(c * r);
-    norm_a_ += norm;
-    norm_b_ += Sum(size);
-    if (std::isfinite(norm)) return;
-    nan_ += c.isnan().sum().item<int64_t>();
-    inf_ += c.isinf().sum().item<int64_t>();
-  });
+  size_t token = 0;
+  bool finite = true;
+  for (const RowSums& row : SumsOf(candidate, reference)) {
+    max_diff_ = LargerOf(max_diff_, row.largest);
+    sum_diff_ += row.apart;
+    dot_ += row.product;
+    norm_a_ += row.first;
+    norm_b_ += row.second;
+    finite = finite && std::isfinite(row.first);
+    if (by_token != nullptr) by_token->Add(token, row.apart_squared, row.second);
+    ++token;
+  }
   elements_ += static_cast<double>(candidate.numel());
+  if (finite) return;
+  nan_ += candidate.isnan().sum().item<int64_t>();
+  inf_ += candidate.isinf().sum().item<int64_t>();
 }
 
 void Measure::Add(const Tensor& candidate, const Tensor& reference, const Tensor& truth) {
@@ -98,9 +148,7 @@ double Measure::Floor() const {
   return std::max(std::sqrt(reference_ / n), Ulp(std::sqrt(outputs_ / n)));
 }
 
-double Measure::ratio() const {
-  return std::sqrt(candidate_ / std::max(measured_, 1.0)) / Floor();
-}
+double Measure::ratio() const { return std::sqrt(candidate_ / std::max(measured_, 1.0)) / Floor(); }
 
 double Measure::max_ratio() const { return candidate_max_ / std::max(reference_max_, Ulp(peak_)); }
 

@@ -11,8 +11,8 @@ namespace weighbridge::engine {
 // How far two outputs are apart, token by token, over blocks of their width.
 class TokenDistance {
  public:
-  // Sums of squares of tokens [begin, begin + their number).
-  void Add(int64_t begin, const at::Tensor& apart, const at::Tensor& size);
+  // Sums of squares.
+  void Add(size_t token, double apart, double size);
   // Squared, by the square of the reference: [tokens], on the CPU.
   at::Tensor Relative() const;
 

@@ -10,21 +10,6 @@ using at::Tensor;
 using nlohmann::json;
 
 constexpr int64_t kTokensPerBlock = 16;  // logits are wide
-constexpr int64_t kMostShown = 32;
-
-// [{"id", "logit", "probability"}], the likeliest first.
-json Likeliest(const Tensor& logits) {
-  const auto [values, ids] = logits.topk(std::min(kMostShown, logits.size(-1)), -1);
-  const Tensor probabilities = at::softmax(logits, -1).gather(-1, ids).cpu();
-  const Tensor shown = values.cpu(), picked = ids.cpu();
-  json out = json::array();
-  for (int64_t i = 0; i < picked.numel(); ++i) {
-    out.push_back({{"id", picked[i].item<int64_t>()},
-                   {"logit", shown[i].item<double>()},
-                   {"probability", probabilities[i].item<double>()}});
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -34,9 +19,6 @@ void NextTokens::Add(const Tensor& candidate, const Tensor& reference, double no
     AddBlock(candidate.narrow(0, begin, count).to(at::kDouble),
              reference.narrow(0, begin, count).to(at::kDouble), noise);
   }
-  const int64_t end = reference.size(0) - 1;
-  last_ = {{"reference", Likeliest(reference[end].to(at::kDouble))},
-           {"candidate", Likeliest(candidate[end].to(at::kDouble))}};
 }
 
 void NextTokens::AddBlock(const Tensor& c, const Tensor& r, double noise) {
@@ -73,7 +55,6 @@ json NextTokens::ToJson() const {
           {"beyond_noise", beyond_},
           {"first_difference", first_ < 0 ? json() : json(first_)},
           {"first_beyond", worst_},
-          {"last", last_},
           {"kl_mean", kl_ / std::max<double>(1, static_cast<double>(positions_))},
           {"kl_max", kl_max_}};
 }

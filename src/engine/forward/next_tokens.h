@@ -13,7 +13,6 @@ class NextTokens {
   // Logits [positions, vocabulary] of the positions after those that were added before. `noise`:
   // how far the margin between two logits may be off on both sides.
   void Add(const at::Tensor& candidate, const at::Tensor& reference, double noise);
-  // With the `top` likeliest tokens of both at the last position.
   nlohmann::json ToJson() const;
 
  private:
@@ -21,7 +20,7 @@ class NextTokens {
 
   int64_t positions_ = 0, differ_ = 0, beyond_ = 0, first_ = -1;
   double kl_ = 0, kl_max_ = 0;
-  nlohmann::json worst_, last_;
+  nlohmann::json worst_;
 };
 
 }  // namespace weighbridge::engine

@@ -1,6 +1,8 @@
 #include "engine/forward/session.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -35,6 +37,15 @@ std::optional<at::ScalarType> NarrowOf(const json& name) {
   if (name == "bf16") return at::kBFloat16;
   if (name == "fp16") return at::kHalf;
   throw Unsupported("computing in " + name.dump());
+}
+
+// Both sides and the truth in what they say that they compute in.
+void RequireCuda() {
+  if (!at::hasCUDA() || at::detail::getCUDAHooks().deviceCount() < 1) {
+    throw Unsupported("CUDA: torch finds no device");
+  }
+  at::globalContext().setAllowTF32CuBLAS(false);
+  at::globalContext().setAllowTF32CuDNN(false);
 }
 
 // Runs the module on several groups of tokens [b, s, ...] at once: its matrices are made once.
@@ -74,6 +85,7 @@ Session::Session(const json& request)
     : device_(request.value("device", "cpu") == "cuda" ? at::kCUDA : at::kCPU),
       narrow_(NarrowOf(request.value("narrow", json()))),
       free_run_(request.value("free_run", true)) {
+  if (device_.is_cuda()) RequireCuda();
   const int threads = request.value("threads", 0);
   if (threads > 0) at::set_num_threads(threads);
   const auto rows = request.at("ids").get<std::vector<std::vector<int64_t>>>();
@@ -122,8 +134,8 @@ Tensor Session::Sampled(const Tensor& rows) const {
   return sample_.defined() ? rows.index_select(0, sample_.to(rows.device())) : rows;
 }
 
-// What the reference gives in float64: on the teacher's inputs at the tokens that the module's reach
-// allows to take alone, on the state of the truth's own walk, and on the narrow inputs.
+// What the reference gives in float64: on the teacher's inputs at the tokens that the module's
+// reach allows to take alone, on the state of the truth's own walk, and on the narrow inputs.
 struct Session::Exact {
   std::vector<Tensor> taught, walk, narrow;
 };
@@ -159,7 +171,8 @@ Session::Exact Session::RunExactly(const Stage& stage, const ModuleInfo& module,
   } else {
     for (const std::vector<Tensor>& group : groups) out.push_back(RunOr(stage, module, group));
   }
-  return {std::move(out[0]), std::move(out[1]), narrow_ ? std::move(out[2]) : std::vector<Tensor>()};
+  return {std::move(out[0]), std::move(out[1]),
+          narrow_ ? std::move(out[2]) : std::vector<Tensor>()};
 }
 
 // `truth` is of what RunExactly() took.

@@ -48,8 +48,7 @@ inline at::Tensor& At(Activations& states, Slot slot) { return states[static_cas
 // A side without the module hands on what comes in.
 std::vector<at::Tensor> RunOr(const Stage& stage, const ModuleInfo& module,
                               std::span<const at::Tensor> in);
-std::vector<at::Tensor> Inputs(Activations& states, const ModuleInfo& module,
-                               at::ScalarType dtype);
+std::vector<at::Tensor> Inputs(Activations& states, const ModuleInfo& module, at::ScalarType dtype);
 void Store(Activations& states, const ModuleInfo& module, std::vector<at::Tensor> out);
 // Whether a module that neither side has may hand its inputs on: its outputs may be another's.
 bool IsFilled(Activations& states, const ModuleInfo& module);

@@ -50,12 +50,21 @@ const at::Tensor& Weights::Stored(const std::string& name) const {
 }
 
 at::Tensor Weights::Get(const std::string& name, at::ScalarType dtype) const {
-  const at::Tensor& stored = Stored(name);
-  if (stored.scalar_type() == dtype && device_.is_cpu()) return stored;
-  if (dtype == at::kDouble) return stored.to(device_, dtype);
+  const at::Tensor& stored = Here(name);
+  if (stored.scalar_type() == dtype) return stored;
+  if (dtype == at::kDouble) return stored.to(dtype);
   at::Tensor& kept = kept_[{name, dtype}];
   if (!kept.defined()) kept = Filled(stored, dtype);
   return kept;
+}
+
+// As it is stored, on the device: moved once, in the bytes that it has.
+const at::Tensor& Weights::Here(const std::string& name) const {
+  const at::Tensor& stored = Stored(name);
+  if (device_.is_cpu()) return stored;
+  at::Tensor& moved = moved_[name];
+  if (!moved.defined()) moved = stored.to(device_);
+  return moved;
 }
 
 at::Tensor Weights::Rows(const std::string& name, const at::Tensor& index,
@@ -64,7 +73,7 @@ at::Tensor Weights::Rows(const std::string& name, const at::Tensor& index,
 }
 
 at::Tensor Weights::Matrix(const std::string& name, int64_t at, at::ScalarType dtype) const {
-  return Stored(name).select(0, at).to(device_, dtype);
+  return Here(name).select(0, at).to(dtype);
 }
 
 at::Tensor Weights::Times(const at::Tensor& x, const std::string& name) const {
@@ -74,12 +83,14 @@ at::Tensor Weights::Times(const at::Tensor& x, const std::string& name) const {
 
 at::Tensor Weights::TimesRows(const at::Tensor& x, const std::string& name, int64_t begin,
                               int64_t count) const {
-  const at::Tensor rows = Stored(name).narrow(0, begin, count);
-  const int64_t each = std::max<int64_t>(1, kElementsPerBlock / std::max<int64_t>(rows.size(1), 1));
-  if (rows.scalar_type() == x.scalar_type() && device_.is_cpu()) return at::linear(x, rows);
+  const at::Tensor rows = Here(name).narrow(0, begin, count);
+  if (rows.scalar_type() == x.scalar_type()) return at::linear(x, rows);
+  const int64_t width = std::max<int64_t>(rows.size(1), 1);
+  const int64_t each = device_.is_cpu() ? std::max<int64_t>(1, kElementsPerBlock / width) : count;
   std::vector<at::Tensor> parts;
   for (int64_t at = 0; at < count; at += each) {
-    const at::Tensor block = Filled(rows.narrow(0, at, std::min(each, count - at)), x.scalar_type());
+    const at::Tensor block =
+        Filled(rows.narrow(0, at, std::min(each, count - at)), x.scalar_type());
     parts.push_back(at::linear(x, block));
     pool_.Give(block);
   }

@@ -52,11 +52,13 @@ class Weights {
                        int64_t count) const;
 
  private:
+  const at::Tensor& Here(const std::string& name) const;
   at::Tensor Filled(const at::Tensor& stored, at::ScalarType dtype) const;
 
   BufferPool& pool_;
   const at::Device device_;
   std::map<std::string, at::Tensor> stored_;
+  mutable std::map<std::string, at::Tensor> moved_;
   mutable std::map<std::pair<std::string, at::ScalarType>, at::Tensor> kept_;
 };
 

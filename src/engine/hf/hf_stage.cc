@@ -294,8 +294,7 @@ class HfStage final : public Stage {
     const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
     std::vector<Tensor> in = DeltaNetInputs(x);
     const at::ScalarType dtype = Wide(x.scalar_type());
-    const Tensor mixed =
-        Convolve(at::cat({in[0], in[1], in[2]}, -1), "delta_net.conv1d").to(dtype);
+    const Tensor mixed = Convolve(at::cat({in[0], in[1], in[2]}, -1), "delta_net.conv1d").to(dtype);
     for (Tensor& part : in) part = part.to(dtype);
     const auto parts = mixed.split_with_sizes({keys * dk, keys * dk, values * dv}, -1);
     const auto heads = [&](const Tensor& t) {

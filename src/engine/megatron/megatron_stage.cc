@@ -175,9 +175,8 @@ class MegatronStage final : public Stage {
  private:
   // VocabParallelEmbedding on one rank, and what the class of the family multiplies it by.
   Tensor Embedding(const Tensor& ids) const {
-    const Tensor rows =
-        w_.Rows("embedding.word_embeddings.weight", ids.reshape({-1}), at::kFloat)
-            .reshape({ids.size(0), ids.size(1), -1});
+    const Tensor rows = w_.Rows("embedding.word_embeddings.weight", ids.reshape({-1}), at::kFloat)
+                            .reshape({ids.size(0), ids.size(1), -1});
     return rows * spec_.at("embedding_scale").get<double>();
   }
 
