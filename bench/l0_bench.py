@@ -19,7 +19,7 @@ import shutil
 import statistics
 import sys
 
-from roundtrip_bench import MIB, ROOT, Table, machine, run, timed, watch_anonymous
+from roundtrip_bench import MIB, ROOT, Table, machine, need_built, timed, watch_anonymous
 from sparse_megatron import write_sparse_megatron
 from sparse_model import KIMI_K2, write_sparse_model
 
@@ -31,13 +31,9 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build/bench", help="for models and results")
     arguments = parser.parse_args()
     program, folder = arguments.program, arguments.folder
-    if not program.exists():
-        print(f"error: not built\n  at: {program}\n  hint: make bench", file=sys.stderr)
-        sys.exit(2)
+    need_built("make bench", program)
     folder.mkdir(parents=True, exist_ok=True)
-    here = machine()
-    print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
-          f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {arguments.repeat}")
+    here = machine(program, arguments.repeat)
     hf, megatron = folder / "sparse-1t", folder / "sparse-1t-megatron"
     write_sparse_model(hf, KIMI_K2)
     write_sparse_megatron(megatron, KIMI_K2)

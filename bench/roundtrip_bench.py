@@ -183,15 +183,10 @@ def main():
     parser.add_argument("--skip-sparse", action="store_true", help="leave the 40 GB model of holes out")
     arguments = parser.parse_args()
     program, folder = arguments.program, arguments.folder
-    for needed in (program, arguments.baseline):
-        if not needed.exists():
-            print(f"error: not built\n  at: {needed}\n  hint: make bench", file=sys.stderr)
-            sys.exit(2)
+    need_built("make bench", program, arguments.baseline)
     folder.mkdir(parents=True, exist_ok=True)
 
-    here = machine()
-    print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
-          f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {arguments.repeat}")
+    here = machine(program, arguments.repeat)
     table = Table()
     model = make_toy(program, demo_model() or folder / "llama-1b", BIG)
     details = {"time": measure_time(table, program, arguments.baseline, model, arguments.repeat)}

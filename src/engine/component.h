@@ -39,8 +39,8 @@ struct NamedTensor {
 // One session of the loaded component. Not to be used by two threads at once.
 class EngineSession {
  public:
-  // Loads the component on the first call of the process, with CUDA when that asks for it. Errors: those of FindComponent; kIo
-  // "engine-load" when the system refuses it.
+  // Loads the component on the first call of the process, with CUDA when that asks for it. Errors:
+  // those of FindComponent; kIo "engine-load" when the system refuses it.
   static Result<std::unique_ptr<EngineSession>> Open(const nlohmann::json& request);
   ~EngineSession();
   EngineSession(const EngineSession&) = delete;
