@@ -23,8 +23,8 @@ import subprocess
 import sys
 import time
 
-from roundtrip_bench import (BIG, MIB, ROOT, Table, demo_model, machine, make_toy, read_into_cache, run, timed,
-                             watch_anonymous)
+from roundtrip_bench import (BIG, MIB, ROOT, Table, demo_model, machine, make_toy, need_built, read_into_cache, run,
+                             timed, watch_anonymous)
 
 
 def copy_and_sync(source, target):
@@ -80,19 +80,14 @@ def main():
     parser.add_argument("--no-peer", action="store_true", help="leave Megatron Bridge out, which takes minutes")
     arguments = parser.parse_args()
     program, folder = arguments.program, arguments.folder
-    for needed in (program, arguments.baseline):
-        if not needed.exists():
-            print(f"error: not built\n  at: {needed}\n  hint: make bench", file=sys.stderr)
-            sys.exit(2)
+    need_built("make bench", program, arguments.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     model = make_toy(program, demo_model() or folder / "llama-1b", BIG)
     weights = model / "model.safetensors"
     megatron, back = folder / "megatron", folder / "back"
     commands = {"import": [program, "import", model, megatron, "--overwrite"],
                 "export": [program, "export", megatron, back, "--like", model, "--overwrite"]}
-    here = machine()
-    print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
-          f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {arguments.repeat}")
+    here = machine(program, arguments.repeat)
     for old in (megatron, back):
         shutil.rmtree(old, ignore_errors=True)
     read_into_cache(weights)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 
-from roundtrip_bench import BIG, MIB, ROOT, Table, machine, make_toy, read_into_cache, run, stop
+from roundtrip_bench import BIG, MIB, ROOT, Table, machine, make_toy, need_built, read_into_cache, run, stop
 
 
 def concatenate_qkv(model):
@@ -74,9 +74,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build/bench", help="for models and results")
     arguments = parser.parse_args()
     program, folder = arguments.program, arguments.folder
-    if not program.exists():
-        print(f"error: not built\n  at: {program}\n  hint: make bench", file=sys.stderr)
-        sys.exit(2)
+    need_built("make bench", program)
     folder.mkdir(parents=True, exist_ok=True)
     good = make_toy(program, folder / "llama-1b", BIG)
     wrong, megatron, report = folder / "wrong", folder / "megatron", folder / "diagnosis-report.json"
@@ -87,9 +85,7 @@ def main():
     shutil.rmtree(wrong)
     for file in (good / "model.safetensors", *megatron.glob("iter_*/*.distcp")):
         read_into_cache(file)
-    here = machine()
-    print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
-          f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {arguments.repeat}")
+    here = machine(program, arguments.repeat)
     table = Table()
     for command in ("verify", "diagnose"):
         seconds, found = measure(f"{command}, every QKV concatenated", [program, command, good, megatron], report,

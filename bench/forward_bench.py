@@ -74,7 +74,8 @@ def main():
         run([program, "compare", model, "--seq-len", TOKENS, "--json", report, "-q"])
         whole.append(time.perf_counter() - start)
         found = json.loads(report.read_text())
-        spent = found["forward"]["seconds"]
+        spent = {name: float(seconds) for name, seconds in
+                 (part.split() for part in found["details"]["seconds"].split(", "))}
         each.append((whole[-1] - spent["truth"] - spent.get("narrow", 0)) / PASSES)
     print(f"  compare: {statistics.median(whole):.2f} s, best {min(whole):.2f} s, worst {max(whole):.2f} s; in the last:"
           f" {', '.join(f'{name} {seconds:.2f} s' for name, seconds in spent.items())}")

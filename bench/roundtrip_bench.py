@@ -33,7 +33,15 @@ TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "nu
         "head_dim": 16, "intermediate_size": 128, "vocab_size": 384, "tie_word_embeddings": "true"}
 
 
-def machine():
+def need_built(hint, *files):
+    for needed in files:
+        if not needed.exists():
+            print(f"error: not built\n  at: {needed}\n  hint: {hint}", file=sys.stderr)
+            sys.exit(2)
+
+
+def machine(program, repeat):
+    """What the figures are of; printed as their head line."""
     def first(path, key):
         for line in pathlib.Path(path).read_text().splitlines():
             if line.startswith(key):
@@ -41,8 +49,11 @@ def machine():
         return "unknown"
 
     memory_gb = int(first("/proc/meminfo", "MemTotal").split()[0]) / 1e6
-    return {"cpu": first("/proc/cpuinfo", "model name"), "cores": len(os.sched_getaffinity(0)),
+    here = {"cpu": first("/proc/cpuinfo", "model name"), "cores": len(os.sched_getaffinity(0)),
             "memory_gb": round(memory_gb, 1), "kernel": platform.release()}
+    print(f"{run([program, '--version']).stdout.strip()} on {here['cpu']}, {here['cores']} cores,"
+          f" {here['memory_gb']} GB, Linux {here['kernel']}; medians of {repeat}")
+    return here
 
 
 def stop(command, status, output):
