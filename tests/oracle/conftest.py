@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -47,5 +48,33 @@ def roundtrip(weighbridge, tmp_path):
         result = weighbridge("roundtrip", model, *options, "--json", report)
         assert report.exists(), f"no report was written:\n{result.stdout}{result.stderr}"
         return result, json.loads(report.read_text())
+
+    return call
+
+
+@pytest.fixture
+def compare(weighbridge, tmp_path):
+    """compare(ARGUMENT...) -> (CompletedProcess, the JSON report)."""
+
+    def call(*arguments):
+        report = tmp_path / "compare.json"
+        report.unlink(missing_ok=True)
+        result = weighbridge("compare", *arguments, "--json", report)
+        assert report.exists(), result.stdout + result.stderr
+        return result, json.loads(report.read_text())
+
+    return call
+
+
+@pytest.fixture
+def toy(weighbridge, tmp_path):
+    """toy(FAMILY, OPTION...) -> folder of a random model, float32 unless told."""
+
+    def call(family, *options, dtype="fp32"):
+        folder = tmp_path / family
+        shutil.rmtree(folder, ignore_errors=True)
+        result = weighbridge("toy", folder, "--family", family, "--dtype", dtype, *options)
+        assert result.returncode == 0, result.stderr
+        return folder
 
     return call

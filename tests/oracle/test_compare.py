@@ -1,7 +1,6 @@
 """`compare`: our two models against transformers, and against what megatron-core computed (recordings)."""
 import contextlib
 import json
-import shutil
 
 import pytest
 
@@ -29,34 +28,6 @@ ROPE = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40},
 }
-
-
-@pytest.fixture
-def compare(weighbridge, tmp_path):
-    """compare(ARGUMENT...) -> (CompletedProcess, the JSON report)."""
-
-    def call(*arguments):
-        report = tmp_path / "compare.json"
-        report.unlink(missing_ok=True)
-        result = weighbridge("compare", *arguments, "--json", report)
-        assert report.exists(), result.stdout + result.stderr
-        return result, json.loads(report.read_text())
-
-    return call
-
-
-@pytest.fixture
-def toy(weighbridge, tmp_path):
-    """toy(FAMILY, OPTION...) -> folder of a random float32 model."""
-
-    def call(family, *options):
-        folder = tmp_path / family
-        shutil.rmtree(folder, ignore_errors=True)
-        result = weighbridge("toy", folder, "--family", family, "--dtype", "fp32", *options)
-        assert result.returncode == 0, result.stderr
-        return folder
-
-    return call
 
 
 @contextlib.contextmanager
