@@ -112,7 +112,14 @@ Status LoadTorch(const fs::path& folder, bool cuda) {
   return {};
 }
 
+// libgomp's threads spin for a long time before they sleep, which on a machine that does other work
+// too costs up to ten times the time of small operations. Read when torch is loaded.
+void LimitSpinning() {
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", "10000", 0);
+}
+
 Result<Library> Load(bool cuda) {
+  LimitSpinning();
   WB_TRY(const ComponentInfo info, FindComponent());
   WB_RETURN_IF_ERROR(LoadTorch(info.torch_folder, cuda));
   void* handle = ::dlopen(info.library.c_str(), RTLD_NOW | RTLD_LOCAL);
