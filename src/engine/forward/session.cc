@@ -366,7 +366,8 @@ json Session::Layer(const Pair& pair) {
   if (candidate_out) {
     walk_.candidate = *candidate_out;
   } else if (free_run_) {
-    walk_.candidate = run(*pair.candidate.stage, walk_.candidate);
+    const Tensor routing = is_own ? At(lanes.teacher, Slot::kRouting) : Tensor();
+    answer["own_flips"] = WalkCandidate(*pair.candidate.stage, routing);
   }
   walk_.truth = At(lanes.truth, Slot::kOut);
   walk_.narrow = At(lanes.narrow, Slot::kOut);
@@ -377,6 +378,30 @@ json Session::Layer(const Pair& pair) {
   free.AddDifference(Tokens(walk_.candidate), Tokens(walk_.reference));
   answer["free"] = free.ToJson();
   return answer;
+}
+
+// The candidate goes on from its own state, and once a token chose other experts than the
+// reference, also from the state that the reference's `routing` has led to. Returns such tokens.
+int64_t Session::WalkCandidate(const Stage& candidate, const Tensor& routing) {
+  const auto chain = [&](const Tensor& x, const Tensor& routes) {
+    Activations own{};
+    At(own, Slot::kX) = x;
+    return Chain(candidate, LayerModules(), std::move(own), routes);
+  };
+  const Tensor before = walk_.candidate;
+  Activations own = chain(before, {});
+  walk_.candidate = At(own, Slot::kOut);
+  int64_t flips = 0;
+  const Tensor& chosen = At(own, Slot::kRouting);
+  if (routing.defined() && chosen.defined()) {
+    flips = (chosen != 0).ne(routing != 0).any(-1).sum().item<int64_t>();
+  }
+  if (flips > 0 && !walk_.replayed.defined()) walk_.replayed = before;
+  if (walk_.replayed.defined()) {
+    Activations replayed = chain(walk_.replayed, routing);
+    walk_.replayed = At(replayed, Slot::kOut);
+  }
+  return flips;
 }
 
 const Tensor* Session::State(const std::string& name) const {

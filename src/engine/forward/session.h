@@ -9,9 +9,11 @@
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
 // Answer: {"modules": [{"name", "shape", figures, "narrow": {figures}}], "free": {figures} of the
 //         states that each side computed from its own, "routing": {...}, "tokens": {...},
-//         "repeats": bool at the first layer, "seconds": {pass: s}}; of a recorded layer, and of
-//         recorded logits, also "whole": {figures} of the output, on the recorded input, and of the
-//         candidate's "explained": {figures} against what the candidate's model computes from that.
+//         "own_flips": tokens that chose other experts there, at the output then "replayed":
+//         {figures} of the candidate's logits by the reference's routes, "repeats": bool at the
+//         first layer, "seconds": {pass: s}}; of a recorded layer, and of recorded logits, also
+//         "whole": {figures} of the output, on the recorded input, and of the candidate's
+//         "explained": {figures} against what the candidate's model computes from that.
 // State:  "reference.hidden", "candidate.hidden"; with "keep" at the output also
 //         "reference.final", "candidate.final", "reference.logits", "candidate.logits".
 //
@@ -54,9 +56,10 @@ class Session {
   struct Lanes {
     Activations teacher{}, truth{}, narrow{};
   };
-  // The states between stages.
+  // The states between stages. `replayed`: the candidate's by the reference's routes; undefined
+  // until a token has taken another one.
   struct Walk {
-    at::Tensor reference, candidate, truth, narrow;
+    at::Tensor reference, candidate, replayed, truth, narrow;
   };
   struct Exact;
   struct Finals;
@@ -76,6 +79,7 @@ class Session {
   nlohmann::json Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes& lanes);
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
+  int64_t WalkCandidate(const Stage& candidate, const at::Tensor& routing);
   nlohmann::json Output(const Pair& pair, bool keep);
   std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const Finals& finals) const;
 

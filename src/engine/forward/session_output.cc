@@ -35,7 +35,7 @@ void VisitVocabulary(const Stage& stage, const Visit& visit) {
 
 // The states before the output matrix, [tokens, hidden]; truth and narrow over the prefix.
 struct Session::Finals {
-  Tensor teacher, reference, candidate, truth, narrow;
+  Tensor teacher, reference, candidate, replayed, truth, narrow;
 };
 
 // Recorded logits beside what both models make of the recorded state before them.
@@ -92,7 +92,9 @@ class Session::OutputLayer {
     const auto rows = [&](const Tensor& x) { return x.narrow(0, chunk.begin, chunk.count); };
     const bool own = finals_.reference.is_same(finals_.teacher);
     const Tensor teacher = rows(finals_.teacher);
-    const Tensor of_candidate = at::cat({teacher, rows(finals_.candidate)});
+    std::vector<Tensor> of_candidate = {teacher, rows(finals_.candidate)};
+    if (finals_.replayed.defined()) of_candidate.push_back(rows(finals_.replayed));
+    const Tensor candidate_rows = at::cat(of_candidate);
     const Tensor of_reference = own ? teacher : at::cat({teacher, rows(finals_.reference)});
     std::vector<Tensor> exact = {teacher.index_select(0, local.to(teacher.device()))};
     const bool first = chunk.begin == 0;
@@ -103,7 +105,7 @@ class Session::OutputLayer {
     TokenDistance distance;
     VisitVocabulary(reference_, [&](int64_t begin, int64_t count) {
       const Tensor r = LogitsOf(reference_, of_reference, begin, count);
-      const Tensor c = LogitsOf(candidate_, of_candidate, begin, count);
+      const Tensor c = LogitsOf(candidate_, candidate_rows, begin, count);
       const Tensor truth = LogitsOf(reference_, exact_rows, begin, count);
       const Tensor r_taught = r.narrow(0, 0, chunk.count), c_taught = c.narrow(0, 0, chunk.count);
       const Tensor at = local.to(r.device());
@@ -114,6 +116,9 @@ class Session::OutputLayer {
       if (chunk.reference != nullptr) chunk.reference->narrow(1, begin, count).copy_(r_own);
       if (chunk.candidate != nullptr) {
         chunk.candidate->narrow(1, begin, count).copy_(c.narrow(0, chunk.count, chunk.count));
+      }
+      if (finals_.replayed.defined()) {
+        replayed_.AddDifference(c.narrow(0, 2 * chunk.count, chunk.count), r_own);
       }
       if (!first) return;
       TakeNoise(chunk, r_own, truth.narrow(0, local.numel(), finals_.truth.size(0)));
@@ -135,6 +140,8 @@ class Session::OutputLayer {
     if (session_.narrow_) figures["narrow"] = narrow_measure_.ToJson();
     return figures;
   }
+
+  const Measure& replayed() const { return replayed_; }
 
   // How far a margin between two logits may be off on both sides: twice the largest error of each.
   double noise() const { return 4 * noise_; }
@@ -172,7 +179,7 @@ class Session::OutputLayer {
   const Stage &reference_, &candidate_;
   const Finals& finals_;
   Tensor sample_, prefix_;  // tokens of which the truth is taken, and in which it has walked
-  Measure taught_, narrow_measure_;
+  Measure taught_, narrow_measure_, replayed_;
   bool clear_ = true;
   double noise_ = 0;
 };
@@ -194,6 +201,9 @@ json Session::Output(const Pair& pair, bool keep) {
   finals.reference = recorded_final ? Flat(*recorded_final) : finals.teacher;
   finals.candidate = Flat(RunOr(candidate, norm, std::span(&walk_.candidate, 1))[0]);
   if (const auto final = pair.candidate.Recorded("final")) finals.candidate = Flat(*final);
+  if (walk_.replayed.defined()) {
+    finals.replayed = Flat(RunOr(candidate, norm, std::span(&walk_.replayed, 1))[0]);
+  }
 
   const int64_t tokens = ids_.numel(), vocabulary = reference.vocabulary();
   OutputLayer layer(*this, pair, finals);
@@ -226,6 +236,7 @@ json Session::Output(const Pair& pair, bool keep) {
   answer["modules"].push_back(std::move(row));
   if (free_run_ || c_recorded) {
     answer["free"] = free.ToJson();
+    if (finals.replayed.defined()) answer["replayed"] = layer.replayed().ToJson();
     answer["tokens"] = next.ToJson();
   }
   if (keep) {

@@ -67,13 +67,15 @@ bool IsFilled(Activations& states, const ModuleInfo& module) {
                      [&](Slot slot) { return At(states, slot).defined(); });
 }
 
-Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states) {
+Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states,
+                  const Tensor& routing) {
   for (const ModuleInfo& module : modules) {
     if (!stage.Has(module.id) && IsFilled(states, module)) continue;
     const Tensor& first = At(states, module.in[0]);
     const at::ScalarType dtype = first.is_floating_point() ? first.scalar_type() : at::kFloat;
     const std::vector<Tensor> in = Inputs(states, module, dtype);
     Store(states, module, RunOr(stage, module, in));
+    if (module.id == ModuleId::kRouter && routing.defined()) At(states, Slot::kRouting) = routing;
   }
   return states;
 }

@@ -52,7 +52,9 @@ std::vector<at::Tensor> Inputs(Activations& states, const ModuleInfo& module, at
 void Store(Activations& states, const ModuleInfo& module, std::vector<at::Tensor> out);
 // Whether a module that neither side has may hand its inputs on: its outputs may be another's.
 bool IsFilled(Activations& states, const ModuleInfo& module);
-// One side's own way through a stage.
-Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states);
+// One side's own way through a stage; with `routing`, by those weights of experts instead of what
+// its router gives.
+Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states,
+                  const at::Tensor& routing = {});
 
 }  // namespace weighbridge::engine

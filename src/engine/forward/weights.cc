@@ -32,6 +32,14 @@ at::ScalarType TypeOf(const WbEngineTensor& tensor) {
   }
 }
 
+// One product of matrices: torch takes many small ones when an axis of length 1 has the stride of a
+// transposed one, a hundred times slower.
+at::Tensor TimesMatrix(const at::Tensor& x, const at::Tensor& w) {
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = w.size(0);
+  return at::mm(x.reshape({-1, x.size(-1)}), w.t()).view(shape);
+}
+
 }  // namespace
 
 void Weights::Add(const WbEngineTensor& tensor, const std::string& prefix) {
@@ -77,21 +85,21 @@ at::Tensor Weights::Matrix(const std::string& name, int64_t at, at::ScalarType d
 }
 
 at::Tensor Weights::Times(const at::Tensor& x, const std::string& name) const {
-  if (x.scalar_type() != at::kDouble) return at::linear(x, Get(name, x.scalar_type()));
+  if (x.scalar_type() != at::kDouble) return TimesMatrix(x, Get(name, x.scalar_type()));
   return TimesRows(x, name, 0, Stored(name).size(0));
 }
 
 at::Tensor Weights::TimesRows(const at::Tensor& x, const std::string& name, int64_t begin,
                               int64_t count) const {
   const at::Tensor rows = Here(name).narrow(0, begin, count);
-  if (rows.scalar_type() == x.scalar_type()) return at::linear(x, rows);
+  if (rows.scalar_type() == x.scalar_type()) return TimesMatrix(x, rows);
   const int64_t width = std::max<int64_t>(rows.size(1), 1);
   const int64_t each = device_.is_cpu() ? std::max<int64_t>(1, kElementsPerBlock / width) : count;
   std::vector<at::Tensor> parts;
   for (int64_t at = 0; at < count; at += each) {
     const at::Tensor block =
         Filled(rows.narrow(0, at, std::min(each, count - at)), x.scalar_type());
-    parts.push_back(at::linear(x, block));
+    parts.push_back(TimesMatrix(x, block));
     pool_.Give(block);
   }
   return parts.size() == 1 ? parts.front() : at::cat(parts, -1);

@@ -463,7 +463,7 @@ class MegatronStage final : public Stage {
   }
 
   static int64_t HeadsAtOnce(const Tensor& q) {
-    constexpr int64_t kMostScores = 1 << 23;
+    constexpr int64_t kMostScores = 1 << 21;
     const int64_t of_head = q.size(0) * q.size(1) * q.size(1);
     // A device has the memory, and is quicker with all at once.
     return q.is_cpu() ? std::max<int64_t>(1, kMostScores / std::max<int64_t>(of_head, 1))
