@@ -68,17 +68,6 @@ Result<MegatronConfig> ConfigOf(const Model& model, const MegatronCheckpoint* me
               megatron->path().string(), "it needs a run_config.yaml or the args of Megatron-LM");
 }
 
-Result<std::unique_ptr<ParameterSource>> SourceOf(const Model& model, const Checkpoint& hf,
-                                                  const MegatronCheckpoint* megatron,
-                                                  bool without_mtp) {
-  if (megatron == nullptr) {
-    WB_TRY(HfParameters parameters, HfParameters::Create(model, hf));
-    return std::make_unique<HfParameters>(std::move(parameters));
-  }
-  WB_TRY(MegatronParameters parameters, MegatronParameters::Create(model, *megatron, without_mtp));
-  return std::make_unique<MegatronParameters>(std::move(parameters));
-}
-
 // Past every window, so that a wrong one shows.
 int64_t DefaultLength(const EffectSide& side) {
   const json longest = side.fields.value("seq_length", json());
@@ -175,7 +164,7 @@ class Comparison {
     WB_TRY(megatron_side_,
            MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
-    WB_TRY(source_, SourceOf(model_, hf_, megatron, options_.without_mtp));
+    WB_RETURN_IF_ERROR(OpenSource(megatron));
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
     WB_RETURN_IF_ERROR(OpenRecording(options_.candidate, false, candidate_));
@@ -200,6 +189,20 @@ class Comparison {
         }
       }
     }
+    return {};
+  }
+
+  Status OpenSource(const MegatronCheckpoint* megatron) {
+    if (megatron == nullptr) {
+      WB_TRY(HfParameters parameters, HfParameters::Create(model_, hf_));
+      source_ = std::make_unique<HfParameters>(std::move(parameters));
+      return {};
+    }
+    WB_TRY(MegatronParameters parameters,
+           MegatronParameters::Create(model_, *megatron, options_.without_mtp));
+    auto stored = std::make_unique<MegatronParameters>(std::move(parameters));
+    binding_ = &stored->binding();
+    source_ = std::move(stored);
     return {};
   }
 
@@ -288,9 +291,10 @@ class Comparison {
   }
 
   Status Explain(const MegatronCheckpoint* megatron) {
-    const auto* stored = dynamic_cast<const MegatronParameters*>(source_.get());
-    if (stored == nullptr) return ExplainFailures(findings_, std::move(effects_), nullptr, report_);
-    const ComparedWeights weights{model_, hf_, *megatron, stored->binding(), options_.threads};
+    if (binding_ == nullptr) {
+      return ExplainFailures(findings_, std::move(effects_), nullptr, report_);
+    }
+    const ComparedWeights weights{model_, hf_, *megatron, *binding_, options_.threads};
     return ExplainFailures(findings_, std::move(effects_), &weights, report_);
   }
 
@@ -399,6 +403,7 @@ class Comparison {
   EffectFindings effects_;
   EffectSide hf_side_, megatron_side_;
   std::unique_ptr<ParameterSource> source_;
+  const MegatronBinding* binding_ = nullptr;  // of it; nullptr: both sides have the weights of HF
   StageTensors tensors_;
   std::optional<Recording> reference_, candidate_;
   std::vector<std::vector<int64_t>> ids_;

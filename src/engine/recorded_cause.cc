@@ -60,10 +60,12 @@ class Hypotheses {
 
   int64_t Length() const { return static_cast<int64_t>(ids_.front().size()); }
 
-  // Where the first row parts that does.
+  // Where the first row parts that does, after its first token.
   int64_t Beginning() const {
     int64_t least = Length();
-    for (const auto& first : first_) least = std::min(least, first.value_or(least));
+    for (const auto& first : first_) {
+      if (first && *first > 0) least = std::min(least, *first);
+    }
     return least;
   }
 

@@ -54,20 +54,16 @@ class Finder {
 
   Result<WeightCauses> Find(const std::vector<const JudgedModule*>& failed) {
     std::map<const Parameter*, std::vector<const JudgedModule*>> modules_of;
-    std::vector<const Parameter*> differ;
     for (const JudgedModule* judged : failed) {
       for (const MegatronUse& use : MegatronTensorsOf(w_.model, judged->stage)) {
-        if (ModuleOf(use.role) != judged->module) continue;
-        const auto known = modules_of.find(use.parameter);
-        if (known != modules_of.end()) {
-          known->second.push_back(judged);
-          continue;
-        }
-        WB_TRY(const bool equal, AreEqual(*use.parameter));
-        if (equal) continue;
-        modules_of[use.parameter].push_back(judged);
-        differ.push_back(use.parameter);
+        if (ModuleOf(use.role) == judged->module) modules_of[use.parameter].push_back(judged);
       }
+    }
+    std::vector<const Parameter*> differ;
+    for (const BoundParameter& bound : w_.binding.bound) {
+      if (!modules_of.contains(bound.parameter)) continue;
+      WB_TRY(const bool equal, AreEqual(*bound.parameter));
+      if (!equal) differ.push_back(bound.parameter);
     }
     WeightCauses out;
     if (differ.empty()) return out;

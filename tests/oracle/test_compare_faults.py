@@ -264,8 +264,8 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize(("family", "run"), [("llama", run) for run in RUNS] +
+                         [("qwen3_moe", "inverted polarity"), ("deepseek_v3", "positions that start again")])
 def test_a_recorded_run_with_another_mask_or_other_positions_is_named(compare, pair, tmp_path, family, run):
     make, cause, module = RUNS[run]
     hf, megatron = pair(family)
@@ -394,3 +394,35 @@ def test_a_recorded_run_with_a_slightly_other_constant_is_named_with_its_factor(
     assert list(found) == [cause], report["causes"]
     assert {re.sub(r"^decoder\.layers\.\d+\.", "", place) for place in found[cause]} <= modules
     assert re.search(r"times ([\d.]+)", report["causes"][0]["message"])[1] == factor, report["causes"][0]
+
+
+# -- what is shown, and thresholds --
+
+def test_a_threshold_decides_for_the_modules_that_match(compare, pair):
+    hf, _ = pair("llama")
+    result, report = compare(hf, "--seq-len", 8, "--threshold", "*.mlp=0.0001", "--threshold", "decoder.layers.3.*=100")
+    assert result.returncode == 1
+    assert failed_modules(report) == {f"decoder.layers.{layer}.mlp" for layer in range(3)}
+
+
+@pytest.mark.parametrize(("threshold", "complaint"), [("*.no_such_module=3", "no module matches"), ("*.mlp", "is no threshold"),
+                                                      ("*.mlp=-1", "is no threshold"), ("=2", "is no threshold")])
+def test_a_threshold_that_says_nothing_is_a_usage_error(compare, pair, threshold, complaint):
+    result, report = compare(pair("llama")[0], "--seq-len", 8, "--threshold", threshold)
+    assert result.returncode == 2 and complaint in report["error"]["what"]
+
+
+def test_details_tell_how_the_error_grows_and_what_would_pass(weighbridge, pair):
+    shown = weighbridge("compare", pair("llama")[0], "--seq-len", 16, "-v", "--top-k", 2).stdout
+    for text in ("growth of the error: ", "logits beside fixed limits (max diff, cosine): ", "float32 (0.0001, 0.999999): inside",
+                 "smallest tolerance that would pass: ratio ", "next tokens of row 0, reference: ", "mean diff ", "cosine "):
+        assert text in shown, shown
+    best = re.search(r"next tokens of row 0, reference: (.*)", shown)[1]
+    assert best.count("(") == 2
+
+
+def test_the_first_module_that_fails_is_named_with_the_causes(pair):
+    _, report = forward_faults.compare_with(pair("llama"), {"softmax_scale": 0.3})
+    notes = {note["id"]: note["message"] for note in report["notes"]}
+    assert notes["first-divergence"].startswith("decoder.layers.0.self_attention.core_attention: ")
+    assert notes["first-divergence"].endswith("causes: softmax-scale")
