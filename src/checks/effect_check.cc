@@ -245,7 +245,7 @@ class Reporter {
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
                 ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
     const bool structural = DecidesParameters(d);
-    Add({std::move(cause), {{place.layers, std::string(info.module)}}, structural});
+    Add({std::move(cause), {{place.layers, std::string(info.module), d.effect}}, structural});
     if (!structural) return;
     for (const std::string& field : d.megatron_fields) {
       const auto wanted = hf_.fields.find(field);

@@ -16,6 +16,7 @@ namespace weighbridge {
 struct EffectPlace {
   std::vector<int64_t> layers;  // counted from 0; empty: the effect is one of the whole model
   std::string module;           // as Megatron-Core calls it, beneath its layer; empty: all of them
+  std::string effect;           // family/effects/effects.h
 };
 
 struct EffectCause {

@@ -28,7 +28,20 @@ constexpr Shown kShown[] = {
     {"self_attention.linear_kv_up_proj.layer_norm", {"self_attention.linear_qkv"}},
 };
 
-bool ShowsIn(const std::string& effect, const std::string& module) {
+// A field decides these for all norms, and only those before attention and the MLP have effects.
+bool IsOfAllNorms(const EffectPlace& place) {
+  return place.effect == "norm.input.kind" || place.effect == "norm.input.convention";
+}
+constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
+                                            "self_attention.linear_proj.post_layernorm",
+                                            "mlp.linear_fc2.post_layernorm"};
+
+bool ShowsIn(const EffectPlace& place, const std::string& module) {
+  const std::string& effect = place.module;
+  if (IsOfAllNorms(place) &&
+      std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
+    return true;
+  }
   const auto listed = std::find_if(std::begin(kShown), std::end(kShown),
                                    [&](const Shown& s) { return s.effect == effect; });
   if (listed == std::end(kShown)) return effect == module;
@@ -52,7 +65,7 @@ bool IsOf(const EffectPlace& place, StageId stage) {
 bool Explains(const EffectPlace& place, const JudgedModule& judged) {
   if (!IsOf(place, judged.stage)) return false;
   return place.module.empty() || place.module == "decoder" || judged.module.empty() ||
-         ShowsIn(place.module, judged.module);
+         ShowsIn(place, judged.module);
 }
 
 Modules Failed(const std::vector<JudgedModule>& modules) {
