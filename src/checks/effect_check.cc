@@ -244,7 +244,13 @@ class Reporter {
     if (lost) message += "; the config leaves it out, and its reader's default is another";
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
                 ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
-    Add({std::move(cause), {{place.layers, std::string(info.module)}}});
+    const bool structural = DecidesParameters(d);
+    Add({std::move(cause), {{place.layers, std::string(info.module), d.effect}}, structural});
+    if (!structural) return;
+    for (const std::string& field : d.megatron_fields) {
+      const auto wanted = hf_.fields.find(field);
+      if (wanted != hf_.fields.end()) findings_.as_stored.fields[field] = *wanted;
+    }
   }
 
  private:
@@ -344,11 +350,28 @@ class Reporter {
         Fields(d), config_.origin);
   }
 
+  bool DecidesParameters(const Difference& d) const {
+    constexpr std::string_view kAlways[] = {
+        "attention.bias",  "attention.gate",  "attention.sinks", "layer.mixer",
+        "layer.mlp",       "layers.pattern",  "linear.bias",     "moe.shared_gate",
+        "moe.shared_size", "mtp.depth",       "norm.qk.kind",    "positions.learned",
+        "router.bias",     "ssm.conv_kernel", "ssm.groups",      "ssm.head_dim",
+        "ssm.heads",       "ssm.kernel",      "ssm.key_dim",     "ssm.key_heads",
+        "ssm.state",       "ssm.value_dim",   "ssm.value_heads", "tying"};
+    if (std::find(std::begin(kAlways), std::end(kAlways), d.effect) != std::end(kAlways)) {
+      return true;
+    }
+    constexpr const char* kGated = "gated_linear_unit";
+    return d.effect == "activation" &&
+           hf_.fields.value(kGated, json()) != megatron_.fields.value(kGated, json());
+  }
+
   void Add(EffectCause added) {
     for (EffectCause& known : findings_.causes) {
       if (!IsSame(known.cause, added.cause)) continue;
       Join(std::move(added.cause), known.cause);
       known.places.push_back(std::move(added.places[0]));
+      known.structural |= added.structural;
       return;
     }
     findings_.causes.push_back(std::move(added));
@@ -404,6 +427,7 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
   WB_TRY(EffectSide hf, HfSide(model));
   const MegatronConfig config = WithRightSizes(model, recorded);
+  findings.as_stored = config;
   if (without_mtp) hf.fields["mtp_num_layers"] = config.fields.value("mtp_num_layers", json());
   const auto without_hidden = [&](const json& fields) {
     return MegatronSide(fields, model, hf, *runtime, {/*hidden=*/false, choice.version});
@@ -440,6 +464,7 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
 EffectFindings FindEffectDifferences(const Model& model, const MegatronConfig& config,
                                      const RuntimeChoice& choice, bool without_mtp) {
   EffectFindings findings;
+  findings.as_stored = config;
   const Status compared = Compare(model, config, choice, without_mtp, findings);
   findings.compared = compared.has_value();
   if (!compared) {

@@ -16,15 +16,21 @@ namespace weighbridge {
 struct EffectPlace {
   std::vector<int64_t> layers;  // counted from 0; empty: the effect is one of the whole model
   std::string module;           // as Megatron-Core calls it, beneath its layer; empty: all of them
+  std::string effect;           // family/effects/effects.h
 };
 
 struct EffectCause {
   Cause cause;
   std::vector<EffectPlace> places;  // of which cause.where is the text, one for one
+  // The two have other parameters, or parameters of other shapes: what the Megatron config builds
+  // has no room for the weights, and needs no forward pass to be wrong.
+  bool structural = false;
 };
 
 struct EffectFindings {
   bool compared = false;  // else `unproven` says why they cannot be
+  // Megatron's config with the sizes of the HF config, and without what is structural.
+  MegatronConfig as_stored;
   std::vector<EffectCause> causes;
   std::vector<Note> notes;
   std::vector<std::string> unproven;

@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <memory>
 #include <optional>
 
 #include "base/progress.h"
+#include "base/strings.h"
 #include "checks/inventory.h"
 #include "checks/megatron_binding.h"
 #include "cli/command.h"
@@ -20,7 +22,7 @@ namespace {
 
 struct CompareArguments {
   std::string model, megatron, config, runtime;
-  std::vector<std::string> families, token_ids;
+  std::vector<std::string> families, token_ids, thresholds;
   CompareOptions options;
 };
 
@@ -58,10 +60,33 @@ Status ReadIds(CompareArguments& a) {
   return {};
 }
 
+// PATTERN=RATIO.
+Status ReadThresholds(CompareArguments& a) {
+  for (const std::string& text : a.thresholds) {
+    const size_t equals = text.rfind('=');
+    RatioThreshold threshold;
+    bool is_number = false;
+    if (equals != std::string::npos && equals > 0) {
+      threshold.pattern = text.substr(0, equals);
+      const char* end = text.data() + text.size();
+      const auto parsed = std::from_chars(text.data() + equals + 1, end, threshold.ratio);
+      is_number = parsed.ec == std::errc() && parsed.ptr == end;
+    }
+    if (!is_number || !(threshold.ratio > 0) || !std::isfinite(threshold.ratio)) {
+      return Fail(ErrorKind::kUsage, "usage",
+                  fmt::format("'{}' is no threshold", ToPrintable(text)), "--threshold",
+                  "a pattern and a ratio above 0: --threshold '*.mlp.router=4'");
+    }
+    a.options.thresholds.push_back(std::move(threshold));
+  }
+  return {};
+}
+
 Result<Report> RunOn(CompareArguments& a) {
   // What is missing is said before a large checkpoint is looked at.
   WB_RETURN_IF_ERROR(FindComponent());
   WB_RETURN_IF_ERROR(ReadIds(a));
+  WB_RETURN_IF_ERROR(ReadThresholds(a));
   WB_TRY(a.options.runtime, ParseRuntime(a.runtime));
   WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
   std::unique_ptr<MegatronCheckpoint> megatron;
@@ -115,6 +140,21 @@ void AddTokenOptions(CLI::App& command, CompareArguments& a) {
       ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 53))
       ->capture_default_str()
       ->group("Tokens");
+}
+
+void AddJudgementOptions(CLI::App& command, CompareArguments& a) {
+  command
+      .add_option("--threshold", a.thresholds,
+                  "another ratio that passes, for the modules that match; repeatable, the last one "
+                  "counts; default: 2, the largest error four times as much")
+      ->type_name("PATTERN=RATIO")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group("Compare");
+  command.add_option("--top-k", a.options.top_k, "next tokens that -v shows of the last position")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str()
+      ->group("Compare");
 }
 
 void AddSourceOptions(CLI::App& command, CompareArguments& a) {
@@ -176,6 +216,7 @@ void AddCompare(CLI::App& app, Context& context) {
                       "memory");
   AddTokenOptions(*command, *a);
   AddSourceOptions(*command, *a);
+  AddJudgementOptions(*command, *a);
   AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
   AddThreadsOption(*command, a->options.threads);

@@ -16,6 +16,7 @@
 #include "checks/bridge_config.h"
 #include "checks/effect_check.h"
 #include "checks/inventory.h"
+#include "checks/megatron_config_check.h"
 #include "checks/parameter_source.h"
 #include "engine/compare_causes.h"
 #include "engine/compare_findings.h"
@@ -65,17 +66,6 @@ Result<MegatronConfig> ConfigOf(const Model& model, const MegatronCheckpoint* me
   return Fail(ErrorKind::kUnsupported, "megatron-config",
               "the Megatron checkpoint does not say how its model is built",
               megatron->path().string(), "it needs a run_config.yaml or the args of Megatron-LM");
-}
-
-Result<std::unique_ptr<ParameterSource>> SourceOf(const Model& model, const Checkpoint& hf,
-                                                  const MegatronCheckpoint* megatron,
-                                                  bool without_mtp) {
-  if (megatron == nullptr) {
-    WB_TRY(HfParameters parameters, HfParameters::Create(model, hf));
-    return std::make_unique<HfParameters>(std::move(parameters));
-  }
-  WB_TRY(MegatronParameters parameters, MegatronParameters::Create(model, *megatron, without_mtp));
-  return std::make_unique<MegatronParameters>(std::move(parameters));
 }
 
 // Past every window, so that a wrong one shows.
@@ -153,16 +143,11 @@ class Comparison {
       WB_TRY(recorder_, ActivationWriter::Create(options_.record, options_.overwrite));
       recorder_->AddIds(ids_);
     }
-    WB_RETURN_IF_ERROR(Stage({StageKind::kEmbedding}));
-    for (int64_t layer = 0; layer < model_.layers(); ++layer) {
-      WB_RETURN_IF_ERROR(Stage({StageKind::kLayer, layer}));
-    }
-    WB_RETURN_IF_ERROR(Stage({StageKind::kOutput}));
-    if (recorder_ != nullptr) WB_RETURN_IF_ERROR(recorder_->Finish());
+    WB_RETURN_IF_ERROR(Walk());
+    if (recorder_ != nullptr && !findings_.ended) WB_RETURN_IF_ERROR(recorder_->Finish());
+    WB_RETURN_IF_ERROR(ApplyThresholds(options_.thresholds, findings_.judged));
     for (const JudgedModule& judged : findings_.judged) report_.results.push_back(judged.row);
-    ExplainFailures(findings_,
-                    FindEffectDifferences(model_, config_, options_.runtime, options_.without_mtp),
-                    report_);
+    WB_RETURN_IF_ERROR(Explain(megatron));
     Describe(megatron);
     report_.wall_s =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -174,10 +159,12 @@ class Comparison {
     WB_TRY(config_, ConfigOf(model_, megatron));
     WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
     WB_TRY(hf_side_, HfSide(model_));
+    effects_ = FindEffectDifferences(model_, config_, options_.runtime, options_.without_mtp);
+    if (megatron != nullptr) CheckMegatronConfig(model_, config_, effects_.compared, report_);
     WB_TRY(megatron_side_,
-           MegatronSide(config_.fields, model_, hf_side_, *runtime, options_.runtime));
+           MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
-    WB_TRY(source_, SourceOf(model_, hf_, megatron, options_.without_mtp));
+    WB_RETURN_IF_ERROR(OpenSource(megatron));
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
     WB_RETURN_IF_ERROR(OpenRecording(options_.candidate, false, candidate_));
@@ -205,6 +192,20 @@ class Comparison {
     return {};
   }
 
+  Status OpenSource(const MegatronCheckpoint* megatron) {
+    if (megatron == nullptr) {
+      WB_TRY(HfParameters parameters, HfParameters::Create(model_, hf_));
+      source_ = std::make_unique<HfParameters>(std::move(parameters));
+      return {};
+    }
+    WB_TRY(MegatronParameters parameters,
+           MegatronParameters::Create(model_, *megatron, options_.without_mtp));
+    auto stored = std::make_unique<MegatronParameters>(std::move(parameters));
+    binding_ = &stored->binding();
+    source_ = std::move(stored);
+    return {};
+  }
+
   Status OpenRecording(const std::string& path, bool of_hf, std::optional<Recording>& recording) {
     if (path.empty()) return {};
     WB_TRY(recording, Recording::Open(path, model_, of_hf));
@@ -217,13 +218,31 @@ class Comparison {
     return {};
   }
 
+  Status Walk() {
+    Status walked = Stage({StageKind::kEmbedding});
+    for (int64_t layer = 0; walked && layer < model_.layers(); ++layer) {
+      walked = Stage({StageKind::kLayer, layer});
+    }
+    if (walked) walked = Stage({StageKind::kOutput});
+    // A config that is wrong enough builds what no block computes, and its causes are known.
+    const bool known = !effects_.causes.empty() || !report_.causes.empty();
+    if (walked || !known || walked.error().kind != ErrorKind::kUnsupported) return walked;
+    findings_.ended = walked.error();
+    report_.unproven.push_back(
+        fmt::format("the forward pass ended where the Megatron config asks "
+                    "for what is not computed here: {}{}{}",
+                    walked.error().what, walked.error().at.empty() ? "" : ", ", walked.error().at));
+    return {};
+  }
+
   Status Stage(StageId stage) {
     StageTensors& tensors = tensors_;
     tensors.Clear();
     json request = {{"stage", stage.kind == StageKind::kEmbedding ? "embedding"
                               : stage.kind == StageKind::kLayer   ? "layer"
                                                                   : "output"},
-                    {"keep", recorder_ != nullptr}};
+                    {"keep", recorder_ != nullptr},
+                    {"top", options_.top_k}};
     WB_TRY(json reference, DescribeStage(hf_side_, model_, stage));
     WB_RETURN_IF_ERROR(AddHfTensors(model_, hf_, stage, "reference", reference, tensors));
     WB_TRY(json candidate, DescribeStage(megatron_side_, model_, stage));
@@ -239,6 +258,10 @@ class Comparison {
     report_.bytes += bytes;
     if (options_.progress) options_.progress(bytes);
     Take(stage, answer);
+    if (candidate_ && answer.contains("whole") && stage.kind != StageKind::kEmbedding &&
+        !Passed(findings_.judged.back().row.status)) {
+      WB_RETURN_IF_ERROR(ExplainRecorded(stage, request, tensors));
+    }
     return Record(stage);
   }
 
@@ -265,6 +288,31 @@ class Comparison {
     for (const auto& [pass, seconds] : answer.at("seconds").items()) {
       findings_.seconds[pass] += seconds.get<double>();
     }
+  }
+
+  Status Explain(const MegatronCheckpoint* megatron) {
+    if (binding_ == nullptr) {
+      return ExplainFailures(findings_, std::move(effects_), nullptr, report_);
+    }
+    const ComparedWeights weights{model_, hf_, *megatron, *binding_, options_.threads};
+    return ExplainFailures(findings_, std::move(effects_), &weights, report_);
+  }
+
+  Status ExplainRecorded(StageId stage, const json& request, const StageTensors& tensors) {
+    const json& candidate = request.at("candidate");
+    RecordedStage recorded{stage, candidate.at("spec"), {}, ids_};
+    for (const JudgedModule& judged : findings_.evidence) {
+      if (judged.stage == stage) recorded.modules.insert(judged.module);
+    }
+    const auto ask = [&](const json& tries) {
+      return session_->Call({{"stage", "hypotheses"},
+                             {"of", request.at("stage")},
+                             {"reference", {{"model", "hf"}, {"spec", json::object()}}},
+                             {"candidate", candidate},
+                             {"tries", tries}},
+                            tensors.tensors);
+    };
+    return findings_.of_recording.Explain(recorded, ask);
   }
 
   void AddRecorded(const std::optional<Recording>& recording, StageId stage, const char* side,
@@ -296,6 +344,7 @@ class Comparison {
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));
     if (answer.contains("routing")) TakeRouting(answer.at("routing"));
     if (answer.contains("tokens")) findings_.tokens = answer.at("tokens");
+    if (answer.contains("top")) findings_.top = answer.at("top");
   }
 
   void TakeRouting(const json& routing) {
@@ -351,8 +400,10 @@ class Comparison {
   const CompareOptions& options_;
   Report report_;
   MegatronConfig config_;
+  EffectFindings effects_;
   EffectSide hf_side_, megatron_side_;
   std::unique_ptr<ParameterSource> source_;
+  const MegatronBinding* binding_ = nullptr;  // of it; nullptr: both sides have the weights of HF
   StageTensors tensors_;
   std::optional<Recording> reference_, candidate_;
   std::vector<std::vector<int64_t>> ids_;

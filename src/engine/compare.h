@@ -21,6 +21,13 @@ namespace weighbridge {
 // A candidate's error may be so many times the reference's own: by RMS, and the largest one.
 inline constexpr double kMostRatio = 2, kMostMaxRatio = 8;
 
+// Of the modules whose names match (GlobMatch of base/strings.h) another ratio passes, and
+// kMostMaxRatio / kMostRatio times that for the largest error.
+struct RatioThreshold {
+  std::string pattern;
+  double ratio = 0;
+};
+
 struct CompareOptions {
   // Rows of one length; empty: one row of `seq_len` random ids made from `seed`.
   std::vector<std::vector<int64_t>> token_ids;
@@ -33,7 +40,9 @@ struct CompareOptions {
   // In which both compute once more, for the verdict on rounding: "bf16", "fp16", "none", or
   // "auto": the dtype of the checkpoint where it is one of these.
   std::string precision = "auto";
-  std::string device = "cpu";  // or "cuda"
+  std::string device = "cpu";              // or "cuda"
+  std::vector<RatioThreshold> thresholds;  // the last one that matches a module counts
+  int top_k = 5;                           // tokens that are shown of the last position
   // Files of captured activations (engine/stage_weights.h) instead of a side's own computation.
   std::string reference, candidate;
   std::string record;  // a file to write both sides' activations to; "": none

@@ -1,6 +1,7 @@
 #include "engine/compare_causes.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -27,7 +28,20 @@ constexpr Shown kShown[] = {
     {"self_attention.linear_kv_up_proj.layer_norm", {"self_attention.linear_qkv"}},
 };
 
-bool ShowsIn(const std::string& effect, const std::string& module) {
+// A field decides these for all norms, and only those before attention and the MLP have effects.
+bool IsOfAllNorms(const EffectPlace& place) {
+  return place.effect == "norm.input.kind" || place.effect == "norm.input.convention";
+}
+constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
+                                            "self_attention.linear_proj.post_layernorm",
+                                            "mlp.linear_fc2.post_layernorm"};
+
+bool ShowsIn(const EffectPlace& place, const std::string& module) {
+  const std::string& effect = place.module;
+  if (IsOfAllNorms(place) &&
+      std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
+    return true;
+  }
   const auto listed = std::find_if(std::begin(kShown), std::end(kShown),
                                    [&](const Shown& s) { return s.effect == effect; });
   if (listed == std::end(kShown)) return effect == module;
@@ -51,7 +65,7 @@ bool IsOf(const EffectPlace& place, StageId stage) {
 bool Explains(const EffectPlace& place, const JudgedModule& judged) {
   if (!IsOf(place, judged.stage)) return false;
   return place.module.empty() || place.module == "decoder" || judged.module.empty() ||
-         ShowsIn(place.module, judged.module);
+         ShowsIn(place, judged.module);
 }
 
 Modules Failed(const std::vector<JudgedModule>& modules) {
@@ -64,10 +78,10 @@ Modules Failed(const std::vector<JudgedModule>& modules) {
 
 class Explainer {
  public:
-  Explainer(const CompareFindings& findings, Report& report)
-      : findings_(findings), report_(report) {}
+  Explainer(const CompareFindings& findings, const ComparedWeights* weights, Report& report)
+      : findings_(findings), weights_(weights), report_(report) {}
 
-  void Run(EffectFindings effects) {
+  Status Run(EffectFindings effects) {
     Modules left = Failed(findings_.judged);
     // Of a recording the modules that our own model of its library fails at say more.
     Modules shown = left;
@@ -75,11 +89,20 @@ class Explainer {
       const Modules evidence = Failed(findings_.evidence);
       shown.insert(shown.end(), evidence.begin(), evidence.end());
     }
-    for (EffectCause& effect : effects.causes) AddEffect(std::move(effect), shown, left);
+    Modules without_effect = shown;
+    for (EffectCause& effect : effects.causes) {
+      AddEffect(std::move(effect), shown, left, without_effect);
+    }
+    WB_RETURN_IF_ERROR(AddWeights(without_effect, left));
     for (Note& note : effects.notes) report_.notes.push_back(std::move(note));
     for (std::string& text : effects.unproven) report_.unproven.push_back(std::move(text));
+    for (Cause& cause : findings_.of_recording.Causes()) AddCause(std::move(cause), report_);
+    std::erase_if(left, [&](const JudgedModule* judged) {
+      return findings_.of_recording.Explained(judged->stage);
+    });
     AddModules(left);
     AddTokens();
+    return {};
   }
 
  private:
@@ -88,16 +111,18 @@ class Explainer {
            findings_.unexplained.contains(judged.stage.layer);
   }
 
-  void AddEffect(EffectCause effect, const Modules& shown, Modules& left) {
+  void AddEffect(EffectCause effect, const Modules& shown, Modules& left, Modules& without_effect) {
     std::vector<std::string> where;
     for (size_t i = 0; i < effect.places.size(); ++i) {
       const auto explains = [&](const JudgedModule* judged) {
         return Explains(effect.places[i], *judged) && !IsUnexplained(*judged);
       };
-      if (std::any_of(shown.begin(), shown.end(), explains)) {
+      if (effect.structural || findings_.ended ||
+          std::any_of(shown.begin(), shown.end(), explains)) {
         where.push_back(effect.cause.where[i]);
       }
       std::erase_if(left, explains);
+      std::erase_if(without_effect, explains);
     }
     if (where.empty()) {
       report_.notes.push_back(
@@ -106,6 +131,29 @@ class Explainer {
     }
     effect.cause.where = std::move(where);
     AddCause(std::move(effect.cause), report_);
+  }
+
+  Status AddWeights(const Modules& failed, Modules& left) {
+    if (weights_ == nullptr || failed.empty()) return {};
+    WB_TRY(WeightCauses found, FindWeightCauses(*weights_, failed));
+    for (Cause& cause : found.causes) {
+      const JudgedModule& first = **std::find_if(
+          failed.begin(), failed.end(), [&](const auto* j) { return found.explained.contains(j); });
+      cause.message = fmt::format("{} gives another output by its weights: {}",
+                                  first.row.megatron.name, cause.message);
+      cause.evidence = fmt::format("{}; {}", cause.evidence, first.row.why);
+      AddCause(std::move(cause), report_);
+    }
+    // Of a recording a layer is explained by any of its modules.
+    std::erase_if(left, [&](const JudgedModule* judged) {
+      return std::any_of(found.explained.begin(), found.explained.end(), [&](const auto* module) {
+        const bool same = module->stage == judged->stage &&
+                          (judged->module.empty() || module->module == judged->module);
+        return same && !IsUnexplained(*judged);
+      });
+    });
+    unexplained_weights_ = std::move(found.unexplained);
+    return {};
   }
 
   void AddModules(const Modules& left) {
@@ -119,7 +167,13 @@ class Explainer {
     cause.message = first.row.megatron.name + " with the same input gives another output";
     if (left.size() > 1) cause.message += fmt::format(", and {} more after it", left.size() - 1);
     cause.evidence = first.row.why;
-    cause.hint = "`weighbridge verify` says whether the weights of this module differ";
+    cause.hint = "the weights of these modules are equal: they are computed otherwise";
+    if (!unexplained_weights_.empty()) {
+      cause.evidence += fmt::format("; {}", fmt::join(unexplained_weights_, "; "));
+      cause.hint = "weights of these modules differ, and no known mistake explains how";
+    } else if (weights_ == nullptr) {
+      cause.hint = "both sides have the same weights: they are computed otherwise";
+    }
     if (findings_.recorded) {
       cause.hint = IsUnexplained(first)
                        ? "Megatron's config and weights do not give what was recorded: look at how "
@@ -151,13 +205,16 @@ class Explainer {
   }
 
   const CompareFindings& findings_;
+  const ComparedWeights* weights_;
   Report& report_;
+  std::vector<std::string> unexplained_weights_;
 };
 
 }  // namespace
 
-void ExplainFailures(const CompareFindings& findings, EffectFindings effects, Report& report) {
-  Explainer(findings, report).Run(std::move(effects));
+Status ExplainFailures(const CompareFindings& findings, EffectFindings effects,
+                       const ComparedWeights* weights, Report& report) {
+  return Explainer(findings, weights, report).Run(std::move(effects));
 }
 
 }  // namespace weighbridge

@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "base/result.h"
 #include "checks/result.h"
 #include "engine/describe.h"
+#include "engine/recorded_cause.h"
 
 namespace weighbridge {
 
@@ -23,11 +26,14 @@ struct CompareFindings {
   std::vector<JudgedModule> judged;  // what the report's rows are
   // Beside a recording, which is judged by stages: what our own models make of its states.
   std::vector<JudgedModule> evidence;
-  bool recorded = false;                  // a side is a recording
-  std::set<int64_t> unexplained;          // its layers that our model of its library does not give
-  std::vector<nlohmann::json> growth;     // of the states that each side computed from its own
-  nlohmann::json tokens;                  // null: the walk did not come so far
-  std::map<std::string, double> seconds;  // of each pass
+  std::optional<Error> ended;          // why the walk did not come to its end
+  bool recorded = false;               // a side is a recording
+  std::set<int64_t> unexplained;       // its layers that our model of its library does not give
+  RecordedCauses of_recording;         // of these, where something else explains them
+  std::vector<nlohmann::json> growth;  // of the states that each side computed from its own
+  nlohmann::json top = nlohmann::json::array();  // tokens of the last position of each row
+  nlohmann::json tokens;                         // null: the walk did not come so far
+  std::map<std::string, double> seconds;         // of each pass
   int64_t routed = 0, flipped = 0, near_ties = 0;
 };
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "engine/compare.h"
+#include "base/strings.h"
 
 namespace weighbridge {
 namespace {
@@ -52,6 +52,27 @@ Noise NoiseOf(const json& figures) {
 
 bool MeetsFunctionRule(const Noise& noise) {
   return noise.ratio <= kMostRatio && noise.max_ratio <= kMostMaxRatio;
+}
+
+Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,
+                       std::vector<JudgedModule>& modules) {
+  for (const RatioThreshold& threshold : thresholds) {
+    bool matched = false;
+    for (JudgedModule& judged : modules) {
+      ResultRow& row = judged.row;
+      if (!GlobMatch(threshold.pattern, row.megatron.name)) continue;
+      matched = true;
+      const bool passes = row.noise->ratio <= threshold.ratio &&
+                          row.noise->max_ratio <= threshold.ratio * kMostMaxRatio / kMostRatio;
+      row.status = passes ? RowStatus::kMatch : RowStatus::kMismatch;
+    }
+    if (!matched) {
+      return Fail(ErrorKind::kUsage, "usage",
+                  fmt::format("no module matches '{}'", ToPrintable(threshold.pattern)),
+                  "--threshold", "`compare -v` lists the modules; * stands for any text");
+    }
+  }
+  return {};
 }
 
 JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,

@@ -3,8 +3,11 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "base/result.h"
 #include "checks/result.h"
+#include "engine/compare.h"
 #include "engine/compare_findings.h"
 #include "family/model.h"
 
@@ -16,6 +19,10 @@ Noise NoiseOf(const nlohmann::json& figures);
 
 // By the function rule (DESIGN §1); a ratio that is no number passes nothing.
 bool MeetsFunctionRule(const Noise& noise);
+
+// Judges the rows that `thresholds` match by these. kUsage for one that matches none.
+Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,
+                       std::vector<JudgedModule>& modules);
 
 // `module` empty: the figures are of the whole stage. `dtype`: in which both sides computed.
 JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& module,

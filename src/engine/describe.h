@@ -20,6 +20,7 @@ enum class StageKind { kEmbedding, kLayer, kOutput };
 struct StageId {
   StageKind kind = StageKind::kEmbedding;
   int64_t layer = 0;  // of kLayer
+  bool operator==(const StageId&) const = default;
 };
 
 // The numbers of a stage, of either side. Errors: kUnsupported "engine-unsupported" for what no

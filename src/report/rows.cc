@@ -35,7 +35,8 @@ int Severity(const ResultRow& row) {
 
 // How far a mismatch is off. Without metrics (another shape) it is as bad as can be.
 double Badness(const ResultRow& row) {
-  if (row.status != RowStatus::kMismatch) return 0;
+  // What a model computed stays in its order: a module is to blame before those after it.
+  if (row.status != RowStatus::kMismatch || row.noise) return 0;
   const double diff = row.metrics.max_diff;
   if (!HasMetrics(row) || !std::isfinite(diff)) return std::numeric_limits<double>::infinity();
   return diff;
@@ -69,7 +70,7 @@ bool Failed(const ResultRow& row) {
 
 bool HasMetrics(const ResultRow& row) {
   // At level L0 a row passes without a value having been looked at.
-  if (Passed(row.status)) return !std::isnan(row.metrics.max_diff);
+  if (Passed(row.status) || row.noise) return !std::isnan(row.metrics.max_diff);
   if (row.status != RowStatus::kMismatch) return false;
   return row.first.has_value() || row.metrics.mismatched > 0;
 }

@@ -115,7 +115,7 @@ std::array<Cells, 2> NarrowTitles(const Report& report) {
 }
 
 Cells CellsOf(const Report& report, const ResultRow& row) {
-  const bool diff = row.status == RowStatus::kMismatch && HasMetrics(row);
+  const bool diff = (row.status == RowStatus::kMismatch || OfModules(report)) && HasMetrics(row);
   const TensorRef& primary = PrimaryTensor(report, row);
   return {RowName(report, row), primary.dtype ? ToString(primary.shape) : "-",
           DTypeText(row).empty() ? "-" : DTypeText(row), std::string(MatchWord(report, row)),
@@ -203,7 +203,10 @@ class Table {
     const std::string why = WhyText(row);
     if (!why.empty()) sink("    " + Wrapped(why, 4, 4, options_.columns) + "\n");
     if (row.first) sink("    " + Wrapped(FirstText(*row.first), 4, 4, options_.columns) + "\n");
-    if (options_.verbose >= 2 && row.status == RowStatus::kMismatch && HasMetrics(row)) {
+    if (options_.verbose >= 1 && row.noise) {
+      sink(fmt::format("    mean diff {}, cosine {:.9g}\n", MetricText(row.metrics.mean_diff),
+                       row.metrics.cosine));
+    } else if (options_.verbose >= 2 && row.status == RowStatus::kMismatch && HasMetrics(row)) {
       const Metrics& m = row.metrics;
       sink(fmt::format(
           "    mean diff {}, cosine {}, max relative {}, max ULP {}, NaN {}, infinite {}\n",

@@ -77,7 +77,7 @@ def test_failure_modes_are_counted(project):
 
 def test_failure_modes_name_causes_and_tests_that_are_there(project):
     modes, defects = failure_modes(project)
-    files = {path.name: path for pattern in ("**/*.cc", "python/*.py") for path in (project / "tests").glob(pattern)}
+    files = {path.name: path for pattern in ("**/*.cc", "oracle/*.py", "python/*.py") for path in (project / "tests").glob(pattern)}
     for what, level, shown, by in modes + defects:
         unknown = set(re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)+)`", level)) - documented(project) - {"positions-differ"}
         assert not unknown, what

@@ -167,6 +167,7 @@ nlohmann::json Measure::ToJson() const {
           {"floor", Floor()},
           {"ratio", ratio()},
           {"max_ratio", max_ratio()},
+          {"reference_max", reference_max_},
           {"max_diff", max_diff_},
           {"mean_diff", sum_diff_ / std::max(elements_, 1.0)},
           {"cosine", norms > 0 ? dot_ / norms : 1.0},

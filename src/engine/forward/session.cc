@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/forward/hypotheses.h"
 #include "engine/forward/routes.h"
 #include "engine/forward/sides.h"
 
@@ -115,13 +116,32 @@ json Session::Call(const json& request, std::span<const WbEngineTensor> tensors)
   const Pair pair{{request.at("reference"), tensors, "reference", pool_, device_},
                   {request.at("candidate"), tensors, "candidate", pool_, device_}};
   const std::string stage = request.at("stage");
+  if (stage == "hypotheses") return Hypotheses(pair, request);
   json answer = stage == "embedding" ? Embed(pair)
-                : stage == "layer"   ? Layer(pair)
-                                     : Output(pair, request.value("keep", false));
+                : stage == "layer"
+                    ? Layer(pair)
+                    : Output(pair, request.value("keep", false), request.value("top", int64_t{0}));
   states_["reference.hidden"] = walk_.reference;
   states_["candidate.hidden"] = walk_.candidate;
   answer["seconds"] = seconds_;
   return answer;
+}
+
+// What else gives a recorded output of the candidate, on the input that it was judged with.
+json Session::Hypotheses(const Pair& pair, const json& request) const {
+  const Side& side = pair.candidate;
+  const bool output = request.at("of") == "output";
+  const auto run = [&](const Stage& stage, const Tensor& x) {
+    Activations own{};
+    At(own, Slot::kX) = x;
+    if (!output) return At(own = Chain(stage, LayerModules(), std::move(own)), Slot::kOut);
+    const Tensor final = RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
+    return stage.Logits(final, 0, stage.vocabulary());
+  };
+  return TryHypotheses(
+      {request.at("candidate").at("spec"), side.weights, output ? walk_.candidate : walk_.teacher,
+       side.Recorded(output ? "logits" : "out").value()},
+      request.at("tries"), run);
 }
 
 // The first tokens of the first rows.
@@ -306,6 +326,13 @@ json Session::Embed(const Pair& pair) {
   At(lanes.truth, Slot::kIds) = Prefix(ids);
   At(lanes.narrow, Slot::kIds) = Prefix(ids);
   json answer = Teach(pair, EmbeddingModules(), lanes);
+  if (const auto recorded = pair.candidate.Recorded("out")) {
+    Measure measure;
+    const Tensor& own = At(lanes.teacher, Slot::kOut);
+    measure.Add(*recorded, own, own.to(at::kDouble));
+    answer["whole"] = measure.ToJson();
+    answer["whole"]["shape"] = ShapeOf(own);
+  }
   walk_.reference = pair.reference.Recorded("out").value_or(At(lanes.teacher, Slot::kOut));
   Activations ids_only{};
   At(ids_only, Slot::kIds) = ids;
@@ -328,6 +355,7 @@ json Session::Layer(const Pair& pair) {
   for (const Side* side : {&pair.reference, &pair.candidate}) {
     if (const auto in = side->Recorded("in")) teacher = *in;
   }
+  walk_.teacher = teacher;
   Lanes lanes;
   At(lanes.teacher, Slot::kX) = teacher;
   At(lanes.truth, Slot::kX) = walk_.truth;

@@ -3,7 +3,8 @@
 //
 // Open:   {"ids": [[...], ...], "threads": 0, "device": "cpu|cuda", "free_run": true,
 //          "narrow": null|"bf16"|"fp16"}               token ids, rows of one length
-// Call:   {"stage": "embedding|layer|output", "reference": SIDE, "candidate": SIDE, "keep": false}
+// Call:   {"stage": "embedding|layer|output", "reference": SIDE, "candidate": SIDE, "keep": false,
+//          "top": 5}
 //         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
@@ -14,6 +15,11 @@
 //         first layer, "seconds": {pass: s}}; of a recorded layer, and of recorded logits, also
 //         "whole": {figures} of the output, on the recorded input, and of the candidate's
 //         "explained": {figures} against what the candidate's model computes from that.
+//         Of the output, "top": the best tokens of each row's last position, [{"reference": [[id,
+//         logit], ...], "candidate"}].
+//         {"stage": "hypotheses", "of": "layer|output", "tries": [...]} with a recorded stage of
+//         the candidate, after its call, changes no state; its answer is that of TryHypotheses
+//         (hypotheses.h).
 // State:  "reference.hidden", "candidate.hidden"; with "keep" at the output also
 //         "reference.final", "candidate.final", "reference.logits", "candidate.logits".
 //
@@ -60,6 +66,7 @@ class Session {
   // until a token has taken another one.
   struct Walk {
     at::Tensor reference, candidate, replayed, truth, narrow;
+    at::Tensor teacher;  // what both were given at the last layer
   };
   struct Exact;
   struct Finals;
@@ -80,7 +87,8 @@ class Session {
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
   int64_t WalkCandidate(const Stage& candidate, const at::Tensor& routing);
-  nlohmann::json Output(const Pair& pair, bool keep);
+  nlohmann::json Output(const Pair& pair, bool keep, int64_t top);
+  nlohmann::json Hypotheses(const Pair& pair, const nlohmann::json& request) const;
   std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const Finals& finals) const;
 
   at::Device device_;

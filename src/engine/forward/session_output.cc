@@ -23,6 +23,16 @@ Tensor LogitsOf(const Stage& stage, const Tensor& x, int64_t begin, int64_t coun
   return stage.Logits(x.unsqueeze(0), begin, count)[0];
 }
 
+// [[id, logit], ...], the best first.
+json BestTokens(const Tensor& logits, int64_t count) {
+  const auto [values, tokens] = logits.topk(std::min(count, logits.numel()));
+  json best = json::array();
+  for (int64_t i = 0; i < tokens.numel(); ++i) {
+    best.push_back({tokens[i].item<int64_t>(), values[i].item<double>()});
+  }
+  return best;
+}
+
 template <typename Visit>
 void VisitVocabulary(const Stage& stage, const Visit& visit) {
   const int64_t rows = stage.vocabulary();
@@ -184,7 +194,7 @@ class Session::OutputLayer {
   double noise_ = 0;
 };
 
-json Session::Output(const Pair& pair, bool keep) {
+json Session::Output(const Pair& pair, bool keep, int64_t top) {
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   const ModuleInfo& norm = OutputModules()[0];
   Lanes lanes;
@@ -224,6 +234,11 @@ json Session::Output(const Pair& pair, bool keep) {
       free.AddDifference(c, r);
       next.Add(c, r, layer.noise());
     }
+    for (int64_t last = ids_.size(1) - 1; last < begin + count; last += ids_.size(1)) {
+      if (last < begin) continue;
+      answer["top"].push_back({{"reference", BestTokens(r[last - begin], top)},
+                               {"candidate", BestTokens(c[last - begin], top)}});
+    }
     if (keep) {
       kept_reference.push_back(r);
       kept_candidate.push_back(c);
@@ -237,6 +252,7 @@ json Session::Output(const Pair& pair, bool keep) {
   if (free_run_ || c_recorded) {
     answer["free"] = free.ToJson();
     if (finals.replayed.defined()) answer["replayed"] = layer.replayed().ToJson();
+    answer["free"]["reference_max"] = layer.noise() / 4;
     answer["tokens"] = next.ToJson();
   }
   if (keep) {

@@ -14,6 +14,9 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
+// attention_mask_func: a row without any key sees all of them alike.
+constexpr double kMaskedScore = -10000.0;
+
 Tensor SequenceFirst(const Tensor& x) { return x.transpose(0, 1).contiguous(); }
 Tensor BatchFirst(const Tensor& x) { return x.transpose(0, 1); }
 
@@ -373,12 +376,13 @@ class MegatronStage final : public Stage {
     return {BatchFirst(q), BatchFirst(at::cat({parts[0], k_pe}, -1)), BatchFirst(parts[1])};
   }
 
-  // [s, 1, 1, channels]; the positions of a plain table may be divided.
-  Tensor Angles(const json& rope, int64_t length, const at::TensorOptions& options) const {
+  // [s, 1 or b, 1, channels]; the positions of a plain table may be divided.
+  Tensor Angles(const json& rope, int64_t length, int64_t offset,
+                const at::TensorOptions& options) const {
     const double base = rope.at("base");
     const int64_t dim = rope.at("channels");
     const std::string kind = rope.at("kind");
-    Tensor inverse, positions = at::arange(length, options);
+    Tensor inverse, positions = Positions(rope, length, options) + offset;
     if (kind == "yarn") {
       inverse = YarnInverse(rope, dim, base, options);
     } else {
@@ -388,10 +392,25 @@ class MegatronStage final : public Stage {
       const double interpolated = rope.value("interpolation", 1.0);
       if (interpolated != 1) positions = positions * (1 / interpolated);
     }
-    const Tensor freqs = at::outer(positions, inverse);
-    const Tensor both = InterleavedHeads() ? at::stack({freqs, freqs}, -1).view({length, -1})
+    const Tensor freqs = positions.unsqueeze(-1) * inverse;
+    const Tensor both = InterleavedHeads() ? at::stack({freqs, freqs}, -1).flatten(-2)
                                            : at::cat({freqs, freqs}, -1);
-    return both.view({length, 1, 1, -1});
+    return both.unsqueeze(2);
+  }
+
+  // [s, 1], or [s, b] of positions that are given ("positions": a list for each row).
+  static Tensor Positions(const json& rope, int64_t length, const at::TensorOptions& options) {
+    if (!rope.contains("positions")) return at::arange(length, options).unsqueeze(1);
+    return Table(rope.at("positions")).to(options).t();
+  }
+
+  // A list of numbers for each row of the batch.
+  static Tensor Table(const json& rows) {
+    std::vector<Tensor> tensors;
+    for (const json& row : rows) {
+      tensors.push_back(at::tensor(row.get<std::vector<int64_t>>(), at::kLong));
+    }
+    return at::stack(tensors);
   }
 
   bool Latent() const { return !spec_.value("latent", json()).is_null(); }
@@ -419,10 +438,12 @@ class MegatronStage final : public Stage {
 
   std::vector<Tensor> Rotary(const Tensor& q, const Tensor& k) const {
     const json& rope = spec_.at("rope");
-    const Tensor angles = Angles(rope, q.size(1), q.options().dtype(Wide(q.scalar_type())));
     const double mscale = rope.at("attention_factor");
     std::vector<Tensor> out;
     for (const Tensor& x : {q, k}) {
+      const int64_t offset = x.is_same(q) ? rope.value("query_offset", int64_t{0}) : 0;
+      const Tensor angles =
+          Angles(rope, x.size(1), offset, x.options().dtype(Wide(x.scalar_type())));
       const Tensor t = SequenceFirst(x);
       if (Latent()) {
         const int64_t nope = t.size(-1) - angles.size(-1);
@@ -435,14 +456,26 @@ class MegatronStage final : public Stage {
     return out;
   }
 
-  // True where attention is masked; the window counts both ends.
+  // True where attention is masked, [s, s] or [b, 1, s, s]; the window counts both ends. "mask"
+  // asks for another: "causal" false, the "documents" that tokens belong to, "hidden" keys, all
+  // "inverted".
   Tensor Masked(int64_t length, at::Device device) const {
     const Tensor all =
         at::ones({length, length}, at::TensorOptions().dtype(at::kBool).device(device));
-    Tensor masked = all.triu(1);
-    const json window = spec_.at("attention").at("window");
+    const json& attention = spec_.at("attention");
+    const json mask = attention.value("mask", json::object());
+    Tensor masked = mask.value("causal", true) ? all.triu(1) : all.logical_not();
+    const json window = attention.at("window");
     if (!window.is_null()) masked = masked.logical_or(all.tril(-window.get<int64_t>()));
-    return masked;
+    if (mask.contains("documents")) {
+      const Tensor of = Table(mask.at("documents")).to(device).unsqueeze(1);
+      masked = masked.logical_or(of.unsqueeze(-1) != of.unsqueeze(-2));
+    }
+    if (mask.contains("hidden")) {
+      masked =
+          masked.logical_or(Table(mask.at("hidden")).to(device).unsqueeze(1).unsqueeze(1) != 0);
+    }
+    return mask.value("inverted", false) ? masked.logical_not() : masked;
   }
 
   // DotProductAttention.forward of the unfused core, a few heads after the others: their scores
@@ -487,7 +520,7 @@ class MegatronStage final : public Stage {
       const auto c = cap.get<double>();
       scores = c * at::tanh(scores / c);
     }
-    scores = scores.masked_fill(masked, -std::numeric_limits<double>::infinity());
+    scores = scores.masked_fill(masked, kMaskedScore);
     const Tensor context =
         at::bmm(Probabilities(scores, first).view({b * heads, s, s}), heads_first(v));
     return context.view({b, heads, s, -1}).permute({0, 2, 1, 3});
@@ -508,7 +541,13 @@ class MegatronStage final : public Stage {
     return all.slice(-1, 0, all.size(-1) - 1).contiguous().to(dtype);
   }
 
+  // "gain" g: f(g x) / g.
   Tensor ActivationFunc(const Tensor& x) const {
+    const double gain = spec_.at("activation").value("gain", 1.0);
+    return gain == 1 ? Activation(x) : Activation(x * gain) / gain;
+  }
+
+  Tensor Activation(const Tensor& x) const {
     const std::string name = spec_.at("activation").at("function");
     if (name == "silu") return x * at::sigmoid(x);
     if (name == "gelu") return at::gelu(x);
