@@ -97,9 +97,21 @@ std::vector<int64_t> RandomIds(int64_t length, int64_t vocab, uint64_t seed) {
   return ids;
 }
 
+tl::unexpected<Error> OtherBeyond(const json& length) {
+  return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+              fmt::format("beyond {} positions this model computes otherwise, which the engine "
+                          "does not know",
+                          Describe(length)),
+              "config.json", fmt::format("--seq-len {}", Describe(length)));
+}
+
 // What transformers computes otherwise beyond a length is not computed here, so no such length
 // runs.
-Status CheckLength(const json& config, int64_t length) {
+Status CheckLength(const json& config, const json& fields, int64_t length) {
+  for (const char* limit : {"attention_chunk", "temperature_from"}) {
+    const json most = fields.value(limit, json());
+    if (most.is_number() && most < length) return OtherBeyond(most);
+  }
   const json* scaling = FirstKey(config, {"rope_scaling", "rope_parameters"});
   if (scaling == nullptr || !scaling->is_object()) return {};
   const json* kind = FirstKey(*scaling, {"rope_type", "type"});
@@ -110,11 +122,7 @@ Status CheckLength(const json& config, int64_t length) {
     original = FirstKey(config, {"original_max_position_embeddings", "max_position_embeddings"});
   }
   if (!changes || original == nullptr || !original->is_number() || *original >= length) return {};
-  return Fail(ErrorKind::kUnsupported, "engine-unsupported",
-              fmt::format("beyond {} positions this model computes otherwise, which the engine "
-                          "does not know",
-                          Describe(*original)),
-              "config.json", fmt::format("--seq-len {}", Describe(*original)));
+  return OtherBeyond(*original);
 }
 
 // "bf16" or "fp16"; null: there is no verdict in a narrow dtype.
@@ -157,6 +165,9 @@ class Comparison {
     for (int64_t layer = 0; layer < model_.layers(); ++layer) {
       WB_RETURN_IF_ERROR(Stage({StageKind::kLayer, layer}));
     }
+    for (int64_t layer = 0; layer < mtp_.count; ++layer) {
+      WB_RETURN_IF_ERROR(Stage({StageKind::kMtp, layer}));
+    }
     WB_RETURN_IF_ERROR(Stage({StageKind::kOutput}));
     if (recorder_ != nullptr) WB_RETURN_IF_ERROR(recorder_->Finish());
     for (const JudgedModule& judged : findings_.judged) report_.results.push_back(judged.row);
@@ -177,6 +188,7 @@ class Comparison {
     WB_TRY(megatron_side_,
            MegatronSide(config_.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
+    if (!options_.without_mtp) mtp_ = MtpLayersOf(model_, hf_side_, megatron_side_);
     WB_TRY(source_, SourceOf(model_, hf_, megatron, options_.without_mtp));
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
@@ -191,7 +203,8 @@ class Comparison {
                   fmt::format("{} tokens in a row, and the engine takes {}", ids_.front().size(),
                               kLongest));
     }
-    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), static_cast<int64_t>(ids_.front().size())));
+    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), hf_side_.fields,
+                                   static_cast<int64_t>(ids_.front().size())));
     for (const std::vector<int64_t>& row : ids_) {
       for (const int64_t id : row) {
         if (id < 0 || id >= model_.vocab()) {
@@ -222,7 +235,9 @@ class Comparison {
     tensors.Clear();
     json request = {{"stage", stage.kind == StageKind::kEmbedding ? "embedding"
                               : stage.kind == StageKind::kLayer   ? "layer"
+                              : stage.kind == StageKind::kMtp     ? "mtp"
                                                                   : "output"},
+                    {"mtp_layers", mtp_.count},
                     {"keep", recorder_ != nullptr}};
     WB_TRY(json reference, DescribeStage(hf_side_, model_, stage));
     WB_RETURN_IF_ERROR(AddHfTensors(model_, hf_, stage, "reference", reference, tensors));
@@ -290,7 +305,8 @@ class Comparison {
     if (answer.contains("whole")) {
       findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole"), DType::kF32));
     }
-    if (answer.contains("explained") && !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
+    if (answer.contains("explained") && stage.kind == StageKind::kLayer &&
+        !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
       findings_.unexplained.insert(stage.layer);
     }
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));
@@ -318,6 +334,10 @@ class Comparison {
       WB_RETURN_IF_ERROR(add("hf_logits", "reference.logits", false));
       return add("meg_logits", "candidate.logits", false);
     }
+    if (stage.kind == StageKind::kMtp) {
+      WB_RETURN_IF_ERROR(add(fmt::format("hf_mtp_{}", stage.layer + 1), "reference.mtp", false));
+      return add(fmt::format("meg_mtp_{}_sbh", stage.layer + 1), "candidate.mtp", true);
+    }
     const int64_t index = stage.kind == StageKind::kLayer ? stage.layer + 1 : 0;
     // transformers shows no state between the last layer and the final norm.
     if (index < model_.layers()) {
@@ -342,6 +362,9 @@ class Comparison {
       report_.unproven.emplace_back(
           "no Megatron checkpoint was read: its weights are those of HF through our own mapping");
     }
+    if (!mtp_.left_out.empty()) {
+      report_.unproven.push_back("the MTP layers were not run: " + mtp_.left_out);
+    }
     DescribeFindings(findings_, report_);
     report_.peak_anonymous_bytes = PeakAnonymousBytes();
   }
@@ -352,6 +375,7 @@ class Comparison {
   Report report_;
   MegatronConfig config_;
   EffectSide hf_side_, megatron_side_;
+  MtpLayers mtp_;
   std::unique_ptr<ParameterSource> source_;
   StageTensors tensors_;
   std::optional<Recording> reference_, candidate_;

@@ -27,7 +27,10 @@ constexpr Shown kShown[] = {
     {"self_attention.linear_kv_up_proj.layer_norm", {"self_attention.linear_qkv"}},
 };
 
-bool ShowsIn(const std::string& effect, const std::string& module) {
+// `module` of a layer; of an MTP layer that of the layer within it.
+bool ShowsIn(const std::string& effect, std::string_view module) {
+  constexpr std::string_view kInner = "mtp_model_layer.";
+  if (module.starts_with(kInner)) module.remove_prefix(kInner.size());
   const auto listed = std::find_if(std::begin(kShown), std::end(kShown),
                                    [&](const Shown& s) { return s.effect == effect; });
   if (listed == std::end(kShown)) return effect == module;
@@ -36,6 +39,8 @@ bool ShowsIn(const std::string& effect, const std::string& module) {
 
 bool IsOf(const EffectPlace& place, StageId stage) {
   if (!place.layers.empty()) {
+    // The layer within an MTP layer is built as one of the others.
+    if (stage.kind == StageKind::kMtp) return true;
     return stage.kind == StageKind::kLayer &&
            std::find(place.layers.begin(), place.layers.end(), stage.layer) != place.layers.end();
   }

@@ -166,6 +166,9 @@ void Recording::Add(StageId stage, int64_t layers, const std::string& side,
     // The last state of transformers is the one after the final norm.
     if (!of_hf_ || stage.layer + 1 < layers) add(hidden(stage.layer + 1), "out");
   }
+  if (stage.kind == StageKind::kMtp && !of_hf_) {
+    add(fmt::format("meg_mtp_{}_sbh", stage.layer + 1), "out");
+  }
   if (stage.kind == StageKind::kOutput) {
     if (of_hf_) add(hidden(layers), "final");
     add(of_hf_ ? "hf_logits" : "meg_logits", "logits");

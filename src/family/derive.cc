@@ -307,6 +307,10 @@ class Deriver {
       config_["rope_scaling"] = std::move(table);
       return;
     }
+    // Its class would take a table of its own.
+    if (spec_.hf_defaults.contains("rope_parameters")) {
+      config_["rope_scaling"] = {{"rope_type", "default"}};
+    }
   }
 
   Status Others() {
