@@ -108,7 +108,7 @@ tl::unexpected<Error> OtherBeyond(const json& length) {
 // What transformers computes otherwise beyond a length is not computed here, so no such length
 // runs.
 Status CheckLength(const json& config, const json& fields, int64_t length) {
-  for (const char* limit : {"attention_chunk", "temperature_from"}) {
+  for (const char* limit : {"attention_chunk", "without_temperature"}) {
     const json most = fields.value(limit, json());
     if (most.is_number() && most < length) return OtherBeyond(most);
   }

@@ -133,6 +133,15 @@ Result<Recording> Recording::Open(const std::string& path, const Model& model, b
                             ToString(state->shape), ToString(hidden))));
     }
   }
+  for (int64_t layer = 1; !of_hf; ++layer) {
+    const std::string name = fmt::format("meg_mtp_{}_sbh", layer);
+    const TensorInfo* state = file->Find(name);
+    if (state == nullptr) break;
+    if (state->shape != hidden || !IsFloat(state->dtype)) {
+      return Fail(NoRecording(path, fmt::format("{} is {}, and {} is expected", name,
+                                                ToString(state->shape), ToString(hidden))));
+    }
+  }
   const std::string logits = of_hf ? "hf_logits" : "meg_logits";
   if (const TensorInfo* info = file->Find(logits)) {
     const Shape expected = {ids->shape[0], ids->shape[1], model.vocab()};
