@@ -308,8 +308,10 @@ class Deriver {
       return;
     }
     // Its class would take a table of its own.
-    if (spec_.hf_defaults.contains("rope_parameters")) {
-      config_["rope_scaling"] = {{"rope_type", "default"}};
+    for (const auto& [type, defaults] : spec_.hf_defaults.items()) {
+      if (defaults.contains("rope_parameters")) {
+        config_["rope_scaling"] = {{"rope_type", "default"}};
+      }
     }
   }
 

@@ -781,7 +781,11 @@ class Model::Builder {
 namespace {
 
 void AddHfDefaults(const FamilySpec& spec, nlohmann::json& config) {
-  for (const auto& [key, value] : spec.hf_defaults.items()) {
+  const nlohmann::json* type = FindKey(config, "model_type");
+  if (type == nullptr || !type->is_string()) return;
+  const auto defaults = spec.hf_defaults.find(type->get<std::string>());
+  if (defaults == spec.hf_defaults.end() || !defaults->is_object()) return;
+  for (const auto& [key, value] : defaults->items()) {
     const bool table = key == "rope_parameters" && FindKey(config, "rope_scaling") != nullptr;
     if (!table && FindKey(config, key) == nullptr) config[key] = value;
   }

@@ -185,8 +185,8 @@ struct FamilySpec {
   std::map<std::string, ConfigRule> effects;
   BridgeRule bridge;
   std::map<std::string, HfConfigRule> hf_config;  // dotted key -> rule
-  // What the class of transformers takes for keys that are absent or null: key -> value. A RoPE
-  // table is absent where neither of its spellings is there.
+  // model_type -> key -> what that class of transformers takes where the key is absent or null. A
+  // RoPE table is absent where neither of its spellings is there.
   nlohmann::json hf_defaults = nlohmann::json::object();
   std::vector<StackRule> stacks;
   std::vector<ParamRule> params;
