@@ -51,6 +51,16 @@ bool HasSeveralLayerKinds(const Model& model) {
   return false;
 }
 
+// "$field" is that field of the model's config.
+json Argument(const Model& model, const json& value) {
+  if (!value.is_string() || !value.get_ref<const std::string&>().starts_with('$')) return value;
+  const std::string name = value.get_ref<const std::string&>().substr(1);
+  for (const Field& field : model.config()) {
+    if (field.name == name) return field.value;
+  }
+  return nullptr;
+}
+
 Result<json> LayerSpec(const Model& model, Dialect dialect) {
   const auto& specs = model.spec().bridge.layer_specs;
   const std::string plain = dialect == Dialect::kLocal ? "local" : "te";
@@ -71,7 +81,7 @@ Result<json> LayerSpec(const Model& model, Dialect dialect) {
   if (spec.is_string()) return Reference(spec.get_ref<const std::string&>());
   json partial = {{"_partial_", true}, {"_args_", json::array()}};
   for (const auto& [key, value] : spec.items()) {
-    partial[key == "function" ? "_target_" : key] = value;
+    partial[key == "function" ? "_target_" : key] = Argument(model, value);
   }
   return partial;
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 // Raised with every change of what crosses here, the meaning of requests included.
-#define WB_ENGINE_ABI 1
+#define WB_ENGINE_ABI 2
 #define WB_ENGINE_MAX_RANK 8
 #define WB_ENGINE_ENTRY "weighbridge_engine"
 // Stand in the library's bytes, each followed by its value and a zero: the version of torch that it

@@ -87,9 +87,21 @@ std::vector<int64_t> RandomIds(int64_t length, int64_t vocab, uint64_t seed) {
   return ids;
 }
 
+tl::unexpected<Error> OtherBeyond(const json& length) {
+  return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+              fmt::format("beyond {} positions this model computes otherwise, which the engine "
+                          "does not know",
+                          Describe(length)),
+              "config.json", fmt::format("--seq-len {}", Describe(length)));
+}
+
 // What transformers computes otherwise beyond a length is not computed here, so no such length
 // runs.
-Status CheckLength(const json& config, int64_t length) {
+Status CheckLength(const json& config, const json& fields, int64_t length) {
+  for (const char* limit : {"attention_chunk", "without_temperature"}) {
+    const json most = fields.value(limit, json());
+    if (most.is_number() && most < length) return OtherBeyond(most);
+  }
   const json* scaling = FirstKey(config, {"rope_scaling", "rope_parameters"});
   if (scaling == nullptr || !scaling->is_object()) return {};
   const json* kind = FirstKey(*scaling, {"rope_type", "type"});
@@ -100,11 +112,7 @@ Status CheckLength(const json& config, int64_t length) {
     original = FirstKey(config, {"original_max_position_embeddings", "max_position_embeddings"});
   }
   if (!changes || original == nullptr || !original->is_number() || *original >= length) return {};
-  return Fail(ErrorKind::kUnsupported, "engine-unsupported",
-              fmt::format("beyond {} positions this model computes otherwise, which the engine "
-                          "does not know",
-                          Describe(*original)),
-              "config.json", fmt::format("--seq-len {}", Describe(*original)));
+  return OtherBeyond(*original);
 }
 
 // "bf16" or "fp16"; null: there is no verdict in a narrow dtype.
@@ -164,6 +172,7 @@ class Comparison {
     WB_TRY(megatron_side_,
            MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
+    if (!options_.without_mtp) mtp_ = MtpLayersOf(model_, hf_side_, megatron_side_);
     WB_RETURN_IF_ERROR(OpenSource(megatron));
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
@@ -178,7 +187,8 @@ class Comparison {
                   fmt::format("{} tokens in a row, and the engine takes {}", ids_.front().size(),
                               kLongest));
     }
-    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), static_cast<int64_t>(ids_.front().size())));
+    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), hf_side_.fields,
+                                   static_cast<int64_t>(ids_.front().size())));
     for (const std::vector<int64_t>& row : ids_) {
       for (const int64_t id : row) {
         if (id < 0 || id >= model_.vocab()) {
@@ -223,6 +233,9 @@ class Comparison {
     for (int64_t layer = 0; walked && layer < model_.layers(); ++layer) {
       walked = Stage({StageKind::kLayer, layer});
     }
+    for (int64_t layer = 0; walked && layer < mtp_.count; ++layer) {
+      walked = Stage({StageKind::kMtp, layer});
+    }
     if (walked) walked = Stage({StageKind::kOutput});
     // A config that is wrong enough builds what no block computes, and its causes are known.
     const bool known = !effects_.causes.empty() || !report_.causes.empty();
@@ -240,7 +253,9 @@ class Comparison {
     tensors.Clear();
     json request = {{"stage", stage.kind == StageKind::kEmbedding ? "embedding"
                               : stage.kind == StageKind::kLayer   ? "layer"
+                              : stage.kind == StageKind::kMtp     ? "mtp"
                                                                   : "output"},
+                    {"mtp_layers", mtp_.count},
                     {"keep", recorder_ != nullptr},
                     {"top", options_.top_k}};
     WB_TRY(json reference, DescribeStage(hf_side_, model_, stage));
@@ -338,7 +353,8 @@ class Comparison {
     if (answer.contains("whole")) {
       findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole"), DType::kF32));
     }
-    if (answer.contains("explained") && !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
+    if (answer.contains("explained") && stage.kind == StageKind::kLayer &&
+        !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
       findings_.unexplained.insert(stage.layer);
     }
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));
@@ -367,6 +383,10 @@ class Comparison {
       WB_RETURN_IF_ERROR(add("hf_logits", "reference.logits", false));
       return add("meg_logits", "candidate.logits", false);
     }
+    if (stage.kind == StageKind::kMtp) {
+      WB_RETURN_IF_ERROR(add(fmt::format("hf_mtp_{}", stage.layer + 1), "reference.mtp", false));
+      return add(fmt::format("meg_mtp_{}_sbh", stage.layer + 1), "candidate.mtp", true);
+    }
     const int64_t index = stage.kind == StageKind::kLayer ? stage.layer + 1 : 0;
     // transformers shows no state between the last layer and the final norm.
     if (index < model_.layers()) {
@@ -391,6 +411,9 @@ class Comparison {
       report_.unproven.emplace_back(
           "no Megatron checkpoint was read: its weights are those of HF through our own mapping");
     }
+    if (!mtp_.left_out.empty()) {
+      report_.unproven.push_back("the MTP layers were not run: " + mtp_.left_out);
+    }
     DescribeFindings(findings_, report_);
     report_.peak_anonymous_bytes = PeakAnonymousBytes();
   }
@@ -402,6 +425,7 @@ class Comparison {
   MegatronConfig config_;
   EffectFindings effects_;
   EffectSide hf_side_, megatron_side_;
+  MtpLayers mtp_;
   std::unique_ptr<ParameterSource> source_;
   const MegatronBinding* binding_ = nullptr;  // of it; nullptr: both sides have the weights of HF
   StageTensors tensors_;

@@ -36,7 +36,10 @@ constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
                                             "self_attention.linear_proj.post_layernorm",
                                             "mlp.linear_fc2.post_layernorm"};
 
-bool ShowsIn(const EffectPlace& place, const std::string& module) {
+// `module` of a layer; of an MTP layer that of the layer within it.
+bool ShowsIn(const EffectPlace& place, std::string_view module) {
+  constexpr std::string_view kInner = "mtp_model_layer.";
+  if (module.starts_with(kInner)) module.remove_prefix(kInner.size());
   const std::string& effect = place.module;
   if (IsOfAllNorms(place) &&
       std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
@@ -50,6 +53,8 @@ bool ShowsIn(const EffectPlace& place, const std::string& module) {
 
 bool IsOf(const EffectPlace& place, StageId stage) {
   if (!place.layers.empty()) {
+    // The layer within an MTP layer is built as one of the others.
+    if (stage.kind == StageKind::kMtp) return true;
     return stage.kind == StageKind::kLayer &&
            std::find(place.layers.begin(), place.layers.end(), stage.layer) != place.layers.end();
   }

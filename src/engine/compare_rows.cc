@@ -14,14 +14,16 @@ using nlohmann::json;
 std::string NameOf(StageId stage, const std::string& module) {
   if (stage.kind == StageKind::kOutput && module.empty()) return "output_layer";
   if (stage.kind == StageKind::kEmbedding && module.empty()) return "embedding";
-  if (stage.kind != StageKind::kLayer) return module;
-  return fmt::format("decoder.layers.{}{}{}", stage.layer, module.empty() ? "" : ".", module);
+  if (stage.kind != StageKind::kLayer && stage.kind != StageKind::kMtp) return module;
+  return fmt::format("{}.layers.{}{}{}", stage.kind == StageKind::kMtp ? "mtp" : "decoder",
+                     stage.layer, module.empty() ? "" : ".", module);
 }
 
 std::string HfNameOf(const Model& model, StageId stage) {
-  if (stage.kind != StageKind::kLayer) return "";
+  if (stage.kind != StageKind::kLayer && stage.kind != StageKind::kMtp) return "";
+  const Place place = stage.kind == StageKind::kMtp ? Place::kMtp : Place::kDecoder;
   for (const Parameter& p : model.parameters()) {
-    if (p.stack == nullptr || p.stack->is_tower() || p.place != Place::kDecoder) continue;
+    if (p.stack == nullptr || p.stack->is_tower() || p.place != place) continue;
     const auto prefix = model.HfPrefix(*p.stack, stage.layer);
     if (!prefix) break;
     return prefix->substr(0, prefix->find_last_not_of('.') + 1);

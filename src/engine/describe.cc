@@ -55,7 +55,8 @@ json RopeOf(const Effects& effects) {
 
 json RouterOf(const Effects& effects) {
   json router = json::object();
-  for (const char* name : {"topk", "score", "normalized", "scaling", "groups"}) {
+  for (const char* name :
+       {"topk", "score", "normalized", "scaling", "groups", "bias", "input_scaled"}) {
     router[name] = ValueOf(effects, fmt::format("router.{}", name));
   }
   return router;
@@ -64,19 +65,16 @@ json RouterOf(const Effects& effects) {
 Status CheckLayer(const Effects& effects, int64_t layer) {
   const std::string at = fmt::format("layer {}", layer);
   const json mixer = ValueOf(effects, "layer.mixer");
-  constexpr std::array<std::string_view, 5> kMixers = {"attention", "latent attention", "mamba",
+  constexpr std::array<std::string_view, 6> kMixers = {"attention",       "latent attention",
+                                                       "mamba",           "attention beside mamba",
                                                        "gated delta net", "none"};
   if (!mixer.is_string() || std::find(kMixers.begin(), kMixers.end(),
                                       mixer.get_ref<const std::string&>()) == kMixers.end()) {
     return NoBlock("this kind of layer", at);
   }
-  if (ValueOf(effects, "norm.qk.kind") == "L2, without weights") {
-    return NoBlock("norms of q and k without weights", at);
-  }
   for (const char* name : {"router.capacity", "router.balancing"}) {
     if (!ValueOf(effects, name).is_null()) return NoBlock(FindEffectInfo(name)->title.data(), at);
   }
-  if (ValueOf(effects, "router.input_scaled") == true) return NoBlock("experts' scaled input", at);
   return {};
 }
 
@@ -92,6 +90,7 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
       {"groups", groups.is_null() ? heads : groups},
       {"head_dim", f.value("kv_channels", json())},
       {"norm", NormOf(side, effects)},
+      {"qk_l2_norm", ValueOf(effects, "norm.qk.kind") == "L2, without weights"},
       {"rope", RopeOf(effects)},
       {"attention",
        {{"scale", ValueOf(effects, "softmax.scale")},
@@ -111,7 +110,11 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
     return out;
   };
   spec["delta_net"] = sizes({"key_heads", "value_heads", "key_dim", "value_dim"});
-  spec["mamba"] = sizes({"heads", "head_dim", "groups", "state", "dt_min", "dt_max"});
+  spec["mamba"] = sizes({"heads", "head_dim", "groups", "state", "dt_min", "dt_max", "norm_first"});
+  json& multipliers = spec["multipliers"] = json::object();
+  for (const char* name : {"attention_in", "attention_out", "key", "mlp", "ssm"}) {
+    multipliers[name] = ValueOf(effects, fmt::format("multipliers.{}", name));
+  }
   if (latent) {
     spec["latent"] = {{"nope", f.value("qk_head_dim", json())},
                       {"rope", f.value("qk_pos_emb_head_dim", json())},
@@ -149,9 +152,13 @@ constexpr Role kRoles[] = {
      "qkv",
      {"q_proj.weight", "k_proj.weight", "v_proj.weight"}},
     {"self_attention.linear_qkv.weight", "qkv_concat", {"qkv_proj.weight"}},
+    {"self_attention.linear_qkv.weight", "identity", {"query_key_value.weight"}},
     {"self_attention.linear_qkv.bias", "qkv", {"q_proj.bias", "k_proj.bias", "v_proj.bias"}},
     {"self_attention.linear_qkv.bias", "qkv_concat", {"qkv_proj.bias"}},
+    {"self_attention.linear_qkv.bias", "identity", {"query_key_value.bias"}},
     {"self_attention.q_layernorm.weight", "identity", {"q_norm.weight"}},
+    {"self_attention.q_layernorm.bias", "identity", {"q_norm.bias"}},
+    {"self_attention.k_layernorm.bias", "identity", {"k_norm.bias"}},
     {"self_attention.k_layernorm.weight", "identity", {"k_norm.weight"}},
     {"self_attention.core_attention.softmax_offset", "identity", {"sinks"}},
     {"self_attention.linear_proj.weight", "identity", {"o_proj.weight"}},
@@ -221,6 +228,20 @@ constexpr Role kRoles[] = {
     {"mixer.dt_bias", "identity", {"mamba.dt_bias"}},
     {"mixer.norm.weight", "identity", {"mamba.norm.weight"}},
     {"mixer.out_proj.weight", "identity", {"mixer.out_proj.weight"}},
+    {"enorm.weight", "identity", {"enorm.weight"}},
+    {"hnorm.weight", "identity", {"hnorm.weight"}},
+    {"eh_proj.weight", "identity", {"eh_proj.weight"}},
+    {"eh_proj.weight", "swap_halves", {"he_proj.weight"}},
+    {"final_layernorm.weight", "identity", {"shared_head.norm.weight"}},
+    {"norm.weight", "identity", {"input_layernorm.weight"}},
+    {"mamba_mixer.in_proj.weight", "identity", {"mamba.in_proj.weight"}},
+    {"mamba_mixer.conv1d_weight", "identity", {"mamba.conv1d.weight"}},
+    {"mamba_mixer.conv1d_bias", "identity", {"mamba.conv1d.bias"}},
+    {"mamba_mixer.A_log", "identity", {"mamba.A_log"}},
+    {"mamba_mixer.D", "identity", {"mamba.D"}},
+    {"mamba_mixer.dt_bias", "identity", {"mamba.dt_bias"}},
+    {"mamba_mixer.norm.weight", "identity", {"mamba.norm.weight"}},
+    {"mamba_mixer.out_proj.weight", "identity", {"mamba.out_proj.weight"}},
 };
 
 const Role* FindRole(std::string_view megatron, std::string_view transform) {
@@ -241,9 +262,13 @@ std::string RoleName(const Role& role, size_t source, const Parameter& p) {
   return name;
 }
 
+constexpr std::string_view kMtpInner = ".mtp_model_layer.";
+
 // The name within a layer, or of the model where a text model is inside another.
 std::string TextName(const Parameter& p) {
   constexpr std::string_view kInside = "language_model.", kLayer = "{layer}.";
+  // The layer within an MTP layer has the names of any.
+  if (p.stack != nullptr && p.stack->megatron.ends_with(kMtpInner)) return p.rule->megatron;
   const std::string& name = p.rule->megatron;
   if (p.stack != nullptr) {
     // A mixer may be a stack of its own.
@@ -261,11 +286,44 @@ bool IsOfStage(const Parameter& p, StageId stage) {
     case StageKind::kLayer:
       return p.stack != nullptr && !p.stack->is_tower() && p.place == Place::kDecoder &&
              p.layer == stage.layer;
+    case StageKind::kMtp:
+      // The first takes the model's states after the final norm.
+      if (p.place == Place::kFinalNorm) return stage.layer == 0;
+      return p.stack != nullptr && p.place == Place::kMtp && p.layer == stage.layer;
     case StageKind::kOutput:
       return p.stack == nullptr &&
              (p.place == Place::kFinalNorm || TextName(p) == "output_layer.weight");
   }
   return false;
+}
+
+// The names of what a layer holds; `mtp`: of the layer within an MTP layer.
+std::set<std::string> NamesOf(const Model& model, bool mtp, int64_t layer) {
+  std::set<std::string> names;
+  for (const Parameter& p : model.parameters()) {
+    if (!IsOfStage(p, {mtp ? StageKind::kMtp : StageKind::kLayer, layer})) continue;
+    if (mtp && (p.stack == nullptr || !p.stack->megatron.ends_with(kMtpInner))) continue;
+    names.insert(TextName(p));
+  }
+  return names;
+}
+
+// The last decoder layer that is built as the layer within an MTP layer is; -1: none.
+int64_t LayerLike(const Model& model, int64_t mtp) {
+  const std::set<std::string> names = NamesOf(model, /*mtp=*/true, mtp);
+  int64_t layer = names.empty() ? -1 : model.layers() - 1;
+  while (layer >= 0 && NamesOf(model, /*mtp=*/false, layer) != names) --layer;
+  return layer;
+}
+
+// Whether layers differ in what no parameter shows: Megatron counts MTP layers from 1 again.
+bool HasUnlikeLayers(const EffectSide& side) {
+  const auto unlike = [&](const char* field) {
+    const json list = side.fields.value(field, json());
+    return list.is_array() &&
+           std::any_of(list.begin(), list.end(), [&](const json& e) { return e != list[0]; });
+  };
+  return unlike("window_attn_skip_freq") || unlike("no_rope_freq");
 }
 
 const Parameter* Embedding(const Model& model) {
@@ -300,8 +358,23 @@ Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
 
 }  // namespace
 
+MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron) {
+  MtpLayers layers;
+  for (const Parameter& p : model.parameters()) {
+    if (p.place == Place::kMtp) layers.count = std::max(layers.count, p.layer + 1);
+  }
+  for (int64_t layer = 0; layer < layers.count; ++layer) {
+    if (LayerLike(model, layer) < 0) return {0, "no layer of the model is built as they are"};
+  }
+  if (layers.count > 0 && (HasUnlikeLayers(hf) || HasUnlikeLayers(megatron))) {
+    return {0, "nothing says which window and rotation they have"};
+  }
+  return layers;
+}
+
 Result<json> DescribeStage(const EffectSide& side, const Model& model, StageId stage) {
   if (stage.kind == StageKind::kLayer) return DescribeLayer(side, stage.layer);
+  if (stage.kind == StageKind::kMtp) return DescribeLayer(side, LayerLike(model, stage.layer));
   const Effects effects = WholeEffects(side);
   if (ValueOf(effects, "positions.learned") == true) return NoBlock("learned positions");
   return json{{"norm", NormOf(side, effects)},

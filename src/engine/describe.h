@@ -15,13 +15,20 @@
 
 namespace weighbridge {
 
-enum class StageKind { kEmbedding, kLayer, kOutput };
+enum class StageKind { kEmbedding, kLayer, kMtp, kOutput };
 
 struct StageId {
   StageKind kind = StageKind::kEmbedding;
-  int64_t layer = 0;  // of kLayer
+  int64_t layer = 0;  // of kLayer, and of kMtp among the MTP layers
   bool operator==(const StageId&) const = default;
 };
+
+// The MTP layers that the engine runs: of a model that has some, all or none.
+struct MtpLayers {
+  int64_t count = 0;
+  std::string left_out;  // why none of them runs; empty: they do, or there are none
+};
+MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron);
 
 // The numbers of a stage, of either side. Errors: kUnsupported "engine-unsupported" for what no
 // block of the engine computes; those of LayerEffects.

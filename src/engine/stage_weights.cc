@@ -133,6 +133,15 @@ Result<Recording> Recording::Open(const std::string& path, const Model& model, b
                             ToString(state->shape), ToString(hidden))));
     }
   }
+  for (int64_t layer = 1; !of_hf; ++layer) {
+    const std::string name = fmt::format("meg_mtp_{}_sbh", layer);
+    const TensorInfo* state = file->Find(name);
+    if (state == nullptr) break;
+    if (state->shape != hidden || !IsFloat(state->dtype)) {
+      return Fail(NoRecording(path, fmt::format("{} is {}, and {} is expected", name,
+                                                ToString(state->shape), ToString(hidden))));
+    }
+  }
   const std::string logits = of_hf ? "hf_logits" : "meg_logits";
   if (const TensorInfo* info = file->Find(logits)) {
     const Shape expected = {ids->shape[0], ids->shape[1], model.vocab()};
@@ -165,6 +174,9 @@ void Recording::Add(StageId stage, int64_t layers, const std::string& side,
     add(hidden(stage.layer), "in");
     // The last state of transformers is the one after the final norm.
     if (!of_hf_ || stage.layer + 1 < layers) add(hidden(stage.layer + 1), "out");
+  }
+  if (stage.kind == StageKind::kMtp && !of_hf_) {
+    add(fmt::format("meg_mtp_{}_sbh", stage.layer + 1), "out");
   }
   if (stage.kind == StageKind::kOutput) {
     if (of_hf_) add(hidden(layers), "final");

@@ -47,7 +47,7 @@ Status AddMegatronTensors(const Model& model, const ParameterSource& source, Sta
 // Activations that were captured elsewhere: a safetensors file with `input_ids` and, of
 // transformers, `hf_hidden_I` [b, s, h] (I = 0 the embedding, the last one after the final norm)
 // and `hf_logits`, of Megatron `meg_hidden_I_sbh` [s, b, h] (I the layer, counted from 1, whose
-// output it is) and `meg_logits`.
+// output it is), `meg_mtp_I_sbh` (what leaves MTP layer I) and `meg_logits`.
 class Recording {
  public:
   // Errors: those of OpenCheckpoint; kInvalid "recording" when it is none, of another model or of

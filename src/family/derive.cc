@@ -307,6 +307,12 @@ class Deriver {
       config_["rope_scaling"] = std::move(table);
       return;
     }
+    // Its class would take a table of its own.
+    for (const auto& [type, defaults] : spec_.hf_defaults.items()) {
+      if (defaults.contains("rope_parameters")) {
+        config_["rope_scaling"] = {{"rope_type", "default"}};
+      }
+    }
   }
 
   Status Others() {

@@ -239,6 +239,14 @@ Status ReadHfConfig(TomlTable& top, std::map<std::string, HfConfigRule>& out) {
   return t.Finish();
 }
 
+Status ReadHfDefaults(TomlTable& top, nlohmann::json& out) {
+  const toml::table* table = top.Table("hf_defaults");
+  if (table == nullptr) return {};
+  TomlTable t(*table, top.origin());
+  for (const std::string& key : t.Keys()) out[key] = t.Json(key);
+  return t.Finish();
+}
+
 Status ReadToy(TomlTable& top, FamilySpec& spec) {
   const toml::table* table = top.Table("toy");
   if (table == nullptr) return {};
@@ -577,6 +585,7 @@ Result<FamilySpec> ParseFamily(std::string_view text, const std::string& origin,
   WB_RETURN_IF_ERROR(ReadConfigRules(top, "effects", 0, spec.effects));
   WB_RETURN_IF_ERROR(ReadBridge(top, spec.bridge));
   WB_RETURN_IF_ERROR(ReadHfConfig(top, spec.hf_config));
+  WB_RETURN_IF_ERROR(ReadHfDefaults(top, spec.hf_defaults));
   WB_RETURN_IF_ERROR(ReadToy(top, spec));
   WB_RETURN_IF_ERROR(ReadLists(top, spec));
   if (spec.name.empty()) top.SetError(nullptr, "'family' is missing");

@@ -778,6 +778,21 @@ class Model::Builder {
   std::map<std::pair<std::string, std::string>, std::vector<std::string>> stack_kinds_;
 };
 
+namespace {
+
+void AddHfDefaults(const FamilySpec& spec, nlohmann::json& config) {
+  const nlohmann::json* type = FindKey(config, "model_type");
+  if (type == nullptr || !type->is_string()) return;
+  const auto defaults = spec.hf_defaults.find(type->get<std::string>());
+  if (defaults == spec.hf_defaults.end() || !defaults->is_object()) return;
+  for (const auto& [key, value] : defaults->items()) {
+    const bool table = key == "rope_parameters" && FindKey(config, "rope_scaling") != nullptr;
+    if (!table && FindKey(config, key) == nullptr) config[key] = value;
+  }
+}
+
+}  // namespace
+
 Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config,
                             const ExpandOptions& options) {
   if (!config.is_object()) {
@@ -790,6 +805,7 @@ Result<Model> Model::Expand(const FamilySpec& spec, const nlohmann::json& config
                          ? config
                          : LayTextConfigOver(LayTextConfigOver(config, spec.text_model.within, {}),
                                              spec.text_model.config, spec.text_model.outer);
+  AddHfDefaults(spec, model.hf_config_);
   WB_RETURN_IF_ERROR(Builder(model, model.hf_config_, options).Run());
   return model;
 }

@@ -185,6 +185,9 @@ struct FamilySpec {
   std::map<std::string, ConfigRule> effects;
   BridgeRule bridge;
   std::map<std::string, HfConfigRule> hf_config;  // dotted key -> rule
+  // model_type -> key -> what that class of transformers takes where the key is absent or null. A
+  // RoPE table is absent where neither of its spellings is there.
+  nlohmann::json hf_defaults = nlohmann::json::object();
   std::vector<StackRule> stacks;
   std::vector<ParamRule> params;
   std::optional<CopyRule> tied;

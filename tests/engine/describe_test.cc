@@ -114,10 +114,11 @@ TEST(EngineDescription, NamesTheTensorsOfAMixerThatIsAStackOfItsOwn) {
 }
 
 TEST(EngineDescription, RefusesALayerThatNoBlockComputes) {
-  const auto model = ToyModel("llama4_text");
+  const auto model = ToyModel("mixtral");
   ASSERT_TRUE(model) << model.error().what;
-  const auto side = HfSide(*model);
+  auto side = HfSide(*model);
   ASSERT_TRUE(side);
+  side->fields["moe_router_load_balancing_type"] = "sinkhorn";
   const auto spec = DescribeStage(*side, *model, {StageKind::kLayer, 0});
   ASSERT_FALSE(spec);
   EXPECT_EQ(spec.error().kind, ErrorKind::kUnsupported);

@@ -12,15 +12,18 @@ if not ENGINE.exists():
 
 LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.
-CLEAN = ["arcee", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "gemma", "glm", "glm4_moe",
-         "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2", "llama", "minimax_m2", "ministral", "mistral",
-         "mixtral", "nemotron", "nemotron_h", "olmoe", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe",
-         "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3",
-         "solar_open", "stablelm", "starcoder2", "youtu"]
+CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1",
+         "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2",
+         "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
+         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen3", "qwen3_5",
+         "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+         "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
 # Megatron-Core routes otherwise: a group counts with its sum; softmax has no bias on the choice.
 OTHER_ROUTER = ["deepseek_v2", "ernie4_5_moe"]
+# Megatron-Core's layer specs norm q and k in layers without RoPE too.
+L2_NORM = ["llama4_text"]
 # RoPE tables that are scaled; the toys' are plain.
 ROPE = {
     "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -96,7 +99,7 @@ def worst_ratio(compare, folder, recording, monkeypatch):
     return max(ratios)
 
 
-@pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS + OTHER_ROUTER)
+@pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS + OTHER_ROUTER + L2_NORM)
 def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, family):
     assert worst_ratio(compare, toy(family), tmp_path / "states.safetensors", monkeypatch) <= 2
 
@@ -129,6 +132,34 @@ def test_an_epsilon_that_the_runtime_chooses_is_found_at_its_norms(compare, toy,
     failed = {row["megatron"]["name"].split(".", 3)[3] for row in report["results"] if row["status"] == "mismatch"}
     assert failed == {"self_attention.linear_proj.post_layernorm", "mlp.linear_fc2.post_layernorm"}
     result, report = compare(folder, "--seq-len", LENGTH, "--runtime", "none")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# What Megatron-Core computes otherwise: the cause, and where.
+RUNTIME = {"deepseek_v2": ("router-formula", {f"decoder.layers.{i}.mlp.router" for i in (1, 2, 3)}),
+           "ernie4_5_moe": ("router-formula", {f"decoder.layers.{i}.mlp.router" for i in (1, 2, 3)}),
+           "llama4_text": ("norm-kind", {f"decoder.layers.{i}.self_attention.q_layernorm" for i in (1, 3)})}
+
+
+@pytest.mark.parametrize("family", RUNTIME)
+def test_what_the_runtime_computes_otherwise_is_found_at_its_modules(compare, toy, family):
+    cause, modules = RUNTIME[family]
+    folder = toy(family)
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 1
+    assert [(found["id"], found["origin"]) for found in report["causes"]] == [(cause, "runtime")]
+    assert {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"} == modules
+    result, report = compare(folder, "--seq-len", LENGTH, "--runtime", "none")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("family", "options", "limit"), [
+    ("llama4_text", ["--set", "attention_chunk_size=32"], 32), ("llama4_text", ["--set", "floor_scale=40"], 39)])
+def test_a_length_beyond_which_a_model_computes_otherwise_is_refused(compare, toy, family, options, limit):
+    folder = toy(family, *options)
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 2 and f"beyond {limit} positions" in report["error"]["what"]
+    result, report = compare(folder, "--seq-len", limit, "--runtime", "none")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

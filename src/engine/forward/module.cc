@@ -1,5 +1,7 @@
 #include "engine/forward/module.h"
 
+#include <deque>
+
 namespace weighbridge::engine {
 
 std::span<const ModuleInfo> EmbeddingModules() {
@@ -12,7 +14,7 @@ std::span<const ModuleInfo> EmbeddingModules() {
 std::span<const ModuleInfo> LayerModules() {
   using enum Slot;
   using enum ModuleId;
-  static const std::array<ModuleInfo, 17> kModules = {{
+  static const std::array<ModuleInfo, 18> kModules = {{
       {kInputNorm, "input_layernorm", {kX}, {kNormed}},
       {kQkv, "self_attention.linear_qkv", {kNormed}, {kQ, kK, kV, kGate}},
       {kQkNorm, "self_attention.q_layernorm", {kQ, kK}, {kQNormed, kKNormed}},
@@ -29,9 +31,10 @@ std::span<const ModuleInfo> LayerModules() {
       {kDeltaNet, "self_attention.gated_delta_net", {kNormed}, {kContext}, Reach::kPast},
       {kMamba, "mixer", {kNormed}, {kContext}, Reach::kPast},
       {kProjection, "self_attention.linear_proj", {kContext, kGate}, {kAttention}},
+      {kMambaBeside, "mamba_mixer", {kAttention, kNormed}, {kMixed}, Reach::kPast},
       {kPostAttentionNorm,
        "self_attention.linear_proj.post_layernorm",
-       {kAttention},
+       {kMixed},
        {kAttentionNormed}},
       {kAttentionResidual, "self_attn_bda", {kX, kAttentionNormed}, {kMiddle}},
       {kPreMlpNorm, "pre_mlp_layernorm", {kMiddle}, {kMlpIn}},
@@ -50,6 +53,26 @@ std::span<const ModuleInfo> OutputModules() {
       {ModuleId::kFinalNorm, "decoder.final_layernorm", {Slot::kX}, {Slot::kFinal}},
       {ModuleId::kLogits, "output_layer", {Slot::kFinal}, {Slot::kVocabulary}},
   }};
+  return kModules;
+}
+
+std::span<const ModuleInfo> MtpModules() {
+  using enum Slot;
+  using enum ModuleId;
+  static std::deque<std::string> names;
+  static const std::vector<ModuleInfo> kModules = [] {
+    std::vector<ModuleInfo> modules = {
+        {kNextNorm, "enorm", {kNext}, {kNextNormed}},
+        {kBeforeNorm, "hnorm", {kBefore}, {kBeforeNormed}},
+        {kMtpProjection, "eh_proj", {kNextNormed, kBeforeNormed}, {kX}},
+    };
+    for (ModuleInfo module : LayerModules()) {
+      module.name = names.emplace_back(std::string("mtp_model_layer.") + module.name).c_str();
+      modules.push_back(std::move(module));
+    }
+    modules.push_back({kMtpNorm, "final_layernorm", {kOut}, {kFinal}});
+    return modules;
+  }();
   return kModules;
 }
 

@@ -32,6 +32,7 @@ enum class ModuleId {
   kDeltaNet,
   kMamba,
   kProjection,
+  kMambaBeside,
   kPostAttentionNorm,
   kAttentionResidual,
   kPreMlpNorm,
@@ -43,6 +44,10 @@ enum class ModuleId {
   kMlpResidual,
   kFinalNorm,
   kLogits,
+  kNextNorm,
+  kBeforeNorm,
+  kMtpProjection,
+  kMtpNorm,
 };
 
 enum class Slot {
@@ -59,6 +64,7 @@ enum class Slot {
   kKRotated,
   kContext,
   kAttention,
+  kMixed,
   kAttentionNormed,
   kMiddle,
   kMlpIn,
@@ -70,6 +76,10 @@ enum class Slot {
   kOut,
   kFinal,
   kVocabulary,
+  kNext,    // of an MTP layer: the embedding of the tokens that it sees beside the states
+  kBefore,  // the states, after the norm at the end of the model or of the MTP layer before
+  kNextNormed,
+  kBeforeNormed,
   kCount,
 };
 
@@ -94,6 +104,8 @@ struct ModuleInfo {
 std::span<const ModuleInfo> EmbeddingModules();
 std::span<const ModuleInfo> LayerModules();
 std::span<const ModuleInfo> OutputModules();
+// From kNext and kBefore to kFinal, around a whole layer.
+std::span<const ModuleInfo> MtpModules();
 
 // One layer, or the embedding, or the output, of one side. It computes in the dtype of its inputs:
 // float32, float64 for the truth, or a narrow dtype, of which what its library computes in float32

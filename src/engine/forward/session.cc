@@ -117,9 +117,11 @@ json Session::Call(const json& request, std::span<const WbEngineTensor> tensors)
                   {request.at("candidate"), tensors, "candidate", pool_, device_}};
   const std::string stage = request.at("stage");
   if (stage == "hypotheses") return Hypotheses(pair, request);
+  if (stage == "embedding") EmbedNext(pair, request.value("mtp_layers", int64_t{0}));
   json answer = stage == "embedding" ? Embed(pair)
-                : stage == "layer"
-                    ? Layer(pair)
+                : stage == "layer"   ? Layer(pair)
+                : stage == "mtp"
+                    ? Mtp(pair)
                     : Output(pair, request.value("keep", false), request.value("top", int64_t{0}));
   states_["reference.hidden"] = walk_.reference;
   states_["candidate.hidden"] = walk_.candidate;
@@ -340,6 +342,78 @@ json Session::Embed(const Pair& pair) {
   walk_.candidate = pair.candidate.Recorded("out").value_or(At(own, Slot::kOut));
   walk_.truth = At(lanes.truth, Slot::kOut).to(at::kDouble);
   walk_.narrow = At(lanes.narrow, Slot::kOut);
+  return answer;
+}
+
+// MTP layer i sees the token i + 1 places on; beyond the end it sees token 0, as Megatron's does.
+void Session::EmbedNext(const Pair& pair, int64_t mtp_layers) {
+  const ModuleInfo& embedding = EmbeddingModules()[0];
+  Tensor ids = ids_.to(device_);
+  for (int64_t layer = 0; layer < mtp_layers; ++layer) {
+    ids = at::constant_pad_nd(ids.slice(1, 1), {0, 1});
+    Walk next;
+    next.reference = RunOr(*pair.reference.stage, embedding, std::span(&ids, 1))[0];
+    next.candidate = RunOr(*pair.candidate.stage, embedding, std::span(&ids, 1))[0];
+    next.truth = Prefix(next.reference).to(at::kDouble);
+    if (narrow_) next.narrow = Prefix(next.reference).to(*narrow_);
+    next_.push_back(std::move(next));
+  }
+}
+
+// What the first MTP layer sees: the states after the final norm.
+Session::Walk Session::AfterFinalNorm(const Pair& pair) const {
+  const auto normed = [](const Stage& stage, const Tensor& x) {
+    return RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
+  };
+  Walk after;
+  after.reference = normed(*pair.reference.stage, walk_.reference);
+  after.candidate = normed(*pair.candidate.stage, walk_.candidate);
+  after.truth = normed(*pair.reference.stage, walk_.truth);
+  if (narrow_) after.narrow = normed(*pair.reference.stage, walk_.narrow);
+  return after;
+}
+
+json Session::Mtp(const Pair& pair) {
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
+  if (mtp_done_ == 0) mtp_ = AfterFinalNorm(pair);
+  const Walk& next = next_.at(mtp_done_++);
+  const auto run = [](const Stage& stage, const Tensor& embedded, const Tensor& before) {
+    Activations own{};
+    At(own, Slot::kNext) = embedded;
+    At(own, Slot::kBefore) = before;
+    own = Chain(stage, MtpModules(), std::move(own));
+    return At(own, Slot::kFinal);
+  };
+  const auto recorded = pair.candidate.Recorded("out");
+  const Tensor before = recorded ? mtp_.candidate : mtp_.reference;
+  Lanes lanes;
+  At(lanes.teacher, Slot::kNext) = next.reference;
+  At(lanes.teacher, Slot::kBefore) = before;
+  At(lanes.truth, Slot::kNext) = next.truth;
+  At(lanes.truth, Slot::kBefore) = mtp_.truth;
+  At(lanes.narrow, Slot::kNext) = next.narrow;
+  At(lanes.narrow, Slot::kBefore) = mtp_.narrow;
+  json answer = Teach(pair, MtpModules(), lanes);
+  const Tensor taught = At(lanes.teacher, Slot::kFinal);
+  if (recorded) {
+    const auto wide = [](const Tensor& x) { return x.to(at::kDouble); };
+    Measure measure, explained;
+    measure.Add(*recorded, taught, run(reference, wide(next.reference), wide(before)));
+    explained.Add(*recorded, run(candidate, next.candidate, before),
+                  run(candidate, wide(next.candidate), wide(before)));
+    answer["whole"] = measure.ToJson();
+    answer["whole"]["shape"] = ShapeOf(before);
+    answer["explained"] = explained.ToJson();
+    mtp_.reference = run(reference, next.reference, mtp_.reference);
+    mtp_.candidate = *recorded;
+  } else {
+    mtp_.reference = taught;
+    if (free_run_) mtp_.candidate = run(candidate, next.candidate, mtp_.candidate);
+  }
+  mtp_.truth = At(lanes.truth, Slot::kFinal);
+  mtp_.narrow = At(lanes.narrow, Slot::kFinal);
+  states_["reference.mtp"] = mtp_.reference;
+  states_["candidate.mtp"] = mtp_.candidate;
   return answer;
 }
 

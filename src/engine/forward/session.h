@@ -3,8 +3,9 @@
 //
 // Open:   {"ids": [[...], ...], "threads": 0, "device": "cpu|cuda", "free_run": true,
 //          "narrow": null|"bf16"|"fp16"}               token ids, rows of one length
-// Call:   {"stage": "embedding|layer|output", "reference": SIDE, "candidate": SIDE, "keep": false,
-//          "top": 5}
+// Call:   {"stage": "embedding|layer|mtp|output", "reference": SIDE, "candidate": SIDE,
+//         "keep": false, "top": 5}; at the embedding also "mtp_layers", how many "mtp" stages there
+//         will be, after the layers and in order; the first has the final norms too.
 //         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
@@ -36,6 +37,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "engine/boundary.h"
 #include "engine/forward/measure.h"
@@ -87,6 +89,9 @@ class Session {
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
   int64_t WalkCandidate(const Stage& candidate, const at::Tensor& routing);
+  void EmbedNext(const Pair& pair, int64_t mtp_layers);
+  Walk AfterFinalNorm(const Pair& pair) const;
+  nlohmann::json Mtp(const Pair& pair);
   nlohmann::json Output(const Pair& pair, bool keep, int64_t top);
   nlohmann::json Hypotheses(const Pair& pair, const nlohmann::json& request) const;
   std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const Finals& finals) const;
@@ -98,6 +103,11 @@ class Session {
   at::Tensor sample_;  // tokens of which the truth is taken; undefined: of all
   int64_t prefix_rows_ = 1, prefix_length_ = 1;
   Walk walk_;
+  // Of MTP layers: the embeddings of the tokens that each sees, and the states after the last one
+  // that ran.
+  std::vector<Walk> next_;
+  Walk mtp_;
+  size_t mtp_done_ = 0;
   std::map<std::string, at::Tensor> states_;
   std::map<std::string, double> seconds_;
   BufferPool pool_;

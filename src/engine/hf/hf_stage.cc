@@ -97,12 +97,14 @@ class HfStage final : public Stage {
       case ModuleId::kDeltaNet:
         return w_.Has("delta_net.conv1d.weight");
       case ModuleId::kMamba:
-        return w_.Has("mamba.conv1d.weight");
+        return w_.Has("mamba.conv1d.weight") && !w_.Has("mamba.out_proj.weight");
+      case ModuleId::kMambaBeside:
+        return w_.Has("mamba.out_proj.weight");
       case ModuleId::kProjection:
       case ModuleId::kAttentionResidual:
         return w_.Has("o_proj.weight") || w_.Has("mixer.out_proj.weight");
       case ModuleId::kQkNorm:
-        return w_.Has("q_norm.weight");
+        return w_.Has("q_norm.weight") || HasL2Norm();
       case ModuleId::kRope:
         return w_.Has("o_proj.weight") && !spec_.value("rope", json()).is_null();
       case ModuleId::kPostAttentionNorm:
@@ -124,6 +126,11 @@ class HfStage final : public Stage {
         return w_.Has("norm.weight");
       case ModuleId::kLogits:
         return w_.Has("lm_head.weight");
+      case ModuleId::kNextNorm:
+      case ModuleId::kBeforeNorm:
+      case ModuleId::kMtpProjection:
+      case ModuleId::kMtpNorm:
+        return w_.Has("enorm.weight");
     }
     return false;
   }
@@ -137,6 +144,7 @@ class HfStage final : public Stage {
       case ModuleId::kQkv:
         return spec_.value("latent", json()).is_null() ? Qkv(in[0]) : LatentQkv(in[0]);
       case ModuleId::kQkNorm:
+        if (HasL2Norm()) return {L2Norm(in[0]), L2Norm(in[1])};
         return {HeadNorm(in[0], "q_norm"), HeadNorm(in[1], "k_norm")};
       case ModuleId::kRope:
         return Rotate(in[0], in[1]);
@@ -148,6 +156,8 @@ class HfStage final : public Stage {
         return {DeltaNet(in[0])};
       case ModuleId::kMamba:
         return {Mamba(in[0])};
+      case ModuleId::kMambaBeside:
+        return {in[0] + MambaBeside(in[1])};
       case ModuleId::kPostAttentionNorm:
         return {Norm(in[0], "post_attention_norm", "post_attention")};
       case ModuleId::kAttentionResidual:
@@ -169,6 +179,16 @@ class HfStage final : public Stage {
         return {Norm(in[0], "norm", "final")};
       case ModuleId::kLogits:
         break;  // Logits()
+      case ModuleId::kNextNorm:
+        return {Norm(in[0], "enorm", "final")};
+      case ModuleId::kBeforeNorm:
+        return {Norm(in[0], "hnorm", "final")};
+      case ModuleId::kMtpProjection:
+        // MiMo's matrix has the states first.
+        if (w_.Has("he_proj.weight")) return {Linear(at::cat({in[1], in[0]}, -1), "he_proj")};
+        return {Linear(at::cat({in[0], in[1]}, -1), "eh_proj")};
+      case ModuleId::kMtpNorm:
+        return {Norm(in[0], "shared_head.norm", "final")};
     }
     throw Unsupported("a module that is not known");
   }
@@ -212,6 +232,15 @@ class HfStage final : public Stage {
     return w_.Get(name + ".weight", dtype) * unit.to(dtype);
   }
 
+  bool HasL2Norm() const { return spec_.value("qk_l2_norm", false); }
+
+  // Llama 4 rotates first; a rotation keeps the norm of a head.
+  Tensor L2Norm(const Tensor& x) const {
+    const double epsilon = spec_.at("norm").at("epsilon").at("qk");
+    const Tensor in = x.to(Wide(x.scalar_type()));
+    return (in * at::rsqrt(in.square().mean(-1, true) + epsilon)).to(x.scalar_type());
+  }
+
   // On each head, or on all of them at once: the weight's length says it.
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
     const bool wide = w_.Stored(name + ".weight").numel() != x.size(-1);
@@ -228,10 +257,24 @@ class HfStage final : public Stage {
     return bias.defined() ? y + bias : y;
   }
 
-  std::vector<Tensor> Qkv(const Tensor& x) const {
+  // Falcon-H1's; `index` of those of one module. 1 elsewhere.
+  double Multiplier(const char* name, size_t index = 0) const {
+    const json value = spec_.value("multipliers", json::object()).value(name, json());
+    if (value.is_array()) return value.at(index);
+    return value.is_number() ? value.get<double>() : 1.0;
+  }
+
+  static Tensor Times(const Tensor& x, double by) { return by == 1 ? x : x * by; }
+
+  std::vector<Tensor> Qkv(const Tensor& normed) const {
+    const Tensor x = Times(normed, Multiplier("attention_in"));
     const int64_t heads = spec_.at("heads"), groups = spec_.at("groups");
     const int64_t channels = spec_.at("head_dim");
     std::vector<Tensor> parts;
+    if (w_.Has("query_key_value.weight")) {
+      // Persimmon: each head's q, k and v one behind the other.
+      return Linear(x, "query_key_value").unflatten(-1, {heads, 3, channels}).unbind(3);
+    }
     if (w_.Has("qkv_proj.weight")) {
       parts = Linear(x, "qkv_proj")
                   .split_with_sizes({heads * channels, groups * channels, groups * channels}, -1);
@@ -239,6 +282,7 @@ class HfStage final : public Stage {
       for (const char* name : {"q_proj", "k_proj", "v_proj"}) parts.push_back(Linear(x, name));
     }
     for (Tensor& part : parts) part = part.unflatten(-1, {-1, channels});
+    parts[1] = Times(parts[1], Multiplier("key"));
     if (spec_.at("gated_attention")) {
       // q_proj has the gate of a head behind the head.
       const Tensor both = parts[0].view({x.size(0), x.size(1), heads, 2 * channels});
@@ -250,7 +294,8 @@ class HfStage final : public Stage {
 
   Tensor Project(const Tensor& context, const Tensor& gate) const {
     if (w_.Has("mixer.out_proj.weight")) return Linear(context, "mixer.out_proj");
-    return Linear(gate.defined() ? context * at::sigmoid(gate.flatten(2)) : context, "o_proj");
+    const Tensor gated = gate.defined() ? context * at::sigmoid(gate.flatten(2)) : context;
+    return Times(Linear(gated, "o_proj"), Multiplier("attention_out"));
   }
 
   // The causal convolution of each channel over the last positions, then SiLU. [b, s, channels].
@@ -324,13 +369,33 @@ class HfStage final : public Stage {
     return (normed * at::silu(in[3].unflatten(-1, {values, dv}))).flatten(2).to(x.scalar_type());
   }
 
+  // What each channel of in_proj is multiplied by: gate, x, B, C and dt apart.
+  Tensor MambaMultipliers(int64_t inner, int64_t shared, int64_t heads,
+                          const at::TensorOptions& options) const {
+    std::vector<Tensor> parts;
+    size_t index = 0;
+    for (const int64_t width : {inner, inner, shared, shared, heads}) {
+      parts.push_back(at::full({width}, Multiplier("ssm", index++), options));
+    }
+    return at::cat(parts);
+  }
+
+  Tensor MambaBeside(const Tensor& x) const {
+    const Tensor y = Mamba(Times(x, Multiplier("ssm", 5)));
+    return Times(Linear(y, "mamba.out_proj"), Multiplier("ssm", 6));
+  }
+
   Tensor Mamba(const Tensor& x) const {
     const json& mamba = spec_.at("mamba");
     const int64_t heads = mamba.at("heads"), channels = mamba.at("head_dim");
     const int64_t groups = mamba.at("groups"), width = mamba.at("state");
     const int64_t inner = heads * channels, shared = groups * width;
     const at::ScalarType dtype = Wide(x.scalar_type());
-    auto in = Linear(x, "mamba.in_proj").split_with_sizes({inner, inner + 2 * shared, heads}, -1);
+    Tensor projected = Linear(x, "mamba.in_proj");
+    if (!spec_.at("multipliers").at("ssm").is_null()) {
+      projected = projected * MambaMultipliers(inner, shared, heads, x.options());
+    }
+    auto in = projected.split_with_sizes({inner, inner + 2 * shared, heads}, -1);
     const auto parts =
         Convolve(in[1], "mamba.conv1d").to(dtype).split_with_sizes({inner, shared, shared}, -1);
     for (Tensor& part : in) part = part.to(dtype);
@@ -351,10 +416,15 @@ class HfStage final : public Stage {
       outputs.push_back((state * c.select(1, t).unsqueeze(-2)).sum(-1));
     }
     const Tensor y = at::stack(outputs, 1) + h * w_.Get("mamba.D", dtype).unsqueeze(-1);
-    const Tensor gated = (y.flatten(2) * at::silu(in[0])).unflatten(-1, {groups, -1});
+    const Tensor gate = at::silu(in[0]);
+    if (!w_.Has("mamba.norm.weight")) return (y.flatten(2) * gate).to(x.scalar_type());
+    const bool norm_first = mamba.at("norm_first") == true;
+    const Tensor gated =
+        (norm_first ? y.flatten(2) : y.flatten(2) * gate).unflatten(-1, {groups, -1});
     const double epsilon = spec_.at("norm").at("epsilon").at("mixer");
     const Tensor normed = gated * at::rsqrt(gated.square().mean(-1, true) + epsilon);
-    return (w_.Get("mamba.norm.weight", dtype) * normed.flatten(2)).to(x.scalar_type());
+    const Tensor weighted = w_.Get("mamba.norm.weight", dtype) * normed.flatten(2);
+    return (norm_first ? weighted * gate : weighted).to(x.scalar_type());
   }
 
   std::vector<Tensor> LatentQkv(const Tensor& x) const {
@@ -479,9 +549,10 @@ class HfStage final : public Stage {
       const auto parts = Linear(x, prefix + "gate_up_proj").chunk(2, -1);
       inner = Gate(parts[0], parts[1]);
     } else {
-      inner = Gate(Linear(x, prefix + "gate_proj"), Linear(x, prefix + "up_proj"));
+      const Tensor gate = Times(Linear(x, prefix + "gate_proj"), Multiplier("mlp", 0));
+      inner = Gate(gate, Linear(x, prefix + "up_proj"));
     }
-    return Linear(inner, prefix + "down_proj");
+    return Times(Linear(inner, prefix + "down_proj"), Multiplier("mlp", 1));
   }
 
   Tensor SharedExperts(const Tensor& x) const {
@@ -502,7 +573,7 @@ class HfStage final : public Stage {
     }
     const Tensor scores = softmax ? at::softmax(logits, -1) : at::sigmoid(logits);
     Tensor choice = scores;
-    if (w_.Has("router.correction_bias")) {
+    if (router.at("bias") == true && w_.Has("router.correction_bias")) {
       choice = choice + w_.Get("router.correction_bias", wide);
     }
     if (!router.at("groups").is_null()) choice = MaskGroups(choice, router.at("groups"));
@@ -526,12 +597,14 @@ class HfStage final : public Stage {
 
   Tensor Experts(const Tensor& x, const Tensor& routing) const {
     const Tensor tokens = x.flatten(0, 1), weights = routing.flatten(0, 1);
+    const bool input_scaled = spec_.at("router").at("input_scaled") == true;
     Tensor out = at::zeros_like(tokens);
     for (int64_t e = 0; e < weights.size(1); ++e) {
       const Tensor rows = weights.select(1, e).nonzero().flatten();
       if (rows.numel() == 0) continue;
-      const Tensor y = Expert(tokens.index_select(0, rows), e);
-      out.index_add_(0, rows, y * weights.select(1, e).index_select(0, rows).unsqueeze(1));
+      const Tensor weight = weights.select(1, e).index_select(0, rows).unsqueeze(1);
+      const Tensor in = tokens.index_select(0, rows);
+      out.index_add_(0, rows, input_scaled ? Expert(in * weight, e) : Expert(in, e) * weight);
     }
     return out.view_as(x);
   }

@@ -3,6 +3,7 @@
 // second matrix. Numbers come from Megatron's config and the runtime's behaviours
 // (engine/describe.h). Sources: core/transformer, core/models/common/embeddings.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -79,12 +80,14 @@ class MegatronStage final : public Stage {
         return w_.Has("self_attention.conv1d.weight");
       case ModuleId::kMamba:
         return w_.Has("mixer.conv1d_weight");
+      case ModuleId::kMambaBeside:
+        return w_.Has("mamba_mixer.conv1d_weight");
       case ModuleId::kProjection:
       case ModuleId::kAttentionResidual:
         return w_.Has("self_attention.linear_proj.weight") ||
                w_.Has("self_attention.out_proj.weight") || w_.Has("mixer.out_proj.weight");
       case ModuleId::kQkNorm:
-        return w_.Has("self_attention.q_layernorm.weight");
+        return w_.Has("self_attention.q_layernorm.weight") || spec_.value("qk_l2_norm", false);
       case ModuleId::kRope:
         return w_.Has("self_attention.linear_proj.weight") &&
                !spec_.value("rope", json()).is_null();
@@ -107,6 +110,11 @@ class MegatronStage final : public Stage {
         return w_.Has("decoder.final_layernorm.weight") || w_.Has("decoder.final_norm.weight");
       case ModuleId::kLogits:
         return w_.Has("output_layer.weight");
+      case ModuleId::kNextNorm:
+      case ModuleId::kBeforeNorm:
+      case ModuleId::kMtpProjection:
+      case ModuleId::kMtpNorm:
+        return w_.Has("eh_proj.weight");
     }
     return false;
   }
@@ -120,6 +128,7 @@ class MegatronStage final : public Stage {
       case ModuleId::kQkv:
         return spec_.value("latent", json()).is_null() ? Qkv(in[0]) : LatentQkv(in[0]);
       case ModuleId::kQkNorm:
+        if (spec_.value("qk_l2_norm", false)) return {L2Norm(in[0]), L2Norm(in[1])};
         return {HeadNorm(in[0], "self_attention.q_layernorm."),
                 HeadNorm(in[1], "self_attention.k_layernorm.")};
       case ModuleId::kRope:
@@ -131,7 +140,9 @@ class MegatronStage final : public Stage {
       case ModuleId::kDeltaNet:
         return {BatchFirst(GatedDeltaNet(SequenceFirst(in[0])))};
       case ModuleId::kMamba:
-        return {BatchFirst(MambaMixer(SequenceFirst(in[0])))};
+        return {BatchFirst(MambaMixer(SequenceFirst(in[0]), "mixer."))};
+      case ModuleId::kMambaBeside:
+        return {BatchFirst(FalconMixer(SequenceFirst(in[1]))) + in[0]};
       case ModuleId::kPostAttentionNorm:
         return {Norm(in[0], "self_attention.linear_proj.post_layernorm.", "post_attention")};
       case ModuleId::kAttentionResidual:
@@ -159,6 +170,16 @@ class MegatronStage final : public Stage {
                      "final")};
       case ModuleId::kLogits:
         break;  // Logits()
+      // MultiTokenPredictionLayer._concat_embeddings and ._postprocess.
+      case ModuleId::kNextNorm:
+        return {Norm(in[0], "enorm.", "final")};
+      case ModuleId::kBeforeNorm:
+        return {Norm(in[0], "hnorm.", "final")};
+      case ModuleId::kMtpProjection:
+        return {BatchFirst(
+            Linear(at::cat({SequenceFirst(in[0]), SequenceFirst(in[1])}, -1), "eh_proj."))};
+      case ModuleId::kMtpNorm:
+        return {Norm(in[0], "final_layernorm.", "final")};
     }
     throw Unsupported("a module that is not known");
   }
@@ -185,8 +206,9 @@ class MegatronStage final : public Stage {
 
   // Which module holds the norm before the mixer; empty: none does.
   std::string InputNorm() const {
-    for (const char* name : {"input_layernorm.", "self_attention.linear_qkv.layer_norm_",
-                             "self_attention.in_proj.layer_norm_", "mixer.in_proj.layer_norm_"}) {
+    for (const char* name :
+         {"input_layernorm.", "self_attention.linear_qkv.layer_norm_",
+          "self_attention.in_proj.layer_norm_", "mixer.in_proj.layer_norm_", "norm."}) {
       if (w_.Has(std::string(name) + "weight")) return name;
     }
     return "";
@@ -213,6 +235,13 @@ class MegatronStage final : public Stage {
     return (bias.defined() ? y + bias : y).to(in.scalar_type());
   }
 
+  // torch_norm.py.
+  Tensor L2Norm(const Tensor& x) const {
+    const double eps = spec_.at("norm").at("epsilon").at("qk");
+    const Tensor in = x.to(Wide(x.scalar_type()));
+    return in.mul(at::rsqrt(in.pow(2).mean(-1, true).add(eps))).to(x.scalar_type());
+  }
+
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
     if (w_.Stored(name + "weight").numel() == x.size(-1)) return Norm(x, name, "qk");
     // A norm over the whole projection: its module sees all heads at once.
@@ -226,11 +255,24 @@ class MegatronStage final : public Stage {
     return bias.defined() ? y + bias : y;
   }
 
+  // FalconH1Config; 1 where the model has none.
+  double Scale(const char* name, size_t index = 0) const {
+    const json scales = spec_.at("multipliers").at(name);
+    if (scales.is_null()) return 1;
+    return scales.is_array() ? scales.at(index).get<double>() : scales.get<double>();
+  }
+
+  Tensor Scaled(const Tensor& x, const char* name, size_t index = 0) const {
+    const double scale = Scale(name, index);
+    return scale == 1 ? x : x * scale;
+  }
+
   // SelfAttention.get_query_key_value_tensors.
   std::vector<Tensor> Qkv(const Tensor& normed) const {
     const int64_t heads = spec_.at("heads"), groups = spec_.at("groups");
     const int64_t channels = spec_.at("head_dim"), per_group = heads / groups;
-    const Tensor mixed = Linear(SequenceFirst(normed), "self_attention.linear_qkv.");
+    const Tensor mixed =
+        Linear(Scaled(SequenceFirst(normed), "attention_in"), "self_attention.linear_qkv.");
     const int64_t s = mixed.size(0), b = mixed.size(1);
     if (spec_.at("gated_attention")) {
       // [queries, their gates, key, value] of each group.
@@ -243,7 +285,7 @@ class MegatronStage final : public Stage {
     const auto parts = mixed.view({s, b, groups, (per_group + 2) * channels})
                            .split_with_sizes({per_group * channels, channels, channels}, 3);
     const Tensor query = parts[0].reshape({s, b, heads, channels});
-    return {BatchFirst(query), BatchFirst(parts[1]), BatchFirst(parts[2])};
+    return {BatchFirst(query), Scaled(BatchFirst(parts[1]), "key"), BatchFirst(parts[2])};
   }
 
   Tensor Project(const Tensor& context, const Tensor& gate) const {
@@ -251,7 +293,7 @@ class MegatronStage final : public Stage {
     if (w_.Has("self_attention.out_proj.weight"))
       return Linear(context, "self_attention.out_proj.");
     const std::string name = "self_attention.linear_proj.";
-    if (!gate.defined()) return Linear(context, name);
+    if (!gate.defined()) return Scaled(Linear(context, name), "attention_out");
     return Linear(context * at::sigmoid(SequenceFirst(gate).flatten(2)), name);
   }
 
@@ -306,19 +348,35 @@ class MegatronStage final : public Stage {
     return (core * (z * at::sigmoid(z))).reshape({s, b, nv * dv}).to(hidden.scalar_type());
   }
 
+  // FalconH1Layer.forward: the mixer beside attention.
+  Tensor FalconMixer(const Tensor& normed) const {
+    const Tensor y = MambaMixer(Scaled(normed, "ssm", 5), "mamba_mixer.");
+    return Scaled(Linear(y, "mamba_mixer.out_proj."), "ssm", 6);
+  }
+
+  // FalconH1MambaMixer._scale_zxbc_dt.
+  Tensor ScaleParts(const Tensor& zxbcdt, std::array<int64_t, 5> widths) const {
+    if (spec_.at("multipliers").at("ssm").is_null()) return zxbcdt;
+    std::vector<Tensor> parts = zxbcdt.split_with_sizes(widths, -1);
+    for (size_t i = 0; i < parts.size(); ++i) parts[i] = parts[i] * Scale("ssm", i);
+    return at::cat(parts, -1);
+  }
+
   // MambaMixer.forward: [z | x | B | C | dt] of one projection.
-  Tensor MambaMixer(const Tensor& hidden) const {
+  Tensor MambaMixer(const Tensor& hidden, const std::string& mixer) const {
     const json& mamba = spec_.at("mamba");
     const int64_t nheads = mamba.at("heads"), headdim = mamba.at("head_dim");
     const int64_t ngroups = mamba.at("groups"), d_state = mamba.at("state");
     const int64_t d_inner = nheads * headdim, bc = ngroups * d_state;
     const int64_t s = hidden.size(0), b = hidden.size(1);
     const at::ScalarType dtype = Wide(hidden.scalar_type());
-    const Tensor projected = Linear(hidden, "mixer.in_proj.").to(dtype);
+    const Tensor projected =
+        ScaleParts(Linear(hidden, mixer + "in_proj."), {d_inner, d_inner, bc, bc, nheads})
+            .to(dtype);
     const Tensor z = projected.slice(-1, 0, d_inner);
     const Tensor xbc =
         CausalConv(projected.slice(-1, d_inner, 2 * d_inner + 2 * bc),
-                   w_.Get("mixer.conv1d_weight", dtype), w_.GetIf("mixer.conv1d_bias", dtype));
+                   w_.Get(mixer + "conv1d_weight", dtype), w_.GetIf(mixer + "conv1d_bias", dtype));
     const Tensor x = xbc.slice(-1, 0, d_inner).reshape({s, b, nheads, headdim});
     const auto shared = [&](int64_t begin) {
       return xbc.slice(-1, begin, begin + bc)
@@ -327,9 +385,9 @@ class MegatronStage final : public Stage {
     };
     const Tensor B = shared(d_inner), C = shared(d_inner + bc);
     Tensor dt = at::softplus(projected.slice(-1, 2 * d_inner + 2 * bc, projected.size(-1)) +
-                             w_.Get("mixer.dt_bias", dtype));
+                             w_.Get(mixer + "dt_bias", dtype));
     if (const double least = mamba.at("dt_min"); least > 0) dt = dt.clamp_min(least);
-    const Tensor A = -at::exp(w_.Get("mixer.A_log", dtype));
+    const Tensor A = -at::exp(w_.Get(mixer + "A_log", dtype));
     Tensor ssm = at::zeros({b, nheads, headdim, d_state}, projected.options());
     std::vector<Tensor> out;
     for (int64_t t = 0; t < s; ++t) {
@@ -339,13 +397,21 @@ class MegatronStage final : public Stage {
       ssm = ssm * at::exp(step * A).view({b, nheads, 1, 1}) + update;
       out.push_back(at::matmul(ssm, C.select(0, t).unsqueeze(-1)).squeeze(-1));
     }
-    const Tensor y = at::stack(out, 0) + x * w_.Get("mixer.D", dtype).view({1, 1, nheads, 1});
-    const Tensor gated = y.reshape({s, b, d_inner}) * (z * at::sigmoid(z));
-    const Tensor groups = gated.reshape({s, b, ngroups, d_inner / ngroups});
+    const Tensor y = at::stack(out, 0) + x * w_.Get(mixer + "D", dtype).view({1, 1, nheads, 1});
+    return NormGated(y.reshape({s, b, d_inner}), z * at::sigmoid(z), mixer)
+        .to(hidden.scalar_type());
+  }
+
+  // ExtendedRMSNorm, before or after the gate; without rmsnorm the gate alone.
+  Tensor NormGated(const Tensor& y, const Tensor& gate, const std::string& mixer) const {
+    if (!w_.Has(mixer + "norm.weight")) return y * gate;
+    const int64_t ngroups = spec_.at("mamba").at("groups");
+    const bool before = spec_.at("mamba").at("norm_first") == true;
+    const Tensor groups = (before ? y : y * gate).unflatten(-1, {ngroups, -1});
     const double eps = spec_.at("norm").at("epsilon").at("mixer");
     const Tensor normed = groups / (groups.pow(2).mean(-1, true) + eps).sqrt();
-    return (normed.reshape({s, b, d_inner}) * w_.Get("mixer.norm.weight", dtype))
-        .to(hidden.scalar_type());
+    const Tensor weighted = normed.flatten(-2) * w_.Get(mixer + "norm.weight", y.scalar_type());
+    return before ? weighted * gate : weighted;
   }
 
   // MLASelfAttention.get_query_key_value_tensors, before the rotation.
@@ -563,7 +629,7 @@ class MegatronStage final : public Stage {
     const json& a = spec_.at("activation");
     if (!a.at("gated")) return ActivationFunc(intermediate);
     const auto halves = intermediate.chunk(2, -1);
-    Tensor glu = halves[0], linear = halves[1];
+    Tensor glu = Scaled(halves[0], "mlp", 0), linear = halves[1];
     if (const double clamp = a.at("clamp"); clamp != 0) {
       glu = glu.clamp_max(clamp);
       linear = linear.clamp(-clamp, clamp);
@@ -573,7 +639,8 @@ class MegatronStage final : public Stage {
   }
 
   Tensor Mlp(const Tensor& x, const std::string& prefix) const {
-    return Linear(Activated(Linear(x, prefix + "linear_fc1.")), prefix + "linear_fc2.");
+    return Scaled(Linear(Activated(Linear(x, prefix + "linear_fc1.")), prefix + "linear_fc2."),
+                  "mlp", 1);
   }
 
   // topk_routing_with_score_function.
@@ -583,17 +650,19 @@ class MegatronStage final : public Stage {
     const at::ScalarType wide = Wide(hidden.scalar_type());
     const Tensor logits = Linear(SequenceFirst(hidden), "mlp.router.").to(wide);
     const std::string function = router.at("score");
+    const Tensor bias =
+        router.at("bias") == true ? w_.GetIf("mlp.router.expert_bias", wide) : Tensor();
     Tensor choice, probs, top;
     if (function == "softmax") {
       const bool pre_softmax = !router.at("normalized");
-      choice = pre_softmax ? at::softmax(logits, -1) : logits;
+      choice = pre_softmax || bias.defined() ? at::softmax(logits, -1) : logits;
+      if (bias.defined()) choice = choice + bias;
       choice = LimitGroups(choice, router.at("groups"));
       top = std::get<1>(choice.topk(topk, -1));
       const Tensor chosen = (pre_softmax ? at::softmax(logits, -1) : logits).gather(-1, top);
       probs = pre_softmax ? chosen : at::softmax(chosen, -1);
     } else if (function == "sigmoid") {
       const Tensor scores = at::sigmoid(logits);
-      const Tensor bias = w_.GetIf("mlp.router.expert_bias", wide);
       choice = LimitGroups(bias.defined() ? scores + bias : scores, router.at("groups"));
       top = std::get<1>(choice.topk(topk, -1));
       probs = scores.gather(-1, top);
@@ -637,9 +706,14 @@ class MegatronStage final : public Stage {
         return w_.GetIf(std::string("mlp.experts.") + which + "." + part + suffix,
                         tokens.scalar_type());
       };
-      Tensor fc1 = at::matmul(tokens.index_select(0, permuted), matrix("linear_fc1", "weight").t());
+      Tensor prob = probs.select(1, e).index_select(0, permuted).unsqueeze(-1);
+      Tensor local = tokens.index_select(0, permuted);
+      if (spec_.at("router").at("input_scaled") == true) {
+        local = prob * local;
+        prob = at::ones_like(prob);
+      }
+      Tensor fc1 = at::matmul(local, matrix("linear_fc1", "weight").t());
       if (const Tensor bias = matrix("linear_fc1", "bias"); bias.defined()) fc1 = fc1 + bias;
-      const Tensor prob = probs.select(1, e).index_select(0, permuted).unsqueeze(-1);
       Tensor fc2 = at::matmul(Activated(fc1) * prob, matrix("linear_fc2", "weight").t());
       if (const Tensor bias = matrix("linear_fc2", "bias"); bias.defined()) fc2 = fc2 + bias * prob;
       combined.index_add_(0, permuted, fc2);

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 59> kEffects = {{
+constexpr std::array<EffectInfo, 65> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
     {"attention.gate", "head-geometry", "the gate of attention's output",
@@ -33,6 +33,14 @@ constexpr std::array<EffectInfo, 59> kEffects = {{
      "mlp.shared_experts"},
     {"moe.shared_size", "size-mismatch", "the size of the shared experts", "mlp.shared_experts"},
     {"mtp.depth", "mtp-missing", "the number of MTP layers", "mtp"},
+    {"multipliers.attention_in", "embedding-scale", "the multiplier of attention's input",
+     "self_attention.linear_qkv"},
+    {"multipliers.attention_out", "embedding-scale", "the multiplier of attention's output",
+     "self_attention.linear_proj"},
+    {"multipliers.key", "embedding-scale", "the keys' multiplier", "self_attention.linear_qkv"},
+    {"multipliers.mlp", "embedding-scale", "the multipliers of the MLP", "mlp"},
+    {"multipliers.ssm", "embedding-scale", "the multipliers of the mixer beside attention",
+     "mamba_mixer"},
     {"norm.final.convention", "norm-convention", "the final norm", "decoder.final_layernorm"},
     {"norm.final.eps", "norm-eps", "the epsilon of the final norm", "decoder.final_layernorm"},
     {"norm.final.kind", "norm-kind", "the final norm", "decoder.final_layernorm"},
@@ -82,6 +90,7 @@ constexpr std::array<EffectInfo, 59> kEffects = {{
     {"ssm.kernel", "ssm-parameters", "the delta net's convolution", "self_attention"},
     {"ssm.key_dim", "ssm-parameters", "the delta net's key dimension", "self_attention"},
     {"ssm.key_heads", "ssm-parameters", "the delta net's key heads", "self_attention"},
+    {"ssm.norm_first", "ssm-parameters", "whether the mixer's norm comes before its gate", "mixer"},
     {"ssm.state", "ssm-parameters", "the state's size", "mixer"},
     {"ssm.value_dim", "ssm-parameters", "the delta net's value dimension", "self_attention"},
     {"ssm.value_heads", "ssm-parameters", "the delta net's value heads", "self_attention"},
@@ -163,10 +172,12 @@ class Resolver {
 
   Status Layer(int64_t layer) {
     const std::string mixer = Mixer(layer), mlp = Mlp(layer);
-    if (mixer == "attention" || mixer == "latent attention") {
+    const bool both = mixer == "attention beside mamba";
+    if (mixer == "attention" || mixer == "latent attention" || both) {
       WB_RETURN_IF_ERROR(Attention(layer, mixer == "latent attention"));
     }
-    if (mixer == "mamba") Mamba();
+    if (mixer == "mamba" || both) Mamba();
+    if (both) Multipliers();
     if (mixer == "gated delta net") DeltaNet();
     if (side_.has_input_norm && mixer != "none") Norm("input", "layernorm_epsilon");
     if (mlp == "none") return {};
@@ -259,6 +270,7 @@ class Resolver {
       const bool linear = r.Text("experimental_attention_variant") == "gated_delta_net" &&
                           r.Entry("linear_attention_freq", layer).value_or(false);
       if (linear) return "gated delta net";
+      if (r.Is("attention_beside_mamba")) return "attention beside mamba";
       return r.Is("multi_latent_attention") ? "latent attention" : "attention";
     });
     return TextOf("layer.mixer");
@@ -301,7 +313,7 @@ class Resolver {
     latent ? LatentScale() : Scale();
     WB_RETURN_IF_ERROR(RopeOf(layer, latent));
     if (latent) Add("norm.latent.eps", Number("latent_norm_epsilon"));
-    if (!latent) QkNorm();
+    if (!latent) QkNorm(layer);
     if (side_.has_post_norms) Add("norm.post_attention.eps", Number("post_norm_epsilon"));
     return {};
   }
@@ -330,9 +342,11 @@ class Resolver {
     });
   }
 
-  void QkNorm() {
-    Add("norm.qk.kind", [](Reader& r) -> json {
-      if (r.Is("qk_l2_norm")) return "L2, without weights";
+  void QkNorm(int64_t layer) {
+    Add("norm.qk.kind", [&](Reader& r) -> json {
+      const bool left_out =
+          r.Is("qk_l2_norm_with_rope") && r.Entry("no_rope_freq", layer).value_or(false);
+      if (r.Is("qk_l2_norm")) return left_out ? "none" : "L2, without weights";
       return r.Is("qk_layernorm") ? r.Text("normalization") : "none";
     });
     if (TextOf("norm.qk.kind") != "none") Add("norm.qk.eps", Number("layernorm_epsilon"));
@@ -443,9 +457,36 @@ class Resolver {
     Add("ssm.dt_min", Number("dt_min"));
     Add("ssm.dt_max", [](Reader& r) -> json {
       const json* limit = r.Find("dt_max");
-      return limit == nullptr ? Unknown() : *limit;
+      if (limit == nullptr) return Unknown();
+      const bool none = limit->is_number() && std::isinf(limit->get<double>());
+      return none ? json() : *limit;
     });
     Add("norm.mixer.eps", Number("mixer_norm_epsilon"));
+    Add("ssm.norm_first", [](Reader& r) -> json { return r.Is("norm_before_gate"); });
+  }
+
+  // Of Falcon-H1: what its layers multiply by.
+  void Multipliers() {
+    Add("multipliers.attention_in", Number("attention_in_multiplier"));
+    Add("multipliers.attention_out", Number("attention_out_multiplier"));
+    Add("multipliers.key", Number("key_multiplier"));
+    Add("multipliers.mlp", [](Reader& r) -> json { return Numbers(r, "mlp_multipliers", 2); });
+    Add("multipliers.ssm", [](Reader& r) -> json {
+      json all = Numbers(r, "ssm_multipliers", 5);
+      if (all.is_discarded()) return all;
+      for (const char* field : {"ssm_in_multiplier", "ssm_out_multiplier"}) {
+        all.push_back(r.Number(field).value_or(1));
+      }
+      return all;
+    });
+  }
+
+  static json Numbers(Reader& r, const char* field, size_t count) {
+    const json* list = r.Find(field);
+    if (list == nullptr || !list->is_array() || list->size() != count) return Unknown();
+    return std::all_of(list->begin(), list->end(), [](const json& n) { return n.is_number(); })
+               ? *list
+               : Unknown();
   }
 
   void DeltaNet() {

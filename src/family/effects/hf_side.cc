@@ -297,9 +297,10 @@ Result<EffectSide> HfSide(const Model& model) {
   side.has_input_norm = false;
   for (const Parameter& p : model.parameters()) {
     const std::string& name = p.rule->megatron;
-    side.has_input_norm |= EndsWithAny(
-        name,
-        {"linear_qkv.layer_norm_weight", "input_layernorm.weight", "in_proj.layer_norm_weight"});
+    side.has_input_norm |=
+        (p.stack != nullptr && name == "norm.weight") ||
+        EndsWithAny(name, {"linear_qkv.layer_norm_weight", "input_layernorm.weight",
+                           "in_proj.layer_norm_weight"});
     side.has_post_norms |= name.ends_with("post_layernorm.weight");
   }
   // The side may be copied, and outlive the model.

@@ -215,6 +215,10 @@ Result<EffectSide> MegatronSide(const json& fields, const Model& model, const Ef
                                Target(fields, "transformer_layer_spec")};
   for (const auto& [field, value] : fields.items()) side.given.insert(field);
   FillDefaults(runtime, subject.provider, side.fields);
+  // An argument of the function that makes the layers.
+  const json spec = fields.value("transformer_layer_spec", json());
+  side.fields["layer_spec_qk_l2_norm"] =
+      spec.is_object() && spec.value("qk_l2_norm", json()) == true;
   ExpandPattern(side.layers, side.fields);
   side.fields["sqrt_hidden_size"] = std::sqrt(PositiveOr(side.fields, "hidden_size", 0));
   for (const Behaviour& behaviour : runtime.behaviours) {
