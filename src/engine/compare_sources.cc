@@ -94,7 +94,14 @@ class SourcesRun {
     if (rows.empty()) {
       WB_TRY(rows, RandomTokenIds(model_, options));
     }
-    WB_RETURN_IF_ERROR(CheckTokenIds(model_, rows));
+    if (Status fits = CheckTokenIds(model_, rows); !fits) {
+      Error error = std::move(fits).error();
+      if (!request_.prompts.empty()) {
+        error.at = "--prompt";
+        error.hint = "does the tokenizer belong to this model?";
+      }
+      return Fail(std::move(error));
+    }
     batches_ = ByLength(rows);
     return {};
   }

@@ -109,6 +109,7 @@ Result<std::string> RecordMegatronCore(const Model& model, const MegatronCheckpo
          CallPython("megatron_states",
                     {{"checkpoint", fs::absolute(megatron.path()).string()},
                      {"fields", config->fields},
+                     {"provider", config->provider},
                      {"layers", TargetOf(config->fields, "transformer_layer_spec")},
                      {"vocabulary", model.padded_vocab()},
                      {"output", model.vocab()},

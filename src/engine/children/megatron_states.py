@@ -1,8 +1,9 @@
 """Hidden states and logits of the real megatron-core, in float32 on the CPU, from a checkpoint that it loads itself.
 
-Request: {"checkpoint": iteration folder, "fields": {...}, "layers": class, "batches": [{"ids": [[...]], "file": path}, ...]};
-reply: {"versions": {...}, "made_by": ...}. Each file is a recording: input_ids, meg_hidden_I_sbh (the output of layer I,
-counted from 1), meg_logits.
+Request: {"checkpoint": iteration folder, "fields": {...}, "provider": class, "layers": function, "vocabulary": rows of the
+embedding, "output": tokens, "threads": N, "batches": [{"ids": [[...]], "file": path}, ...]}; reply: {"versions": {...},
+"made_by": ...}. Each file is a recording: input_ids, meg_hidden_I_sbh (0 the embedding, I the output of layer I, counted
+from 1), meg_logits.
 
 Where the Bridge and a Transformer Engine that computes on the CPU are installed, the Bridge builds the model out of
 run_config.yaml; else megatron-core's own modules (its local spec) are built from the fields of the config.
@@ -167,8 +168,19 @@ def with_bridge(torch, request):
     return parts[0] if isinstance(parts, list) else parts
 
 
+PLAIN_PROVIDERS = ("GPTModelProvider", "MLAModelProvider")
 PLAIN_LAYERS = ("default_layer_spec", "local_layer_spec", "transformer_engine_layer_spec", "get_gpt_decoder_block_spec",
                 "get_gpt_layer_local_spec", "get_gpt_layer_with_transformer_engine_spec")
+
+
+def only_plain(request):
+    """Refuses what only code of the Bridge builds."""
+    provider, layers = (request[key].rsplit(".", 1)[-1] for key in ("provider", "layers"))
+    other = layers if layers and layers not in PLAIN_LAYERS else provider if provider and provider not in PLAIN_PROVIDERS else ""
+    if other:
+        raise Failure(f"this model is built by {other} of Megatron Bridge, which needs Transformer Engine",
+                      "install megatron-bridge and a transformer-engine that runs on this machine's CPU, or record the run "
+                      "where it is made and give it as --candidate FILE", "original-unsupported")
 
 
 def activation(torch, fields):
@@ -183,6 +195,9 @@ def activation(torch, fields):
     return found
 
 
+# How it was trained and run; no result depends on it.
+NOT_OF_THE_MODEL = ("attention_backend", "cuda_graph_scope", "cuda_graph_modules", "inference_cuda_graph_scope", "transformer_impl",
+                    "init_method", "output_layer_init_method", "embedding_init_method")
 # Norms that Transformer Engine's linear layers hold, and their names beside a linear layer.
 FUSED_NORMS = (("self_attention.linear_qkv.layer_norm_", "input_layernorm."), ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
                ("self_attention.linear_q_up_proj.layer_norm_", "self_attention.q_layernorm."),
@@ -215,10 +230,7 @@ def with_core(torch, request):
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
     from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
-    if (spec := request["layers"].rsplit(".", 1)[-1]) and spec not in PLAIN_LAYERS:
-        raise Failure(f"the layers of this model are {spec} of Megatron Bridge, which needs Transformer Engine",
-                      "install megatron-bridge and a transformer_engine that runs on this machine's CPU, or record the run "
-                      "where it is made and give it as --candidate FILE", "original-unsupported")
+    only_plain(request)
     fields = {**request["fields"], **ON_ONE_CPU, **dict.fromkeys(FUSIONS, False)}
     kind = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
     known = {field.name for field in dataclasses.fields(kind) if field.init}
@@ -226,17 +238,16 @@ def with_core(torch, request):
               isinstance(value, (bool, int, float, str, list))}
     chosen.update(activation_func=activation(torch, fields), params_dtype=torch.float32, pipeline_dtype=torch.float32,
                   autocast_dtype=torch.float32, moe_grouped_gemm=False)
-    for name in ("attention_backend", "cuda_graph_scope", "cuda_graph_modules", "transformer_impl", "init_method", "output_layer_init_method",
-                 "embedding_init_method", "autocast_dtype", "softmax_scale") :
-        if name in chosen and not isinstance(chosen[name], (float, torch.dtype)):
-            del chosen[name]
+    for name in NOT_OF_THE_MODEL:
+        chosen.pop(name, None)
     if not fields.get("num_moe_experts"):
         chosen.pop("moe_layer_freq", None)
         chosen.pop("moe_token_dispatcher_type", None)
     config = kind(**chosen)
-    for name, value in fields.items():
-        if name.startswith("yarn_"):  # read from the config, of which they are no fields
-            setattr(config, name, value)
+    if fields.get("yarn_rotary_scaling_factor") is not None:
+        for name, value in fields.items():
+            if name.startswith("yarn_"):  # read from the config, of which they are no fields
+                setattr(config, name, value)
     scaling = {} if not fields.get("rope_scaling") else {"rope_scaling": True,
                                                          "rope_scaling_factor": fields.get("rope_scaling_factor", 8.0)}
     model = GPTModel(config, get_gpt_decoder_block_spec(config, use_transformer_engine=False),
@@ -295,6 +306,8 @@ def record(torch, model, ids, vocabulary):
 
 
 def work(request):
+    if importlib.util.find_spec("transformer_engine") is None:
+        only_plain(request)  # said before the libraries are loaded
     torch = need("torch")
     need("megatron.core", "megatron-core")
     need("safetensors")

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform

@@ -7,12 +7,13 @@ recording: input_ids, hf_hidden_I (0 the embedding, the last one after the final
 
 def load(transformers, torch, folder):
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if hasattr(config, "auto_map") and type(config).__module__.split(".")[0] != "transformers":
-        raise Failure("the model brings code of its own, which is never run", id="original-unsupported")
     named = getattr(transformers, (config.architectures or [""])[0], None)
-    kind = named or (transformers.AutoModelForImageTextToText if hasattr(config, "vision_config")
-                     else transformers.AutoModelForCausalLM)
-    options = {} if named else {"trust_remote_code": False}
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        kind, options = named, {}
+    else:
+        kind, options = transformers.AutoModelForCausalLM, {"trust_remote_code": False}
+        if hasattr(config, "vision_config"):
+            kind = transformers.AutoModelForImageTextToText
     model, info = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True,
                                        **options)
     if info["missing_keys"]:
