@@ -168,9 +168,13 @@ bool IsWorse(const ResultRow& row, const ResultRow& than) {
   return std::isnan(row.noise->ratio) || row.noise->ratio > than.noise->ratio;
 }
 
-void JoinRows(std::vector<ResultRow> rows, std::map<std::string, size_t>& places, Report& all) {
+// A module has a row for each dtype that it was computed in.
+using RowPlaces = std::map<std::pair<std::string, std::optional<DType>>, size_t>;
+
+void JoinRows(std::vector<ResultRow> rows, RowPlaces& places, Report& all) {
   for (ResultRow& row : rows) {
-    const auto [place, added] = places.try_emplace(row.megatron.name, all.results.size());
+    const auto [place, added] =
+        places.try_emplace({row.megatron.name, row.megatron.dtype}, all.results.size());
     if (added) {
       all.results.push_back(std::move(row));
     } else if (IsWorse(row, all.results[place->second])) {
@@ -226,7 +230,7 @@ Report JoinByWorst(std::vector<LabelledReport> parts) {
         return Detail(fmt::format("{}, {}", detail.first, label), detail.second);
       },
       all.details);
-  std::map<std::string, size_t> places;
+  RowPlaces places;
   for (LabelledReport& part : parts) {
     Report& report = part.report;
     JoinRows(std::move(report.results), places, all);

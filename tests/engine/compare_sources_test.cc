@@ -47,6 +47,19 @@ TEST(ReportsOfSeveralLengths, KeepTheWorstRowOfEachModule) {
   EXPECT_EQ(report.bytes, 30u);
 }
 
+TEST(ReportsOfSeveralLengths, KeepTheRowsOfEachDTypeApart) {
+  std::vector<LabelledReport> parts;
+  for (const double ratio : {1.0, 1.5}) {
+    ResultRow narrow = Row("norm", ratio / 2);
+    narrow.megatron.dtype = DType::kBF16;
+    parts.push_back(Part("a", {Row("norm", ratio), std::move(narrow)}));
+  }
+  const Report report = JoinByWorst(std::move(parts));
+  ASSERT_EQ(report.results.size(), 2u);
+  EXPECT_EQ(report.results[0].noise->ratio, 1.5);
+  EXPECT_EQ(report.results[1].noise->ratio, 0.75);
+}
+
 TEST(ReportsOfSeveralLengths, SayOnceWhatAllSayAndLabelTheRest) {
   std::vector<LabelledReport> parts;
   for (const char* label : {"rows of 2 tokens", "rows of 5 tokens"}) {

@@ -273,15 +273,22 @@ def test_a_real_defect_of_the_bridge_is_found_live(report_of, goldens, with_brid
     assert "megatron-bridge" in report["details"]["candidate"]
 
 
-def test_a_checkpoint_whose_pickle_holds_code_runs_none_of_it(report_of, goldens, tmp_path):
+def test_the_process_of_megatron_core_unpickles_data_only(goldens, tmp_path):
+    """The program refuses such a file before; the process that loads it has to as well."""
     trace = tmp_path / "ran"
-    hf, megatron = pair_of(goldens, "qwen3")
-    copy = shutil.copytree(megatron, tmp_path / "megatron")
-    iteration = next(copy.glob("iter_*"))
-    code = f"cposix\nsystem\n(S'touch {trace}'\ntR.".encode()
-    (iteration / ".metadata").write_bytes(code)
-    result, _ = report_of("compare", hf, copy, "--candidate", "megatron-core", "--seq-len", 8)
-    assert result.returncode in (1, 2) and not trace.exists()
+    iteration = shutil.copytree(pair_of(goldens, "qwen3")[1] / "iter_0000000", tmp_path / "iter_0000000")
+    (iteration / ".metadata").write_bytes(f"cposix\nsystem\n(S'touch {trace}'\ntR.".encode())
+    fields = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "ffn_hidden_size": 128, "activation_func": "silu",
+              "gated_linear_unit": True, "normalization": "RMSNorm", "add_bias_linear": False}
+    request = {"checkpoint": str(iteration), "fields": fields, "provider": "", "layers": "", "vocabulary": 384, "output": 384,
+               "threads": 1, "batches": [{"ids": [[1, 2]], "file": str(tmp_path / "states.safetensors")}]}
+    children = ROOT / "src/engine/children"
+    script = "\n\n".join((children / name).read_text() for name in ("prelude.py", "megatron_states.py"))
+    result = subprocess.run([sys.executable, "-I", "-c", script], input=json.dumps(request), capture_output=True, text=True,
+                            check=False)
+    assert not trace.exists()
+    error = json.loads(result.stdout)["error"]
+    assert error["id"] == "pickle-code" and "posix.system" in error["what"], error
 
 
 # -- check --
