@@ -17,16 +17,18 @@ FUSIONS = ("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_activa
            "apply_rope_fusion", "cross_entropy_loss_fusion", "moe_permute_fusion", "moe_router_fusion",
            "persist_layer_norm", "use_mamba_mem_eff_path", "use_fused_weighted_squared_relu")
 # What runs otherwise on one CPU than where it was trained, without another result.
-ON_ONE_CPU = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "virtual_pipeline_model_parallel_size": None,
-              "context_parallel_size": 1, "expert_model_parallel_size": 1, "expert_tensor_parallel_size": 1,
-              "sequence_parallel": False, "pipeline_model_parallel_layout": None, "cuda_graph_impl": "none",
-              "enable_cuda_graph": False, "external_cuda_graph": False, "recompute_granularity": None, "recompute_method": None,
-              "recompute_num_layers": None, "cpu_offloading": False, "fp8": None, "fp4": None, "attention_dropout": 0.0,
-              "hidden_dropout": 0.0, "bf16": False, "fp16": False, "use_cpu_initialization": True, "perform_initialization": False,
-              "tp_comm_overlap": False, "moe_token_dispatcher_type": "allgather", "moe_enable_deepep": False,
-              "moe_shared_expert_overlap": False, "moe_expert_capacity_factor": None, "deterministic_mode": False, "num_layers_in_first_pipeline_stage": None,
-              "num_layers_in_last_pipeline_stage": None, "account_for_embedding_in_pipeline_split": False,
-              "account_for_loss_in_pipeline_split": False, "calculate_per_token_loss": False}
+ON_ONE_CPU = {
+    **dict.fromkeys(("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size",
+                     "expert_model_parallel_size", "expert_tensor_parallel_size"), 1),
+    **dict.fromkeys(("sequence_parallel", "enable_cuda_graph", "external_cuda_graph", "cpu_offloading", "bf16", "fp16",
+                     "perform_initialization", "tp_comm_overlap", "moe_enable_deepep", "moe_shared_expert_overlap",
+                     "deterministic_mode", "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split",
+                     "calculate_per_token_loss"), False),
+    **dict.fromkeys(("virtual_pipeline_model_parallel_size", "pipeline_model_parallel_layout", "recompute_granularity",
+                     "recompute_method", "recompute_num_layers", "fp8", "fp4", "moe_expert_capacity_factor",
+                     "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")),
+    "attention_dropout": 0.0, "hidden_dropout": 0.0, "use_cpu_initialization": True, "cuda_graph_impl": "none",
+    "moe_token_dispatcher_type": "allgather"}
 
 
 # -- megatron-core without a GPU --
@@ -98,8 +100,8 @@ def one_process(torch):
 
 # -- files of a checkpoint are data --
 
-PLAIN = {"builtins": {"set", "frozenset", "slice", "complex", "bytearray", "range", "int", "float", "bool", "str", "list", "dict",
-                      "tuple", "bytes", "object"},
+PLAIN = {"builtins": {"set", "frozenset", "slice", "complex", "bytearray", "range", "int", "float", "bool", "str", "list",
+                      "dict", "tuple", "bytes", "object"},
          "collections": {"OrderedDict", "deque", "defaultdict"}, "io": {"BytesIO"}, "argparse": {"Namespace"},
          "copyreg": {"_reconstructor"}, "_codecs": {"encode"}, "types": {"SimpleNamespace"},
          "pathlib": {"Path", "PosixPath", "PurePosixPath", "PurePath"}, "pathlib._local": {"PosixPath"},
@@ -176,9 +178,9 @@ PLAIN_LAYERS = ("default_layer_spec", "local_layer_spec", "transformer_engine_la
 def only_plain(request):
     """Refuses what only code of the Bridge builds."""
     provider, layers = (request[key].rsplit(".", 1)[-1] for key in ("provider", "layers"))
-    other = layers if layers and layers not in PLAIN_LAYERS else provider if provider and provider not in PLAIN_PROVIDERS else ""
+    other = [name for name, plain in ((layers, PLAIN_LAYERS), (provider, PLAIN_PROVIDERS)) if name and name not in plain]
     if other:
-        raise Failure(f"this model is built by {other} of Megatron Bridge, which needs Transformer Engine",
+        raise Failure(f"this model is built by {other[0]} of Megatron Bridge, which needs Transformer Engine",
                       "install megatron-bridge and a transformer-engine that runs on this machine's CPU, or record the run "
                       "where it is made and give it as --candidate FILE", "original-unsupported")
 
@@ -196,10 +198,11 @@ def activation(torch, fields):
 
 
 # How it was trained and run; no result depends on it.
-NOT_OF_THE_MODEL = ("attention_backend", "cuda_graph_scope", "cuda_graph_modules", "inference_cuda_graph_scope", "transformer_impl",
-                    "init_method", "output_layer_init_method", "embedding_init_method")
+NOT_OF_THE_MODEL = ("attention_backend", "cuda_graph_scope", "cuda_graph_modules", "inference_cuda_graph_scope",
+                    "transformer_impl", "init_method", "output_layer_init_method", "embedding_init_method")
 # Norms that Transformer Engine's linear layers hold, and their names beside a linear layer.
-FUSED_NORMS = (("self_attention.linear_qkv.layer_norm_", "input_layernorm."), ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
+FUSED_NORMS = (("self_attention.linear_qkv.layer_norm_", "input_layernorm."),
+               ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
                ("self_attention.linear_q_up_proj.layer_norm_", "self_attention.q_layernorm."),
                ("self_attention.linear_kv_up_proj.layer_norm_", "self_attention.kv_layernorm."))
 
@@ -261,7 +264,8 @@ def with_core(torch, request):
     sharded = {key: value for key, value in sharded.items() if not key.endswith("_extra_state")}
     rename(sharded.values(), dist_checkpointing.load_tensors_metadata(request["checkpoint"]))
     state = dist_checkpointing.load(sharded, request["checkpoint"], strict="log_unexpected")
-    left = model.load_state_dict({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, strict=False)
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    left = model.load_state_dict(tensors, strict=False)
     missing = [key for key in left.missing_keys if not key.endswith("_extra_state")]
     if missing or left.unexpected_keys:
         raise Failure(f"megatron-core's model and the checkpoint have other tensors: {[*missing, *left.unexpected_keys][:3]}")

@@ -17,9 +17,11 @@ import traceback
 class Failure(Exception):
     """What the user reads. `id` is the error's: package-missing, original-failed, original-unsupported, ..."""
 
+    reply = None  # of the last one: libraries wrap it into errors of their own, or swallow it
+
     def __init__(self, what, hint="", id="original-failed"):
         super().__init__(what)
-        self.reply = {"id": id, "what": what, "hint": hint}
+        Failure.reply = {"id": id, "what": what, "hint": hint}
 
 
 def need(module, package=None):
@@ -53,12 +55,11 @@ def answer(work):
     request = json.load(sys.stdin)
     try:
         reply = work(request)
-    except Failure as failure:
-        reply = {"error": failure.reply}
-    except Exception as e:  # of the original library: its own words
+    except BaseException as e:  # torch.distributed has errors that are no Exception
         traceback.print_exc()
         text = " ".join(str(e).split())
-        reply = {"error": {"id": "original-failed", "what": f"{type(e).__name__}: {text[:600]}", "hint": ""}}
+        own_words = {"id": "original-failed", "what": f"{type(e).__name__}: {text[:600]}", "hint": ""}
+        reply = {"error": Failure.reply or own_words}
     with reply_to:
         json.dump(reply, reply_to)
 
