@@ -17,7 +17,7 @@ engine: ## build the program with what `compare` needs: libtorch (installs torch
 demo: build ## a random 1-billion-parameter Llama, its round trip at TP 2 x PP 2, and a found byte
 	@tools/demo.sh
 
-demo-real: build ## inspect and round trip of a real model, SmolLM2-135M (needs torch: about 6 GB)
+demo-real: build ## inspect, round trip and compare of a real model, SmolLM2-135M (needs torch: about 6 GB)
 	@tools/demo_real.sh
 
 test: ## every test that needs no torch

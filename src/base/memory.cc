@@ -42,25 +42,29 @@ void StartSampler() {
   }();
 }
 
-}  // namespace
-
-uint64_t AnonymousBytes() {
-  const int fd = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+// The number behind `key` in a file of /proc, in bytes; 0 where it is not there.
+uint64_t KilobytesIn(const char* file, std::string_view key) {
+  const int fd = ::open(file, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return 0;
   char text[4096];
   const ssize_t n = ::read(fd, text, sizeof(text));
   ::close(fd);
   if (n <= 0) return 0;
   const std::string_view status(text, static_cast<size_t>(n));
-  constexpr std::string_view kKey = "RssAnon:";
-  size_t at = status.find(kKey);
+  size_t at = status.find(key);
   if (at == std::string_view::npos) return 0;
-  at = status.find_first_not_of(" \t", at + kKey.size());
+  at = status.find_first_not_of(" \t", at + key.size());
   if (at == std::string_view::npos) return 0;
   uint64_t kib = 0;
   std::from_chars(text + at, text + n, kib);
   return kib * 1024;
 }
+
+}  // namespace
+
+uint64_t AnonymousBytes() { return KilobytesIn("/proc/self/status", "RssAnon:"); }
+
+uint64_t AvailableMemory() { return KilobytesIn("/proc/meminfo", "MemAvailable:"); }
 
 uint64_t PeakAnonymousBytes() {
   StartSampler();

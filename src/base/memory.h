@@ -13,6 +13,10 @@ uint64_t AnonymousBytes();
 // Thread-safe. Call it once at the start of a command and once at its end.
 uint64_t PeakAnonymousBytes();
 
+// MemAvailable of /proc/meminfo in bytes: what programs can still have; 0 where the system does not
+// tell.
+uint64_t AvailableMemory();
+
 // How --memory is spent: on each of `threads` threads so many blocks of `bytes` are in flight.
 struct BlockBudget {
   int threads = 1;

@@ -1,29 +1,26 @@
 // `weighbridge compare HF [MEGATRON]`: do both models compute the same function, layer by layer?
-#include "engine/compare.h"
-
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <memory>
-#include <optional>
+#include <string_view>
 
-#include "base/progress.h"
+#include "base/file.h"
 #include "base/strings.h"
-#include "checks/inventory.h"
-#include "checks/megatron_binding.h"
 #include "cli/command.h"
-#include "cli/megatron_input.h"
-#include "cli/model_input.h"
+#include "cli/judge_forward.h"
 #include "engine/component.h"
 
 namespace weighbridge::cli {
 namespace {
 
-struct CompareArguments {
-  std::string model, megatron, config, runtime;
-  std::vector<std::string> families, token_ids, thresholds;
-  CompareOptions options;
+constexpr size_t kMostPrompts = 1024;
+
+struct CompareArguments : ForwardArguments {
+  std::vector<std::string> token_ids, thresholds;
+  std::string prompt_file;
 };
 
 // "1,2,3".
@@ -43,19 +40,52 @@ Result<std::vector<int64_t>> ParseIds(const std::string& text) {
   return ids;
 }
 
-Status ReadIds(CompareArguments& a) {
-  if (!a.token_ids.empty() && a.options.seq_len > 0) {
-    return Fail(ErrorKind::kUsage, "usage", "--seq-len is for random ids, and ids are given",
-                "--seq-len", "leave one of them out");
+// A prompt a line; empty lines count for nothing.
+Status ReadPrompts(CompareArguments& a) {
+  if (a.prompt_file.empty()) return {};
+  WB_TRY(const std::string text, ReadTextFile(a.prompt_file, 16u << 20));
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (!line.empty()) a.prompts.emplace_back(line);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
   }
+  if (a.prompts.empty()) {
+    return Fail(ErrorKind::kUsage, "usage", "the file holds no prompt", a.prompt_file,
+                "one prompt a line");
+  }
+  return {};
+}
+
+Status ReadTokens(CompareArguments& a) {
+  WB_RETURN_IF_ERROR(ReadPrompts(a));
   for (const std::string& text : a.token_ids) {
-    WB_TRY(std::vector<int64_t> ids, ParseIds(text));
-    if (ids.empty() ||
-        (!a.options.token_ids.empty() && ids.size() != a.options.token_ids.front().size())) {
-      return Fail(ErrorKind::kUsage, "usage", "all rows of token ids have to be of one length",
-                  "--token-ids", "run the command once for each length");
-    }
-    a.options.token_ids.push_back(std::move(ids));
+    WB_TRY(a.options.token_ids.emplace_back(), ParseIds(text));
+  }
+  if (a.prompts.size() + a.token_ids.size() > kMostPrompts) {
+    return Fail(ErrorKind::kUsage, "usage", fmt::format("more than {} prompts", kMostPrompts),
+                "--prompt", "run the command once for each part of them");
+  }
+  if (a.options.seq_len > 0 && !(a.prompts.empty() && a.token_ids.empty())) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "--seq-len is for random ids, and ids or prompts are given", "--seq-len",
+                "leave one of them out");
+  }
+  return {};
+}
+
+// The sides have their own originals; a file of the same name is written with its folder.
+Status CheckSources(const CompareArguments& a) {
+  if (a.options.reference == "megatron-core" || a.options.candidate == "transformers") {
+    return Fail(ErrorKind::kUsage, "usage",
+                "the reference is Hugging Face's side and the candidate is Megatron's", "",
+                "--reference transformers, --candidate megatron-core");
+  }
+  if (a.options.reference == "transformers" && !a.config.empty()) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "transformers reads the config.json that lies beside the weights", "--config",
+                "leave --config out, or take --reference native");
   }
   return {};
 }
@@ -85,34 +115,18 @@ Status ReadThresholds(CompareArguments& a) {
 Result<Report> RunOn(CompareArguments& a) {
   // What is missing is said before a large checkpoint is looked at.
   WB_RETURN_IF_ERROR(FindComponent());
-  WB_RETURN_IF_ERROR(ReadIds(a));
+  WB_RETURN_IF_ERROR(CheckSources(a));
+  WB_RETURN_IF_ERROR(ReadTokens(a));
   WB_RETURN_IF_ERROR(ReadThresholds(a));
-  WB_TRY(a.options.runtime, ParseRuntime(a.runtime));
-  WB_TRY(const auto input, OpenModelInput(a.model, a.families, a.config));
-  std::unique_ptr<MegatronCheckpoint> megatron;
-  ExpandOptions expand;
-  ChooseStorageBy(*input->checkpoint, expand);
-  expand.without_mtp = a.options.without_mtp;
-  std::optional<Model> model;
-  if (a.megatron.empty()) {
-    WB_TRY(model, Model::Expand(*input->family, input->config, expand));
-  } else {
-    WB_TRY(megatron, OpenMegatron(a.megatron));
-    WB_TRY(model, ExpandAsStored(*input->family, input->config, std::move(expand), megatron));
-  }
-  uint64_t bytes = 0;
-  for (const TensorInfo& t : input->checkpoint->tensors()) bytes += t.nbytes;
-  Progress progress("compare", 2 * bytes);
-  a.options.progress = [&](uint64_t n) { progress.Add(n); };
-  WB_TRY(Report report, CompareModels(*model, *input->checkpoint, megatron.get(), a.options));
-  DescribeInput(*input, report);
-  return report;
+  WB_TRY(const ForwardPair pair, OpenForward(a));
+  return JudgeForward(pair, a, "compare");
 }
 
 int Run(Context& context, CompareArguments& a) {
   CommandInputs inputs{{a.model}, a.families};
   if (!a.megatron.empty()) inputs.models.push_back(a.megatron);
-  inputs.files.insert(inputs.files.end(), {a.config, a.options.reference, a.options.candidate});
+  inputs.files.insert(inputs.files.end(),
+                      {a.config, a.prompt_file, a.options.reference, a.options.candidate});
   if (!a.options.record.empty()) {
     const NamedOutput record{"--record", a.options.record};
     if (const Status spared = CheckOutputsSpareInputs({&record, 1}, inputs); !spared) {
@@ -124,8 +138,18 @@ int Run(Context& context, CompareArguments& a) {
 
 void AddTokenOptions(CLI::App& command, CompareArguments& a) {
   command
+      .add_option("--prompt", a.prompts,
+                  "text to run on, made ids by the model's tokenizer.json; may be repeated")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group("Tokens");
+  command.add_option("--prompts", a.prompt_file, "a file with a prompt in each line")
+      ->type_name("FILE")
+      ->group("Tokens");
+  command
       .add_option("--token-ids", a.token_ids,
-                  "the ids to run on, with commas between; repeated: rows of one batch")
+                  "the ids to run on, with commas between; may be repeated")
       ->type_name("LIST")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -160,13 +184,15 @@ void AddJudgementOptions(CLI::App& command, CompareArguments& a) {
 void AddSourceOptions(CLI::App& command, CompareArguments& a) {
   command
       .add_option("--reference", a.options.reference,
-                  "captured activations of transformers instead of its computation here")
-      ->type_name("FILE")
+                  "native: its computation here; transformers: the library itself, in a Python "
+                  "process; or a file of its captured activations; default: native")
+      ->type_name("SOURCE")
       ->group("Compare");
   command
       .add_option("--candidate", a.options.candidate,
-                  "captured activations of Megatron, which are judged layer by layer")
-      ->type_name("FILE")
+                  "native: its computation here; megatron-core: the library itself, in a Python "
+                  "process; or a file of its captured activations; default: native")
+      ->type_name("SOURCE")
       ->group("Compare");
   command
       .add_option("--runtime", a.runtime,
@@ -224,6 +250,8 @@ void AddCompare(CLI::App& app, Context& context) {
   AddExamples(*command,
               {"weighbridge compare ./Llama-3.2-1B",
                "weighbridge compare ./Llama-3.2-1B ./checkpoints/llama32_1b --seq-len 128",
+               "weighbridge compare ./Llama-3.2-1B --prompt 'The capital of France is'",
+               "weighbridge compare ./Llama-3.2-1B --reference transformers --seq-len 64",
                "weighbridge compare ./gemma-2-2b --candidate megatron-run.safetensors"});
   command->callback([&context, a] { context.exit_status = Run(context, *a); });
 }

@@ -9,10 +9,9 @@
 #include <optional>
 #include <system_error>
 
-#include "base/atomic_output.h"
-#include "base/interrupt.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/scratch_folder.h"
 #include "base/threads.h"
 #include "checks/toy.h"
 #include "cli/command.h"
@@ -28,33 +27,6 @@ struct SelftestArguments {
   std::string model, config;
   std::vector<std::string> families;
   SelftestOptions options;
-};
-
-// A folder for toy models that goes when the command does.
-class ScratchFolder {
- public:
-  static Result<std::unique_ptr<ScratchFolder>> Create() {
-    std::error_code error;
-    const fs::path path = fs::temp_directory_path(error) / ("weighbridge-selftest-" + RandomId());
-    if (!error) fs::create_directories(path, error);
-    if (error) {
-      return Fail(ErrorKind::kIo, "io", "cannot create a temporary folder: " + error.message(),
-                  path.string(), "name one with TMPDIR");
-    }
-    return std::unique_ptr<ScratchFolder>(new ScratchFolder(path));
-  }
-  ~ScratchFolder() {
-    std::error_code error;
-    fs::remove_all(path_, error);
-    ForgetUnfinished(path_);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  explicit ScratchFolder(fs::path path) : path_(std::move(path)) { RegisterUnfinished(path_); }
-  fs::path path_;
 };
 
 // What the subjects of a run point into.
@@ -95,7 +67,7 @@ Status AddToys(const SelftestArguments& a, const fs::path& folder, Models& model
 }
 
 Result<Report> RunOn(SelftestArguments& a) {
-  WB_TRY(const auto scratch, ScratchFolder::Create());
+  WB_TRY(const auto scratch, ScratchFolder::Create("selftest"));
   a.options.folder = scratch->path();
   Models models;
   if (a.model.empty()) {

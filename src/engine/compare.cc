@@ -179,26 +179,9 @@ class Comparison {
     WB_RETURN_IF_ERROR(OpenRecording(options_.candidate, false, candidate_));
     findings_.recorded = reference_.has_value() || candidate_.has_value();
     if (ids_.empty()) {
-      const int64_t length = options_.seq_len > 0 ? options_.seq_len : DefaultLength(hf_side_);
-      ids_ = {RandomIds(length, model_.vocab(), options_.seed)};
+      WB_TRY(ids_, RandomTokenIds(model_, options_));
     }
-    if (ids_.front().size() > kLongest) {
-      return Fail(ErrorKind::kUsage, "usage",
-                  fmt::format("{} tokens in a row, and the engine takes {}", ids_.front().size(),
-                              kLongest));
-    }
-    WB_RETURN_IF_ERROR(CheckLength(model_.hf_config(), hf_side_.fields,
-                                   static_cast<int64_t>(ids_.front().size())));
-    for (const std::vector<int64_t>& row : ids_) {
-      for (const int64_t id : row) {
-        if (id < 0 || id >= model_.vocab()) {
-          return Fail(
-              ErrorKind::kUsage, "usage",
-              fmt::format("token {} is outside of the vocabulary of {}", id, model_.vocab()),
-              "--token-ids");
-        }
-      }
-    }
+    WB_RETURN_IF_ERROR(CheckTokenIds(model_, ids_));
     return {};
   }
 
@@ -400,8 +383,13 @@ class Comparison {
       report_.details.emplace_back(key, std::move(value));
     };
     detail("family", model_.spec().name);
-    detail("reference", reference_ ? options_.reference : "transformers' computation, ours");
-    detail("candidate", candidate_ ? options_.candidate : "Megatron-Core's computation, ours");
+    const auto recorded = [](const std::string& name, const std::string& path) {
+      return name.empty() ? path : name;
+    };
+    detail("reference", reference_ ? recorded(options_.reference_name, options_.reference)
+                                   : "transformers' computation, ours");
+    detail("candidate", candidate_ ? recorded(options_.candidate_name, options_.candidate)
+                                   : "Megatron-Core's computation, ours");
     detail("dtypes", narrow_.is_null() ? "float32"
                                        : fmt::format("float32; rounding of {} over a prefix",
                                                      narrow_.get<std::string>()));
@@ -438,6 +426,35 @@ class Comparison {
 };
 
 }  // namespace
+
+Result<std::vector<std::vector<int64_t>>> RandomTokenIds(const Model& model,
+                                                         const CompareOptions& options) {
+  WB_TRY(const EffectSide side, HfSide(model));
+  const int64_t length = options.seq_len > 0 ? options.seq_len : DefaultLength(side);
+  return std::vector<std::vector<int64_t>>{RandomIds(length, model.vocab(), options.seed)};
+}
+
+Status CheckTokenIds(const Model& model, const std::vector<std::vector<int64_t>>& ids) {
+  WB_TRY(const EffectSide side, HfSide(model));
+  for (const std::vector<int64_t>& row : ids) {
+    if (row.empty() || row.size() > kLongest) {
+      return Fail(
+          ErrorKind::kUsage, "usage",
+          fmt::format("{} tokens in a row, and the engine takes 1 to {}", row.size(), kLongest));
+    }
+    WB_RETURN_IF_ERROR(
+        CheckLength(model.hf_config(), side.fields, static_cast<int64_t>(row.size())));
+    const auto outside = std::find_if(row.begin(), row.end(),
+                                      [&](int64_t id) { return id < 0 || id >= model.vocab(); });
+    if (outside != row.end()) {
+      return Fail(
+          ErrorKind::kUsage, "usage",
+          fmt::format("token {} is outside of the vocabulary of {}", *outside, model.vocab()),
+          "--token-ids");
+    }
+  }
+  return {};
+}
 
 Result<Report> CompareModels(const Model& model, const Checkpoint& hf,
                              const MegatronCheckpoint* megatron, const CompareOptions& options) {

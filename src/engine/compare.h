@@ -45,6 +45,8 @@ struct CompareOptions {
   int top_k = 5;                           // tokens that are shown of the last position
   // Files of captured activations (engine/stage_weights.h) instead of a side's own computation.
   std::string reference, candidate;
+  // What the report calls these files; "": by their paths.
+  std::string reference_name, candidate_name;
   std::string record;  // a file to write both sides' activations to; "": none
   bool overwrite = false;
   std::function<void(uint64_t bytes)> progress;
@@ -57,5 +59,13 @@ struct CompareOptions {
 // no block computes; kUsage for token ids outside of the vocabulary.
 Result<Report> CompareModels(const Model& model, const Checkpoint& hf,
                              const MegatronCheckpoint* megatron, const CompareOptions& options);
+
+// One row of random ids, as long as the options say.
+Result<std::vector<std::vector<int64_t>>> RandomTokenIds(const Model& model,
+                                                         const CompareOptions& options);
+
+// Whether the engine and `model` take these rows. Errors: kUsage; kUnsupported
+// "engine-unsupported" for a length beyond which the model computes otherwise.
+Status CheckTokenIds(const Model& model, const std::vector<std::vector<int64_t>>& ids);
 
 }  // namespace weighbridge

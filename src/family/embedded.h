@@ -1,4 +1,4 @@
-// The files that were in families/ and runtimes/ at build time.
+// The files that were in families/, runtimes/ and engine/children/ at build time.
 #pragma once
 
 #include <span>
@@ -15,5 +15,7 @@ struct EmbeddedFile {
 std::span<const EmbeddedFile> EmbeddedFamilies();
 // The same for runtimes/.
 std::span<const EmbeddedFile> EmbeddedRuntimes();
+// The same for src/engine/children/; only the engine has it.
+std::span<const EmbeddedFile> EmbeddedChildren();
 
 }  // namespace weighbridge

@@ -90,7 +90,7 @@ std::vector<size_t> RowsWorstFirst(const Report& report) {
 const TensorRef& PrimaryTensor(const Report& report, const ResultRow& row) {
   const bool no_hf = row.hf.empty() || row.hf[0].name.empty();
   if (no_hf) return row.megatron;
-  const bool of_megatron = report.command == "verify" || report.command == "compare" || row.rank;
+  const bool of_megatron = report.command == "verify" || row.noise.has_value() || row.rank;
   if (of_megatron && !row.megatron.name.empty()) return row.megatron;
   return row.hf[0];
 }

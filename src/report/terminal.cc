@@ -100,7 +100,15 @@ enum Column { kName, kShape, kDType, kMatch, kDiff, kColumns };
 using Cells = std::array<std::string, kColumns>;
 
 // Of a model that ran, the rows are modules and what they gave.
-bool OfModules(const Report& report) { return report.level == "L2"; }
+bool OfModules(const Report& report) {
+  return report.level == "L2" && !report.results.empty() && report.results.front().noise;
+}
+
+// `check` has tensors and then modules.
+std::string_view Things(const Report& report) {
+  if (OfModules(report)) return "modules";
+  return report.level == "L2" && !report.results.empty() ? "tensors and modules" : "tensors";
+}
 
 Cells Titles(const Report& report) {
   return {OfModules(report) ? "Module" : "Weight Name", "Shape", "DType", "Matches Original",
@@ -284,7 +292,7 @@ void WriteDetails(const Report& report, const TerminalOptions& options, const Si
 std::string Headline(const Report& report) {
   const Counts& c = report.counts;
   const bool headers = report.level == "L0";
-  const std::string_view things = OfModules(report) ? "modules" : "tensors";
+  const std::string_view things = Things(report);
   if (report.selftest && report.verdict != Verdict::kUndecided) {
     return SelftestHeadline(*report.selftest);
   }
