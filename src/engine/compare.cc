@@ -337,7 +337,7 @@ class Comparison {
       findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole"), DType::kF32));
     }
     if (answer.contains("explained") && stage.kind == StageKind::kLayer &&
-        !MeetsFunctionRule(NoiseOf(answer.at("explained")))) {
+        !MeetsFunctionRule(answer.at("explained"))) {
       findings_.unexplained.insert(stage.layer);
     }
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));

@@ -17,8 +17,9 @@ namespace weighbridge {
 double NumberIn(const nlohmann::json& figures, const char* key);
 Noise NoiseOf(const nlohmann::json& figures);
 
-// By the function rule (DESIGN §1); a ratio that is no number passes nothing.
-bool MeetsFunctionRule(const Noise& noise);
+// By the function rule (DESIGN §1). Where the errors of both sides lie in a few elements the RMS is
+// luck, and only the limit of the largest errors holds. A ratio that is no number passes nothing.
+bool MeetsFunctionRule(const nlohmann::json& figures);
 
 // Judges the rows that `thresholds` match by these. kUsage for one that matches none.
 Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,

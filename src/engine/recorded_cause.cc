@@ -262,7 +262,7 @@ Status RecordedCauses::Explain(const RecordedStage& stage, const Ask& ask) {
     if (fits) known.push_back(found.hypothesis);
   }
   WB_TRY(const json own, ask(TriesOf(known)));
-  if (MeetsFunctionRule(NoiseOf(own.at("own"))) || Take(stage, known, own)) return {};
+  if (MeetsFunctionRule(own.at("own")) || Take(stage, known, own)) return {};
   if (searched_in_vain_ >= kMostInVain) return {};
   First first;
   for (const json& token : own.at("first")) {
@@ -283,7 +283,7 @@ bool RecordedCauses::Take(const RecordedStage& stage, const std::vector<Hypothes
   for (size_t i = 0; i < tries.size(); ++i) {
     if (!tries[i].is_object()) continue;
     const Noise noise = NoiseOf(tries[i]);
-    if (!MeetsFunctionRule(noise) || (best && noise.ratio >= least / 2)) continue;
+    if (!MeetsFunctionRule(tries[i]) || (best && noise.ratio >= least / 2)) continue;
     best = i;
     least = noise.ratio;
   }

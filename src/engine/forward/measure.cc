@@ -15,7 +15,7 @@ Tensor Rows(const Tensor& x) { return x.dim() == 2 ? x : x.reshape({-1, x.size(-
 
 // Of a row of two outputs: what any figure is made of.
 struct RowSums {
-  double apart = 0, apart_squared = 0, largest = 0;
+  double apart = 0, apart_squared = 0, apart_fourth = 0, largest = 0;
   double product = 0, first = 0, second = 0, peak = 0;  // first, second: sums of squares
 };
 
@@ -27,6 +27,7 @@ RowSums SumsOfRow(const A* a, const B* b, int64_t count) {
     const double apart = std::abs(x - y);
     out.apart += apart;
     out.apart_squared += apart * apart;
+    out.apart_fourth += apart * apart * apart * apart;
     // Written so that what is no number stays.
     out.largest = apart <= out.largest ? out.largest : apart;
     out.product += x * y;
@@ -55,14 +56,14 @@ std::vector<RowSums> SumsOnCpu(const Tensor& a, const Tensor& b) {
 std::vector<RowSums> SumsOnDevice(const Tensor& a, const Tensor& b) {
   const Tensor x = a.to(at::kDouble), y = b.to(at::kDouble), apart = (x - y).abs();
   const Tensor sums =
-      at::stack({apart.sum(-1), apart.square().sum(-1), apart.amax(-1), (x * y).sum(-1),
-                 x.square().sum(-1), y.square().sum(-1), y.abs().amax(-1)},
+      at::stack({apart.sum(-1), apart.square().sum(-1), apart.pow(4).sum(-1), apart.amax(-1),
+                 (x * y).sum(-1), x.square().sum(-1), y.square().sum(-1), y.abs().amax(-1)},
                 -1)
           .cpu();
   std::vector<RowSums> out;
   const double* at = sums.const_data_ptr<double>();
-  for (int64_t row = 0; row < sums.size(0); ++row, at += 7) {
-    out.push_back({at[0], at[1], at[2], at[3], at[4], at[5], at[6]});
+  for (int64_t row = 0; row < sums.size(0); ++row, at += 8) {
+    out.push_back({at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]});
   }
   return out;
 }
@@ -101,10 +102,12 @@ Tensor TokenDistance::Relative() const {
 void Measure::AddErrors(const Tensor& candidate, const Tensor& reference, const Tensor& truth) {
   for (const RowSums& row : SumsOf(candidate, truth)) {
     candidate_ += row.apart_squared;
+    candidate_fourth_ += row.apart_fourth;
     candidate_max_ = LargerOf(candidate_max_, row.largest);
   }
   for (const RowSums& row : SumsOf(reference, truth)) {
     reference_ += row.apart_squared;
+    reference_fourth_ += row.apart_fourth;
     reference_max_ = LargerOf(reference_max_, row.largest);
     outputs_ += row.second;
     peak_ = std::max(peak_, row.peak);
@@ -156,6 +159,15 @@ double Measure::reference_error() const {
   return outputs_ > 0 ? std::sqrt(reference_ / outputs_) : std::sqrt(reference_);
 }
 
+bool Measure::concentrated() const {
+  // Of n equal errors the square of the sum of squares is n times the sum of fourth powers.
+  constexpr double kFew = 16;
+  const auto in_few = [](double squares, double fourth) {
+    return squares > 0 && squares * squares < kFew * fourth;
+  };
+  return in_few(candidate_, candidate_fourth_) && in_few(reference_, reference_fourth_);
+}
+
 nlohmann::json Measure::ToJson() const {
   const double n = std::max(measured_, 1.0);
   const double norms = std::sqrt(norm_a_ * norm_b_);
@@ -168,6 +180,7 @@ nlohmann::json Measure::ToJson() const {
           {"ratio", ratio()},
           {"max_ratio", max_ratio()},
           {"reference_max", reference_max_},
+          {"concentrated", concentrated()},
           {"max_diff", max_diff_},
           {"mean_diff", sum_diff_ / std::max(elements_, 1.0)},
           {"cosine", norms > 0 ? dot_ / norms : 1.0},

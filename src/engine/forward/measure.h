@@ -37,6 +37,9 @@ class Measure {
 
   double ratio() const;
   double max_ratio() const;
+  // The errors of both lie in a few elements: a model's largest activations. Their RMS is then that
+  // of a few random numbers, and says no more than the largest one.
+  bool concentrated() const;
   // The reference's error by the RMS of its outputs.
   double reference_error() const;
   bool finite() const { return nan_ == 0 && inf_ == 0; }
@@ -49,6 +52,7 @@ class Measure {
   at::ScalarType dtype_;
   double measured_ = 0, outputs_ = 0, peak_ = 0;  // of the elements whose truth is known
   double candidate_ = 0, reference_ = 0;          // sums of squared errors
+  double candidate_fourth_ = 0, reference_fourth_ = 0;
   double candidate_max_ = 0, reference_max_ = 0;
   double elements_ = 0, max_diff_ = 0, sum_diff_ = 0, dot_ = 0, norm_a_ = 0, norm_b_ = 0;
   int64_t nan_ = 0, inf_ = 0;
