@@ -7,6 +7,7 @@ recordings; "build": the Bridge makes the model from HF's folder, where no run_c
 Bridge takes most of the time.
 """
 import json
+import os
 import pathlib
 import sys
 import traceback
@@ -34,6 +35,8 @@ def record(b, job):
     from megatron.bridge.training import model_load_save  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
     b.init_parallel()
+    for name in [name for name in os.environ if name.startswith("NVTE_")]:
+        del os.environ[name]  # Megatron leaves one model's choice of attention behind for the next
     if job["build"]:
         _, parts = b.build(job["hf"], torch.float32)
     else:
