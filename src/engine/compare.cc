@@ -343,6 +343,8 @@ class Comparison {
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));
     if (answer.contains("routing")) TakeRouting(answer.at("routing"));
     if (answer.contains("tokens")) findings_.tokens = answer.at("tokens");
+    findings_.own_flips += answer.value("own_flips", int64_t{0});
+    if (answer.contains("replayed")) findings_.replayed = answer.at("replayed");
     if (answer.contains("top")) findings_.top = answer.at("top");
   }
 

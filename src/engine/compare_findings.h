@@ -35,6 +35,8 @@ struct CompareFindings {
   nlohmann::json tokens;                         // null: the walk did not come so far
   std::map<std::string, double> seconds;         // of each pass
   int64_t routed = 0, flipped = 0, near_ties = 0;
+  int64_t own_flips = 0;    // where each side routed by its own states
+  nlohmann::json replayed;  // of the candidate's logits by the reference's routes; null: as it is
 };
 
 }  // namespace weighbridge

@@ -179,11 +179,20 @@ void NoteTokens(const CompareFindings& findings, Report& report) {
 }
 
 void NoteRoutes(const CompareFindings& findings, Report& report) {
-  if (findings.routed == 0 || findings.flipped == 0) return;
+  if (findings.routed > 0 && findings.flipped > 0) {
+    report.notes.push_back(
+        {"route-flip", fmt::format("{} of {} tokens choose other experts, {} of them where the "
+                                   "scores are as good as tied",
+                                   findings.flipped, findings.routed, findings.near_ties)});
+  }
+  if (findings.replayed.is_null()) return;
   report.notes.push_back(
-      {"route-flip", fmt::format("{} of {} tokens choose other experts, {} of them where the "
-                                 "scores are as good as tied",
-                                 findings.flipped, findings.routed, findings.near_ties)});
+      {"route-flip",
+       fmt::format(
+           "each side on its own, {} of {} tokens choose other experts; with the "
+           "reference's routes replayed the logits differ by at most {:.3g} (cosine {:.9g})",
+           findings.own_flips, findings.routed, NumberIn(findings.replayed, "max_diff"),
+           NumberIn(findings.replayed, "cosine"))});
 }
 
 void DescribeTime(const CompareFindings& findings, Report& report) {

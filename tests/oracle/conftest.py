@@ -18,6 +18,12 @@ def find_program() -> pathlib.Path:
     return program
 
 
+def need_engine():
+    """At the head of a file that runs `compare`."""
+    if not (find_program().parent / "libweighbridge_engine.so").exists():
+        pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): compare is not tested", allow_module_level=True)
+
+
 @pytest.fixture(scope="session")
 def goldens() -> pathlib.Path:
     """Checkpoints written by the real libraries; they lie beside the project, not in it."""

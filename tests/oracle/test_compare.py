@@ -4,11 +4,9 @@ import json
 
 import pytest
 
-from conftest import find_program
+from conftest import need_engine
 
-ENGINE = find_program().parent / "libweighbridge_engine.so"
-if not ENGINE.exists():
-    pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): compare is not tested", allow_module_level=True)
+need_engine()
 
 LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.

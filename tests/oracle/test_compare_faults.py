@@ -7,11 +7,9 @@ import shutil
 import forward_faults
 import pytest
 
-from conftest import find_program
+from conftest import need_engine
 
-if not (find_program().parent / "libweighbridge_engine.so").exists():
-    pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): faults of the forward pass are not tested",
-                allow_module_level=True)
+need_engine()
 
 LENGTH = 40
 
@@ -25,20 +23,6 @@ def pair(tmp_path_factory, weighbridge):
         if family not in made:
             made[family] = forward_faults.make_pair(family, tmp_path_factory.mktemp(family))
         return made[family]
-
-    return call
-
-
-@pytest.fixture
-def compare(weighbridge, tmp_path):
-    """compare(ARGUMENT...) -> (CompletedProcess, the JSON report)."""
-
-    def call(*arguments):
-        report = tmp_path / "compare.json"
-        report.unlink(missing_ok=True)
-        result = weighbridge("compare", *arguments, "--json", report)
-        assert report.exists(), result.stdout + result.stderr
-        return result, json.loads(report.read_text())
 
     return call
 

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from conftest import ROOT
-from test_compare import compare  # noqa: F401
+from conftest import ROOT, need_engine
 from test_import import oracles  # noqa: F401
+
+need_engine()
 
 # Families of which live megatron-core computes what our Hugging Face side does; "FAMILY+KEY=VALUE" sets a key of the toy.
 # (Megatron's mixer beside attention norms after the gate only, and the Bridge takes its size from expand.)

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from test_compare import LENGTH, compare, in_float64, ratio, toy  # noqa: F401
+from test_compare import LENGTH, in_float64, ratio
 
 DEEPSEEK = {"block": "model.layers.{at}.", "enorm": "enorm", "hnorm": "hnorm", "project": "eh_proj", "norm": "shared_head.norm"}
 # Options of the toy; where the block and the layer in it are, its names; what transformers has to be told.

@@ -11,11 +11,9 @@ import sys
 
 import pytest
 
-from conftest import ROOT, find_program
+from conftest import ROOT, find_program, need_engine
 
-ENGINE = find_program().parent / "libweighbridge_engine.so"
-if not ENGINE.exists():
-    pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): compare is not tested", allow_module_level=True)
+need_engine()
 
 SMOLLM2 = pathlib.Path(os.environ.get("WEIGHBRIDGE_CACHE", pathlib.Path.home() / ".cache/weighbridge")) / "smollm2"
 STANDIN = ROOT.parent / "shared" / "oracles" / "te_standin"
@@ -31,19 +29,6 @@ def report_of(weighbridge, tmp_path):
         result = weighbridge(*arguments, "--json", report)
         assert report.exists(), result.stdout + result.stderr
         return result, json.loads(report.read_text())
-
-    return call
-
-
-@pytest.fixture
-def toy(weighbridge, tmp_path):
-    """toy(FAMILY, OPTION...) -> folder of a random float32 model."""
-
-    def call(family, *options):
-        folder = tmp_path / family
-        result = weighbridge("toy", folder, "--family", family, "--dtype", "fp32", *options)
-        assert result.returncode == 0, result.stderr
-        return folder
 
     return call
 

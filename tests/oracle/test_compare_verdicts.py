@@ -3,10 +3,9 @@ import re
 
 import pytest
 
-from conftest import find_program
+from conftest import need_engine
 
-if not (find_program().parent / "libweighbridge_engine.so").exists():
-    pytest.skip("SKIPPED LOUDLY: the engine is not built (`make engine`): the verdicts are not tested", allow_module_level=True)
+need_engine()
 
 LENGTH = 200  # more tokens than the truth is taken of
 FAMILIES = ["llama", "gemma", "qwen3_moe", "deepseek_v3", "qwen3_next"]
