@@ -227,8 +227,8 @@ def test_both_originals_judge_each_other(report_of, goldens, tmp_path):
                                "--candidate", "megatron-core", *ids, "--record", states)
     assert result.returncode == 0, result.stdout + result.stderr
     assert report["details"]["candidate"].startswith("megatron-core 0.19.2, ")
-    layers = {f"decoder.layers.{i}" for i in range(2)} | {"output_layer"}
-    assert {row["megatron"]["name"] for row in report["results"]} == layers
+    stages = {"embedding", *(f"decoder.layers.{i}" for i in range(2)), "output_layer"}
+    assert {row["megatron"]["name"] for row in report["results"]} == stages
     recorded = load_file(states)
     for name in ("meg_logits", "meg_hidden_1_sbh", "hf_logits", "hf_hidden_0"):
         assert torch.allclose(recorded[name], recording[name], rtol=0, atol=1e-5), name
