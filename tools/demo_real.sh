@@ -27,7 +27,7 @@ run weighbridge roundtrip "$model" --tp 3 --pp 2 \
 # Both models run on a prompt; then on the same one with transformers itself as the reference.
 WEIGHBRIDGE_PYTHON=$(tools/oracle_setup.sh)
 export WEIGHBRIDGE_PYTHON
-prompt="Question: what is the capital of France? Answer: it is"
+prompt="The capital of France is"
 run weighbridge compare "$model" --prompt "$prompt" \
   --html build/demo-real/compare.html --json build/demo-real/compare.json
 run weighbridge compare "$model" --prompt "$prompt" --reference transformers
