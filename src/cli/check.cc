@@ -95,7 +95,8 @@ Status AddForward(const CheckArguments& a, Report& report, std::string& why) {
     return {};
   }
   Error error = std::move(forward).error();
-  if (a.most == "L2" || error.kind == ErrorKind::kCorrupt) return Fail(std::move(error));
+  const bool of_model = error.kind == ErrorKind::kCorrupt || error.id == "reference-broken";
+  if (a.most == "L2" || of_model) return Fail(std::move(error));
   why = fmt::format("not run: {}{}", error.what, error.hint.empty() ? "" : "; " + error.hint);
   return {};
 }

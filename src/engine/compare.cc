@@ -39,6 +39,8 @@ constexpr int64_t kDefaultLength = 512;
 // Of the RMS of a module's outputs; float32 leaves a millionth of it, and a hundredth of that in
 // sums that cancel.
 constexpr double kMostReferenceError = 1e-2;
+// Of a recording of the reference: its error by that of our computation of the same library.
+constexpr double kMostRecordedRatio = 8;
 constexpr size_t kLongest = 16384;  // the Megatron side holds a score for each pair of positions
 
 // -- what is compared --
@@ -252,7 +254,7 @@ class Comparison {
     uint64_t bytes = 0;
     for (const NamedTensor& tensor : tensors.tensors) bytes += tensor.view.bytes.size();
     WB_TRY(const json answer, session_->Call(request, tensors.tensors));
-    WB_RETURN_IF_ERROR(Certify(stage, answer));
+    WB_RETURN_IF_ERROR(Certify(stage, answer, candidate_.has_value()));
     report_.bytes += bytes;
     if (options_.progress) options_.progress(bytes);
     Take(stage, answer);
@@ -264,13 +266,24 @@ class Comparison {
   }
 
   // Nothing can be concluded from a reference that fails its own check.
-  static Status Certify(StageId stage, const json& answer) {
+  static Status Certify(StageId stage, const json& answer, bool candidate_teaches) {
     const auto broken = [&](std::string what) {
       return Fail(ErrorKind::kInvalid, "reference-broken", std::move(what),
                   stage.kind == StageKind::kLayer ? fmt::format("layer {}", stage.layer) : "",
                   "`weighbridge inspect` shows values that are not finite");
     };
     if (!answer.value("repeats", true)) return broken("the reference does not repeat itself");
+    if (answer.contains("recorded_reference")) {
+      const json& figures = answer.at("recorded_reference");
+      if (!(NumberIn(figures, "ratio") <= kMostRecordedRatio)) {
+        return broken(
+            fmt::format("what was recorded of the reference is {:.3g} x further from "
+                        "float64 than what its config and weights compute",
+                        NumberIn(figures, "ratio")));
+      }
+    }
+    // A recorded candidate's states are the teacher: what is wrong in them is its own fault.
+    if (candidate_teaches) return {};
     for (const json& figures : answer.at("modules")) {
       const double error = NumberIn(figures, "reference_error"), rms = NumberIn(figures, "rms");
       if (error <= kMostReferenceError * rms || rms == 0) continue;

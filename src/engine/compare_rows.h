@@ -18,7 +18,9 @@ double NumberIn(const nlohmann::json& figures, const char* key);
 Noise NoiseOf(const nlohmann::json& figures);
 
 // By the function rule (DESIGN §1). Where the errors of both sides lie in a few elements the RMS is
-// luck, and only the limit of the largest errors holds. A ratio that is no number passes nothing.
+// luck, and only the limit of the largest errors holds; of fewer than 8 tokens the limits are 16
+// and
+// 32. A ratio that is no number passes nothing.
 bool MeetsFunctionRule(const nlohmann::json& figures);
 
 // Judges the rows that `thresholds` match by these. kUsage for one that matches none.

@@ -45,6 +45,12 @@ constexpr Part kParts[] = {
     {"mlp.", "mlp"},
 };
 
+// The layer within an MTP layer has the modules of any other.
+std::string WithoutMtp(const std::string& module) {
+  constexpr std::string_view kInner = "mtp_model_layer.";
+  return module.starts_with(kInner) ? module.substr(kInner.size()) : module;
+}
+
 class Finder {
  public:
   explicit Finder(const ComparedWeights& weights)
@@ -56,7 +62,8 @@ class Finder {
     std::map<const Parameter*, std::vector<const JudgedModule*>> modules_of;
     for (const JudgedModule* judged : failed) {
       for (const MegatronUse& use : MegatronTensorsOf(w_.model, judged->stage)) {
-        if (ModuleOf(use.role) == judged->module) modules_of[use.parameter].push_back(judged);
+        if (ModuleOf(use.role) == WithoutMtp(judged->module))
+          modules_of[use.parameter].push_back(judged);
       }
     }
     std::vector<const Parameter*> differ;

@@ -105,3 +105,43 @@ def test_the_verdict_does_not_depend_on_the_number_of_threads(compare, toy):
         _, report = compare(folder, "--seq-len", LENGTH, "--threads", threads)
         ratios.append({row["megatron"]["name"]: row["status"] for row in report["results"]})
     assert ratios[0] == ratios[1]
+
+
+@pytest.mark.parametrize("tokens", [["1,2"], ["7", "9"], ["5"]])
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_right_pair_passes_on_few_tokens(compare, toy, family, tokens):
+    result, _ = compare(toy(family, dtype="bf16"), *(word for row in tokens for word in ("--token-ids", row)))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_recording_of_the_reference_that_its_model_does_not_give_shows_nothing(compare, toy, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+    hf, recording = toy("llama"), tmp_path / "states.safetensors"
+    compare(hf, "--seq-len", LENGTH, "--record", recording)
+    result, _ = compare(hf, "--reference", recording)
+    assert result.returncode == 0, result.stdout + result.stderr
+    states = load_file(recording)
+    for name in [name for name in states if name.startswith("hf_hidden")]:
+        states[name] = states[name] * (1 + 0.001 * torch.randn_like(states[name]))
+    save_file(states, recording)
+    result, report = compare(hf, "--reference", recording)
+    assert result.returncode == 2 and report["error"]["id"] == "reference-broken"
+
+
+def test_lawful_flips_of_routes_are_no_fault_of_the_next_token(compare, toy):
+    from safetensors.torch import load_file, save_file
+    import torch
+    folder = toy("qwen3_moe")
+    file, = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    torch.manual_seed(0)
+    for name, w in tensors.items():
+        if name.endswith("mlp.gate.weight"):  # experts 1, 2 and 3 score as good as equal
+            w[2], w[3] = w[1] + 1e-6 * torch.randn_like(w[1]), w[1] + 1e-6 * torch.randn_like(w[1])
+        elif ".experts." in name:
+            w *= 4
+    save_file(tensors, file, metadata={"format": "pt"})
+    result, report = compare(folder, "--seq-len", 512)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert any("routes replayed" in note["message"] for note in report["notes"]), report["notes"]

@@ -86,17 +86,23 @@ int MantissaBits(at::ScalarType dtype) {
 
 }  // namespace
 
-void TokenDistance::Add(size_t token, double apart, double size) {
+void TokenDistance::Add(size_t token, double apart, double size, double largest) {
   if (apart_.size() <= token) {
     apart_.resize(token + 1);
     size_.resize(token + 1);
+    largest_.resize(token + 1);
   }
   apart_[token] += apart;
   size_[token] += size;
+  largest_[token] = LargerOf(largest_[token], largest);
 }
 
 Tensor TokenDistance::Relative() const {
   return at::tensor(apart_) / at::tensor(size_).clamp_min(1e-300);
+}
+
+Tensor TokenDistance::Peaks() const {
+  return at::tensor(largest_).square() / at::tensor(size_).clamp_min(1e-300);
 }
 
 void Measure::AddErrors(const Tensor& candidate, const Tensor& reference, const Tensor& truth) {
@@ -126,7 +132,7 @@ void Measure::AddDifference(const Tensor& candidate, const Tensor& reference,
     norm_a_ += row.first;
     norm_b_ += row.second;
     finite = finite && std::isfinite(row.first);
-    if (by_token != nullptr) by_token->Add(token, row.apart_squared, row.second);
+    if (by_token != nullptr) by_token->Add(token, row.apart_squared, row.second, row.largest);
     ++token;
   }
   elements_ += static_cast<double>(candidate.numel());

@@ -11,13 +11,15 @@ namespace weighbridge::engine {
 // How far two outputs are apart, token by token, over blocks of their width.
 class TokenDistance {
  public:
-  // Sums of squares.
-  void Add(size_t token, double apart, double size);
+  // Sums of squares, and the largest element of what is apart.
+  void Add(size_t token, double apart, double size, double largest);
   // Squared, by the square of the reference: [tokens], on the CPU.
   at::Tensor Relative() const;
+  // The square of the largest element, likewise.
+  at::Tensor Peaks() const;
 
  private:
-  std::vector<double> apart_, size_;
+  std::vector<double> apart_, size_, largest_;
 };
 
 // Collects over the outputs of a module, and over blocks of one output. Sums are taken in float64.

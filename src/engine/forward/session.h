@@ -9,15 +9,17 @@
 //         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
-// Answer: {"modules": [{"name", "shape", figures, "narrow": {figures}}], "free": {figures} of the
+// Answer: {"modules": [{"name", "shape", figures, "few_tokens", "narrow": {figures}}], "free":
+// {figures} of the
 //         states that each side computed from its own, "routing": {...}, "tokens": {...},
 //         "own_flips": tokens that chose other experts there, at the output then "replayed":
 //         {figures} of the candidate's logits by the reference's routes, "repeats": bool at the
 //         first layer, "seconds": {pass: s}}; of a recorded layer, and of recorded logits, also
 //         "whole": {figures} of the output, on the recorded input, and of the candidate's
-//         "explained": {figures} against what the candidate's model computes from that.
-//         Of the output, "top": the best tokens of each row's last position, [{"reference": [[id,
-//         logit], ...], "candidate"}].
+//         "explained": {figures} against what the candidate's model computes from that, and of the
+//         reference's "recorded_reference": {figures} of the recording beside what we compute of
+//         it. Of the output, "top": the best tokens of each row's last position, [{"reference":
+//         [[id, logit], ...], "candidate"}].
 //         {"stage": "hypotheses", "of": "layer|output", "tries": [...]} with a recorded stage of
 //         the candidate, after its call, changes no state; its answer is that of TryHypotheses
 //         (hypotheses.h).
@@ -84,7 +86,8 @@ class Session {
                              std::span<const at::Tensor> in, std::span<const at::Tensor> reference,
                              std::span<const at::Tensor> truth) const;
   // Whether a module needs no truth of more tokens than those `taken`.
-  static bool Cleared(const Measure& measure, const at::Tensor& distance, const at::Tensor& taken);
+  static bool Cleared(const Measure& measure, const TokenDistance& distance,
+                      const at::Tensor& taken);
   nlohmann::json Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes& lanes);
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);

@@ -94,7 +94,7 @@ class Session::OutputLayer {
   // side, whose logits are recorded.
   struct Chunk {
     int64_t begin = 0, count = 0;
-    Tensor *reference = nullptr, *candidate = nullptr;
+    Tensor *reference = nullptr, *candidate = nullptr, *replayed = nullptr;
   };
 
   void Visit(const Chunk& chunk) {
@@ -128,7 +128,9 @@ class Session::OutputLayer {
         chunk.candidate->narrow(1, begin, count).copy_(c.narrow(0, chunk.count, chunk.count));
       }
       if (finals_.replayed.defined()) {
-        replayed_.AddDifference(c.narrow(0, 2 * chunk.count, chunk.count), r_own);
+        const Tensor replayed = c.narrow(0, 2 * chunk.count, chunk.count);
+        replayed_.AddDifference(replayed, r_own);
+        chunk.replayed->narrow(1, begin, count).copy_(replayed);
       }
       if (!first) return;
       TakeNoise(chunk, r_own, truth.narrow(0, local.numel(), finals_.truth.size(0)));
@@ -141,7 +143,7 @@ class Session::OutputLayer {
     });
     Tensor taken = at::zeros({chunk.count}, at::TensorOptions().dtype(at::kBool));
     taken.index_fill_(0, local, true);
-    clear_ = clear_ && local.numel() > 0 && Session::Cleared(taught_, distance.Relative(), taken);
+    clear_ = clear_ && local.numel() > 0 && Session::Cleared(taught_, distance, taken);
   }
 
   json ToJson() {
@@ -229,10 +231,12 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
       return at::empty({count, vocabulary}, finals.teacher.options());
     };
     Tensor r = logits(r_recorded), c = logits(c_recorded);
-    layer.Visit({begin, count, r_recorded ? nullptr : &r, c_recorded ? nullptr : &c});
+    Tensor replayed = finals.replayed.defined() ? logits(std::nullopt) : Tensor();
+    layer.Visit({begin, count, r_recorded ? nullptr : &r, c_recorded ? nullptr : &c, &replayed});
     if (free_run_ || c_recorded) {
       free.AddDifference(c, r);
-      next.Add(c, r, layer.noise());
+      // A lawful flip of routes moves the logits: what counts is what the same routes give.
+      next.Add(replayed.defined() ? replayed : c, r, layer.noise());
     }
     for (int64_t last = ids_.size(1) - 1; last < begin + count; last += ids_.size(1)) {
       if (last < begin) continue;
