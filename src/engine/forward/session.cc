@@ -52,6 +52,16 @@ void RequireCuda() {
   at::globalContext().setAllowTF32CuDNN(false);
 }
 
+// The weights of experts, of the tokens that count.
+json JudgeRoutes(Measure measure, std::span<const Tensor> candidate,
+                 std::span<const Tensor> reference, std::span<const Tensor> truth, json& routing) {
+  Routes routes = CompareRoutes(candidate, reference, truth);
+  const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({routes.counted}); };
+  measure.Add(rows(candidate[0]), rows(reference[0]), rows(truth[0]));
+  routing = std::move(routes.figures);
+  return measure.ToJson();
+}
+
 // Runs the module on several groups of tokens [b, s, ...] at once: its matrices are made once.
 std::vector<std::vector<Tensor>> RunTogether(const Stage& stage, const ModuleInfo& module,
                                              std::span<const std::vector<Tensor>> groups) {
@@ -102,7 +112,7 @@ Session::Session(const json& request)
   prefix_rows_ = std::min(ids_.size(0), kPrefixRows);
   prefix_length_ = std::min(ids_.size(1), std::max<int64_t>(1, kPrefixTokens / prefix_rows_));
   if (tokens > kAllTokens) {
-    // The first and the last among them, and none at a regular distance from a power of two.
+    // The first and the last among them.
     sample_ = at::linspace(0, static_cast<double>(tokens - 1), kSampledTokens,
                            at::TensorOptions().dtype(at::kDouble))
                   .round()
@@ -143,9 +153,7 @@ json Session::Hypotheses(const Pair& pair, const json& request) const {
   const Side& side = pair.candidate;
   const bool output = request.at("of") == "output";
   const auto run = [&](const Stage& stage, const Tensor& x) {
-    Activations own{};
-    At(own, Slot::kX) = x;
-    if (!output) return At(own = Chain(stage, LayerModules(), std::move(own)), Slot::kOut);
+    if (!output) return RunLayer(stage, x);
     const Tensor final = RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
     return stage.Logits(final, 0, stage.vocabulary());
   };
@@ -187,14 +195,10 @@ Session::Exact Session::RunExactly(const Stage& stage, const ModuleInfo& module,
     return out;
   };
   std::vector<std::vector<Tensor>> groups;
-  std::vector<Tensor> taught = picked(Inputs(lanes.teacher, module, at::kFloat));
-  for (Tensor& x : taught) x = x.defined() && x.is_floating_point() ? x.to(at::kDouble) : x;
-  groups.push_back(std::move(taught));
+  groups.push_back(InDType(picked(Inputs(lanes.teacher, module, at::kFloat)), at::kDouble));
   groups.push_back(Inputs(lanes.truth, module, at::kDouble));
   if (narrow_) {
-    std::vector<Tensor> in = Inputs(lanes.narrow, module, *narrow_);
-    for (Tensor& x : in) x = x.defined() && x.is_floating_point() ? x.to(at::kDouble) : x;
-    groups.push_back(std::move(in));
+    groups.push_back(InDType(Inputs(lanes.narrow, module, *narrow_), at::kDouble));
   }
   std::vector<std::vector<Tensor>> out;
   if (module.reach == Reach::kToken) {
@@ -211,12 +215,7 @@ json Session::Judge(const Pair& pair, const ModuleInfo& module, Lanes& lanes,
                     std::span<const Tensor> candidate, std::span<const Tensor> reference,
                     std::span<const Tensor> truth, json& answer) const {
   if (module.id == ModuleId::kRouter && reference.size() == 2) {
-    Routes routes = CompareRoutes(candidate, reference, truth);
-    const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({routes.counted}); };
-    Measure measure;
-    measure.Add(rows(candidate[0]), rows(reference[0]), rows(truth[0]));
-    answer["routing"] = std::move(routes.figures);
-    return measure.ToJson();
+    return JudgeRoutes(Measure(), candidate, reference, truth, answer["routing"]);
   }
   Measure measure;
   TokenDistance distance;
@@ -292,8 +291,7 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes
     if (narrow_) {
       const Clock clock(seconds_, "narrow");
       narrow_in = Inputs(lanes.narrow, module, *narrow_);
-      narrow = RunOr(reference, module, narrow_in);
-      for (Tensor& x : narrow) x = x.defined() && x.is_floating_point() ? x.to(*narrow_) : x;
+      narrow = InDType(RunOr(reference, module, narrow_in), *narrow_);
     }
     if (of_reference || of_candidate) {
       std::vector<Tensor> other;
@@ -326,10 +324,8 @@ json Session::JudgeNarrow(const Stage& candidate, const ModuleInfo& module,
   std::vector<Tensor> other = RunOr(candidate, module, in);
   Measure measure(*narrow_);
   if (module.id == ModuleId::kRouter && reference.size() == 2) {
-    const Routes routes = CompareRoutes(other, reference, truth);
-    const auto rows = [&](const Tensor& x) { return x.flatten(0, 1).index({routes.counted}); };
-    measure.Add(rows(other[0]), rows(reference[0]), rows(truth[0]));
-    return measure.ToJson();
+    json routing;  // told of float32 alone
+    return JudgeRoutes(measure, other, reference, truth, routing);
   }
   for (size_t i = 0; i < reference.size(); ++i) {
     measure.Add(Tokens(other[i].to(*narrow_)), Tokens(reference[i]),
@@ -435,12 +431,7 @@ json Session::Mtp(const Pair& pair) {
 }
 
 json Session::Layer(const Pair& pair) {
-  const auto run = [&](const Stage& stage, const Tensor& x) {
-    Activations own{};
-    At(own, Slot::kX) = x;
-    own = Chain(stage, LayerModules(), std::move(own));
-    return At(own, Slot::kOut);
-  };
+  const auto& run = RunLayer;
   // What was recorded of either side is the teacher; the candidate's, where both are.
   Tensor teacher = walk_.reference;
   for (const Side* side : {&pair.reference, &pair.candidate}) {

@@ -90,8 +90,8 @@ class Session::OutputLayer {
     prefix_ = Flat(session.Prefix(flat.view(session.ids_.sizes())).unsqueeze(-1)).flatten();
   }
 
-  // Logits of tokens [begin, begin + count) of both, each on its own states; false: not of the
-  // side, whose logits are recorded.
+  // Tokens [begin, begin + count), and where to put the logits of each walk on its own states;
+  // nullptr: they are recorded.
   struct Chunk {
     int64_t begin = 0, count = 0;
     Tensor *reference = nullptr, *candidate = nullptr, *replayed = nullptr;

@@ -40,13 +40,15 @@ Session::Clock::Clock(std::map<std::string, double>& seconds, const char* pass)
     : seconds_(seconds[pass]), start_(Now()) {}
 Session::Clock::~Clock() { seconds_ += Now() - start_; }
 
+std::vector<Tensor> InDType(std::vector<Tensor> tensors, at::ScalarType dtype) {
+  for (Tensor& x : tensors) x = x.defined() && x.is_floating_point() ? x.to(dtype) : x;
+  return tensors;
+}
+
 std::vector<Tensor> Inputs(Activations& states, const ModuleInfo& module, at::ScalarType dtype) {
   std::vector<Tensor> in;
-  for (const Slot slot : module.in) {
-    const Tensor& x = At(states, slot);
-    in.push_back(x.defined() && x.is_floating_point() ? x.to(dtype) : x);
-  }
-  return in;
+  for (const Slot slot : module.in) in.push_back(At(states, slot));
+  return InDType(std::move(in), dtype);
 }
 
 std::vector<Tensor> RunOr(const Stage& stage, const ModuleInfo& module,
@@ -78,6 +80,13 @@ Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activ
     if (module.id == ModuleId::kRouter && routing.defined()) At(states, Slot::kRouting) = routing;
   }
   return states;
+}
+
+Tensor RunLayer(const Stage& stage, const Tensor& x) {
+  Activations own{};
+  At(own, Slot::kX) = x;
+  own = Chain(stage, LayerModules(), std::move(own));
+  return At(own, Slot::kOut);
 }
 
 }  // namespace weighbridge::engine

@@ -48,6 +48,8 @@ inline at::Tensor& At(Activations& states, Slot slot) { return states[static_cas
 // A side without the module hands on what comes in.
 std::vector<at::Tensor> RunOr(const Stage& stage, const ModuleInfo& module,
                               std::span<const at::Tensor> in);
+// Numbers in `dtype`; ids, and what is not there, as they are.
+std::vector<at::Tensor> InDType(std::vector<at::Tensor> tensors, at::ScalarType dtype);
 std::vector<at::Tensor> Inputs(Activations& states, const ModuleInfo& module, at::ScalarType dtype);
 void Store(Activations& states, const ModuleInfo& module, std::vector<at::Tensor> out);
 // Whether a module that neither side has may hand its inputs on: its outputs may be another's.
@@ -56,5 +58,8 @@ bool IsFilled(Activations& states, const ModuleInfo& module);
 // its router gives.
 Activations Chain(const Stage& stage, std::span<const ModuleInfo> modules, Activations states,
                   const at::Tensor& routing = {});
+
+// The state after a layer of one side.
+at::Tensor RunLayer(const Stage& stage, const at::Tensor& x);
 
 }  // namespace weighbridge::engine
