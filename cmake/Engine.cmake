@@ -20,10 +20,14 @@ endforeach()
 file(GLOB engine_sources CONFIGURE_DEPENDS
   ${PROJECT_SOURCE_DIR}/src/engine/forward/*.cc
   ${PROJECT_SOURCE_DIR}/src/engine/hf/*.cc
-  ${PROJECT_SOURCE_DIR}/src/engine/megatron/*.cc)
+  ${PROJECT_SOURCE_DIR}/src/engine/megatron/*.cc
+  ${PROJECT_SOURCE_DIR}/src/engine/parallel/*.cc)
 add_library(weighbridge_engine SHARED ${engine_sources})
 target_include_directories(weighbridge_engine PRIVATE ${PROJECT_SOURCE_DIR}/src)
-target_compile_definitions(weighbridge_engine PRIVATE
+# torch's header for Gloo asks for Gloo's own, which its wheel lacks, and for those of torch's C++ interface.
+set_source_files_properties(${PROJECT_SOURCE_DIR}/src/engine/parallel/team.cc PROPERTIES COMPILE_OPTIONS
+  "-isystem;${PROJECT_SOURCE_DIR}/src/engine/parallel/gloo_headers;-isystem;${WEIGHBRIDGE_TORCH_DIR}/include/torch/csrc/api/include")
+target_compile_definitions(weighbridge_engine PRIVATE USE_C10D_GLOO
   WEIGHBRIDGE_TORCH_VERSION="${WEIGHBRIDGE_TORCH_VERSION}"
   WEIGHBRIDGE_TORCH_FOLDER="${WEIGHBRIDGE_TORCH_DIR}")
 target_link_libraries(weighbridge_engine PRIVATE weighbridge_c10 weighbridge_torch_cpu

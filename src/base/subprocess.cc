@@ -16,6 +16,7 @@
 #include <cstring>
 #include <map>
 #include <string_view>
+#include <thread>
 
 #include "base/file.h"
 
@@ -84,6 +85,37 @@ std::vector<char*> Pointers(std::vector<std::string>& texts) {
   return pointers;
 }
 
+// Starts the program in a process group of its own, with these as its standard streams.
+Result<pid_t> Spawn(const Subprocess& what, int in, int out, int err) {
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_adddup2(&files, in, STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&files, err, STDERR_FILENO);
+  // This program blocks and ignores signals that the other one needs.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+  std::vector<std::string> argv = what.argv, environment = EnvironmentOf(what);
+  pid_t pid = 0;
+  const int failed = ::posix_spawnp(&pid, argv[0].c_str(), &files, &attributes,
+                                    Pointers(argv).data(), Pointers(environment).data());
+  posix_spawn_file_actions_destroy(&files);
+  posix_spawnattr_destroy(&attributes);
+  if (failed == ENOENT) {
+    return Fail(ErrorKind::kNotFound, "program-missing", "there is no such program", what.argv[0]);
+  }
+  if (failed != 0) return Fail(ErrnoError(failed, "cannot start the program", what.argv[0]));
+  return pid;
+}
+
 class Running {
  public:
   explicit Running(const Subprocess& what) : what_(what) {}
@@ -106,35 +138,7 @@ class Running {
     WB_TRY(Channel in, MakeChannel());
     WB_TRY(Channel out, MakeChannel());
     WB_TRY(Channel err, MakeChannel());
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_adddup2(&files, in.theirs.get(), STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&files, out.theirs.get(), STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&files, err.theirs.get(), STDERR_FILENO);
-    // This program blocks and ignores signals that the other one needs.
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(
-        &attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    std::vector<std::string> argv = what_.argv, environment = EnvironmentOf(what_);
-    const int failed = ::posix_spawnp(&pid_, argv[0].c_str(), &files, &attributes,
-                                      Pointers(argv).data(), Pointers(environment).data());
-    posix_spawn_file_actions_destroy(&files);
-    posix_spawnattr_destroy(&attributes);
-    if (failed != 0) {
-      pid_ = 0;
-      if (failed == ENOENT) {
-        return Fail(ErrorKind::kNotFound, "program-missing", "there is no such program",
-                    what_.argv[0]);
-      }
-      return Fail(ErrnoError(failed, "cannot start the program", what_.argv[0]));
-    }
+    WB_TRY(pid_, Spawn(what_, in.theirs.get(), out.theirs.get(), err.theirs.get()));
     in_ = std::move(in.ours);
     out_ = std::move(out.ours);
     err_ = std::move(err.ours);
@@ -218,5 +222,28 @@ class Running {
 }  // namespace
 
 Result<SubprocessResult> RunSubprocess(const Subprocess& what) { return Running(what).Run(); }
+
+Status Companions::Start(const Subprocess& what) {
+  const Descriptor nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!nothing.open()) return Fail(ErrnoError(errno, "cannot be opened", "/dev/null"));
+  WB_TRY(const pid_t pid, Spawn(what, nothing.get(), nothing.get(), STDERR_FILENO));
+  pids_.push_back(pid);
+  return {};
+}
+
+Companions::~Companions() {
+  constexpr auto kPatience = std::chrono::seconds(10);
+  constexpr auto kPause = std::chrono::milliseconds(5);
+  const auto deadline = Clock::now() + kPatience;
+  const auto ended = [](int pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; };
+  while (!pids_.empty() && Clock::now() < deadline) {
+    std::erase_if(pids_, ended);
+    if (!pids_.empty()) std::this_thread::sleep_for(kPause);
+  }
+  for (const int pid : pids_) {
+    ::kill(-pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
+}
 
 }  // namespace weighbridge

@@ -29,4 +29,21 @@ struct SubprocessResult {
 // thread.
 Result<SubprocessResult> RunSubprocess(const Subprocess& what);
 
+// Programs that run beside this one: nothing to read, their standard output nowhere, their standard
+// error this program's. Not thread-safe.
+class Companions {
+ public:
+  Companions() = default;
+  Companions(Companions&& other) noexcept : pids_(std::exchange(other.pids_, {})) {}
+  Companions& operator=(Companions&&) = delete;
+  // Gives those that still run a while to end by themselves, then ends them.
+  ~Companions();
+
+  // Starts `what`, of which argv and environment count. Errors as RunSubprocess.
+  Status Start(const Subprocess& what);
+
+ private:
+  std::vector<int> pids_;
+};
+
 }  // namespace weighbridge

@@ -4,21 +4,30 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string_view>
 
 #include "base/file.h"
+#include "base/ranks.h"
+#include "base/scratch_folder.h"
 #include "base/strings.h"
+#include "base/subprocess.h"
 #include "cli/command.h"
 #include "cli/judge_forward.h"
+#include "cli/rank_options.h"
 #include "engine/component.h"
+#include "engine/team_run.h"
 
 namespace weighbridge::cli {
 namespace {
 
 constexpr size_t kMostPrompts = 1024;
+constexpr int64_t kMostOwnRanks = 256;
 
 struct CompareArguments : ForwardArguments {
+  RankOptions job;
   std::vector<std::string> token_ids, thresholds;
   std::string prompt_file;
 };
@@ -112,14 +121,86 @@ Status ReadThresholds(CompareArguments& a) {
   return {};
 }
 
-Result<Report> RunOn(CompareArguments& a) {
+// The environment of a rank that this process starts (base/ranks.h, "own").
+Subprocess RankProcess(const Context& context, int64_t rank, int64_t size,
+                       const std::filesystem::path& meeting) {
+  Subprocess process;
+  process.argv = context.argv;
+  process.argv[0] = std::filesystem::read_symlink("/proc/self/exe").string();
+  process.environment = {{"WEIGHBRIDGE_RANK", std::to_string(rank)},
+                         {"WEIGHBRIDGE_WORLD_SIZE", std::to_string(size)},
+                         {"WEIGHBRIDGE_JOB_ID", meeting.string()},
+                         {"WEIGHBRIDGE_RENDEZVOUS", meeting.string()}};
+  return process;
+}
+
+// The other ranks of a grid that no launcher has started, all on this machine.
+class OwnRanks {
+ public:
+  // Makes this process rank 0 of them, for JoinRanks.
+  Status Start(const Context& context, RankOptions& job, int64_t size) {
+    WB_TRY(folder_, ScratchFolder::Create("ranks"));
+    for (int64_t rank = 0; rank < size; ++rank) {
+      const Subprocess process = RankProcess(context, rank, size, folder_->path());
+      if (rank > 0) {
+        WB_RETURN_IF_ERROR(others_.Start(process));
+        continue;
+      }
+      for (const auto& [name, value] : process.environment) {
+        ::setenv(name.c_str(), value.c_str(), 1);
+      }
+    }
+    job.launcher = "own";
+    return {};
+  }
+
+ private:
+  std::unique_ptr<ScratchFolder> folder_;
+  Companions others_;  // ended before the folder goes
+};
+
+// Rank 0 judges; the others compute for it.
+Result<Report> RunOnRanks(CompareArguments& a, Coordinator& ranks) {
+  WB_TRY(const TeamRun team, TeamRun::Join(ranks, a.options));
+  a.options.backend = team.backend();
+  WB_TRY(const ForwardPair pair, OpenForward(a));
+  if (!ranks.first()) {
+    WB_RETURN_IF_ERROR(
+        team.Follow(*pair.model, *pair.input->checkpoint, pair.megatron.get(), a.options));
+    return Report();
+  }
+  Result<Report> report = JudgeForward(pair, a, "compare");
+  // Whatever came of it, the others are not to wait; a lost one is what the report says.
+  const Status ended = team.End();
+  if (report && !ended) return Fail(ended.error());
+  return report;
+}
+
+Result<Report> RunOn(CompareArguments& a, Coordinator& ranks) {
   // What is missing is said before a large checkpoint is looked at.
   WB_RETURN_IF_ERROR(FindComponent());
   WB_RETURN_IF_ERROR(CheckSources(a));
   WB_RETURN_IF_ERROR(ReadTokens(a));
   WB_RETURN_IF_ERROR(ReadThresholds(a));
+  if (TeamSize(a.options.grid) > 1) return RunOnRanks(a, ranks);
   WB_TRY(const ForwardPair pair, OpenForward(a));
   return JudgeForward(pair, a, "compare");
+}
+
+// Where no launcher has started ranks, this process does.
+Status StartRanks(const Context& context, CompareArguments& a, int64_t size, OwnRanks& own) {
+  WB_TRY(const Launch launch,
+         DetectLaunch(a.job.launcher, [](const char* name) { return std::getenv(name); }));
+  if (launch.size > 1) return {};
+  // What is missing is said once, before processes are started.
+  WB_RETURN_IF_ERROR(FindComponent());
+  if (size > kMostOwnRanks) {
+    return Fail(ErrorKind::kUsage, "grid",
+                fmt::format("{} needs {} ranks, more than are started on one machine",
+                            ToString(a.options.grid), size),
+                "", "start them with torchrun, mpirun or srun");
+  }
+  return own.Start(context, a.job, size);
 }
 
 int Run(Context& context, CompareArguments& a) {
@@ -133,7 +214,18 @@ int Run(Context& context, CompareArguments& a) {
       return PrintError(spared.error());
     }
   }
-  return RunCheck(context, "compare", "L2", inputs, [&] { return RunOn(a); });
+  const int64_t size = TeamSize(a.options.grid);
+  if (size == 1) {
+    const auto alone = Alone();
+    return RunCheck(context, "compare", "L2", inputs, [&] { return RunOn(a, *alone); });
+  }
+  OwnRanks own;
+  if (const Status started = StartRanks(context, a, size, own); !started) {
+    return PrintError(started.error());
+  }
+  return RunRanks(a.job, "weighbridge-compare.ranks", [&](Coordinator& ranks) {
+    return RunCheck(context, "compare", "L2", inputs, ranks, [&] { return RunOn(a, ranks); });
+  });
 }
 
 void AddTokenOptions(CLI::App& command, CompareArguments& a) {
@@ -243,6 +335,13 @@ void AddCompare(CLI::App& app, Context& context) {
   AddTokenOptions(*command, *a);
   AddSourceOptions(*command, *a);
   AddJudgementOptions(*command, *a);
+  AddGridOptions(*command, a->options.grid);
+  command
+      ->add_flag("--sequence-parallel", a->options.sequence_parallel,
+                 "tensor-parallel ranks hold parts of the sequence between the cut modules; "
+                 "default: off")
+      ->group("Parallel grid");
+  AddRankOptions(*command, a->job);
   AddConfigOption(*command, a->config);
   AddFamilyOption(*command, a->families);
   AddThreadsOption(*command, a->options.threads);
@@ -252,6 +351,7 @@ void AddCompare(CLI::App& app, Context& context) {
                "weighbridge compare ./Llama-3.2-1B ./checkpoints/llama32_1b --seq-len 128",
                "weighbridge compare ./Llama-3.2-1B --prompt 'The capital of France is'",
                "weighbridge compare ./Llama-3.2-1B --reference transformers --seq-len 64",
+               "weighbridge compare ./Llama-3.2-1B ./checkpoints/llama32_1b --tp 2 --pp 2",
                "weighbridge compare ./gemma-2-2b --candidate megatron-run.safetensors"});
   command->callback([&context, a] { context.exit_status = Run(context, *a); });
 }

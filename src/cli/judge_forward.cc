@@ -29,6 +29,7 @@ Result<ForwardPair> OpenForward(const ForwardArguments& a) {
   ExpandOptions expand;
   ChooseStorageBy(*input.checkpoint, expand);
   expand.without_mtp = a.options.without_mtp;
+  expand.tp = a.options.grid.tp;
   if (a.megatron.empty()) {
     WB_TRY(pair.model, Model::Expand(*input.family, input.config, expand));
   } else {

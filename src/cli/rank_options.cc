@@ -45,9 +45,11 @@ Result<std::unique_ptr<Coordinator>> JoinRanks(const RankOptions& options,
   if (launch.size == 1) return Alone();
   if (!options.job.empty()) launch.job = options.job;
   FileCoordinatorOptions join;
-  join.folder = options.folder.empty()
-                    ? folder
-                    : std::filesystem::path(options.folder) / (folder.filename().string());
+  // Set where this program started the ranks itself.
+  const char* own = std::getenv("WEIGHBRIDGE_RENDEZVOUS");
+  const std::string meeting = own != nullptr ? own : options.folder;
+  join.folder =
+      meeting.empty() ? folder : std::filesystem::path(meeting) / (folder.filename().string());
   join.launch = std::move(launch);
   join.timeout_s = options.timeout_s;
   if (join.launch.rank == 0) {

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 // Raised with every change of what crosses here, the meaning of requests included.
-#define WB_ENGINE_ABI 2
+#define WB_ENGINE_ABI 3
 #define WB_ENGINE_MAX_RANK 8
 #define WB_ENGINE_ENTRY "weighbridge_engine"
 // Stand in the library's bytes, each followed by its value and a zero: the version of torch that it
@@ -40,6 +40,9 @@ struct WbEngine {
   // is none. Its shape goes to `shape` (WB_ENGINE_MAX_RANK numbers) and `rank`.
   const float* (*state)(WbEngineSession* session, const char* name, int64_t* shape, int32_t* rank);
   void (*close)(WbEngineSession* session);
+  // This process as a rank of a run on several; what each request means: parallel/requests.h. The
+  // sessions of the leader that are opened then run the candidate on all ranks. As `call`.
+  int32_t (*team)(const char* request, const WbEngineTensor* tensors, size_t count, char** reply);
   void (*free_text)(char* text);
 };
 

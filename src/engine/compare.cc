@@ -24,10 +24,13 @@
 #include "engine/compare_rows.h"
 #include "engine/component.h"
 #include "engine/describe.h"
+#include "engine/rank_share.h"
 #include "engine/record.h"
 #include "engine/stage_weights.h"
+#include "engine/team_run.h"
 #include "family/config.h"
 #include "family/effects/effects.h"
+#include "family/shards.h"
 #include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge {
@@ -174,11 +177,19 @@ class Comparison {
     WB_TRY(megatron_side_,
            MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
+    if (TeamSize(options_.grid) > 1) {
+      WB_TRY(placement_, Placement::Create(model_, options_.grid));
+    }
     if (!options_.without_mtp) mtp_ = MtpLayersOf(model_, hf_side_, megatron_side_);
     WB_RETURN_IF_ERROR(OpenSource(megatron));
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
     WB_RETURN_IF_ERROR(OpenRecording(options_.candidate, false, candidate_));
+    if (placement_ && candidate_) {
+      return Fail(ErrorKind::kUsage, "usage",
+                  "a grid is for the Megatron side that runs here, and a recording was given",
+                  "--candidate", "leave --tp, --pp, --ep and --etp out");
+    }
     findings_.recorded = reference_.has_value() || candidate_.has_value();
     if (ids_.empty()) {
       WB_TRY(ids_, RandomTokenIds(model_, options_));
@@ -246,9 +257,9 @@ class Comparison {
     WB_TRY(json reference, DescribeStage(hf_side_, model_, stage));
     WB_RETURN_IF_ERROR(AddHfTensors(model_, hf_, stage, "reference", reference, tensors));
     WB_TRY(json candidate, DescribeStage(megatron_side_, model_, stage));
-    WB_RETURN_IF_ERROR(AddMegatronTensors(model_, *source_, stage, "candidate", tensors));
     request["reference"] = {{"model", "hf"}, {"spec", std::move(reference)}};
     request["candidate"] = {{"model", "megatron"}, {"spec", std::move(candidate)}};
+    WB_RETURN_IF_ERROR(AddCandidate(stage, request, tensors));
     AddRecorded(reference_, stage, "reference", request, tensors);
     AddRecorded(candidate_, stage, "candidate", request, tensors);
     uint64_t bytes = 0;
@@ -263,6 +274,18 @@ class Comparison {
       WB_RETURN_IF_ERROR(ExplainRecorded(stage, request, tensors));
     }
     return Record(stage);
+  }
+
+  // The Megatron side's tensors: all of the stage, or what this rank holds of it.
+  Status AddCandidate(StageId stage, json& request, StageTensors& tensors) const {
+    if (!placement_) return AddMegatronTensors(model_, *source_, stage, "candidate", tensors);
+    const int pp = PipelineRankOf(*placement_, stage);
+    json& candidate = request["candidate"];
+    candidate["spec"]["cuts"] = CutsOf(model_, stage);
+    candidate["team"] = {{"stage", request.at("stage")}, {"layer", stage.layer}, {"pp", pp}};
+    if (pp != 0) return {};
+    return AddShards(model_, *source_, stage, options_.grid, RankOf(options_.grid, 0), "candidate",
+                     tensors);
   }
 
   // Nothing can be concluded from a reference that fails its own check.
@@ -305,7 +328,8 @@ class Comparison {
     if (binding_ == nullptr) {
       return ExplainFailures(findings_, std::move(effects_), nullptr, report_);
     }
-    const ComparedWeights weights{model_, hf_, *megatron, *binding_, options_.threads};
+    const ComparedWeights weights{
+        model_, hf_, *megatron, *binding_, placement_ ? &*placement_ : nullptr, options_.threads};
     return ExplainFailures(findings_, std::move(effects_), &weights, report_);
   }
 
@@ -408,6 +432,13 @@ class Comparison {
     detail("dtypes", narrow_.is_null() ? "float32"
                                        : fmt::format("float32; rounding of {} over a prefix",
                                                      narrow_.get<std::string>()));
+    if (placement_) {
+      detail("ranks", fmt::format("{}{}, {}", ToString(options_.grid),
+                                  options_.sequence_parallel ? ", sequence parallel" : "",
+                                  options_.backend == "nccl" ? "NCCL" : "Gloo"));
+      for (const GridNote& note : placement_->notes())
+        report_.notes.push_back({note.id, note.message});
+    }
     detail("tokens", fmt::format("{} x {}", ids_.size(), ids_.front().size()));
     detail("megatron config", config_.origin);
     if (megatron == nullptr) {
@@ -429,6 +460,7 @@ class Comparison {
   EffectFindings effects_;
   EffectSide hf_side_, megatron_side_;
   MtpLayers mtp_;
+  std::optional<Placement> placement_;  // of the ranks that run the Megatron side
   std::unique_ptr<ParameterSource> source_;
   const MegatronBinding* binding_ = nullptr;  // of it; nullptr: both sides have the weights of HF
   StageTensors tensors_;

@@ -15,6 +15,7 @@
 #include "family/model.h"
 #include "formats/checkpoint.h"
 #include "formats/megatron_checkpoint.h"
+#include "mapping/sharding.h"
 
 namespace weighbridge {
 
@@ -49,6 +50,11 @@ struct CompareOptions {
   std::string reference_name, candidate_name;
   std::string record;  // a file to write both sides' activations to; "": none
   bool overwrite = false;
+  // Ranks that the Megatron side runs on, of which this process leads (engine/team_run.h); a grid
+  // of one: it runs alone.
+  ParallelGrid grid;
+  bool sequence_parallel = false;
+  std::string backend;  // "gloo" or "nccl"
   std::function<void(uint64_t bytes)> progress;
 };
 

@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include "engine/compare_rows.h"
+#include "engine/rank_share.h"
 
 namespace weighbridge {
 namespace {
@@ -141,12 +145,14 @@ class Explainer {
   Status AddWeights(const Modules& failed, Modules& left) {
     if (weights_ == nullptr || failed.empty()) return {};
     WB_TRY(WeightCauses found, FindWeightCauses(*weights_, failed));
+    for (const auto& [judged, ranks] : found.ranks) BlameRanks(*judged, ranks);
     for (Cause& cause : found.causes) {
       const JudgedModule& first = **std::find_if(
           failed.begin(), failed.end(), [&](const auto* j) { return found.explained.contains(j); });
       cause.message = fmt::format("{} gives another output by its weights: {}",
                                   first.row.megatron.name, cause.message);
-      cause.evidence = fmt::format("{}; {}", cause.evidence, first.row.why);
+      cause.evidence =
+          fmt::format("{}; {}{}", cause.evidence, first.row.why, RanksText(found.ranks, first));
       AddCause(std::move(cause), report_);
     }
     // Of a recording a layer is explained by any of its modules.
@@ -159,6 +165,30 @@ class Explainer {
     });
     unexplained_weights_ = std::move(found.unexplained);
     return {};
+  }
+
+  // "; the shards of tp 1 differ"; of a large grid the first of them.
+  std::string RanksText(const std::map<const JudgedModule*, std::set<RankId>>& all,
+                        const JudgedModule& judged) const {
+    constexpr size_t kMostShown = 8;
+    const auto found = all.find(&judged);
+    if (found == all.end()) return "";
+    std::vector<std::string> names;
+    for (const RankId& rank : found->second) {
+      names.push_back(Describe(rank, weights_->placement->grid()));
+    }
+    const std::span shown = std::span(names).first(std::min(names.size(), kMostShown));
+    return fmt::format("; shards that differ: {}{}", fmt::join(shown, "; "),
+                       shown.size() < names.size() ? "; ..." : "");
+  }
+
+  // The rows of a module say on which ranks its weights are wrong.
+  void BlameRanks(const JudgedModule& judged, const std::set<RankId>& ranks) {
+    for (ResultRow& row : report_.results) {
+      if (row.megatron.name != judged.row.megatron.name || Passed(row.status)) continue;
+      if (ranks.size() == 1) row.rank = *ranks.begin();
+      row.why += RanksText({{&judged, ranks}}, judged);
+    }
   }
 
   void AddModules(const Modules& left) {

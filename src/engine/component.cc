@@ -160,6 +160,31 @@ Error EngineError(std::string text) {
   return {ErrorKind::kInternal, "engine", "the engine failed: " + text, "", ""};
 }
 
+Result<std::vector<WbEngineTensor>> RawTensors(std::span<const NamedTensor> tensors) {
+  std::vector<WbEngineTensor> raw;
+  raw.reserve(tensors.size());
+  for (const NamedTensor& tensor : tensors) {
+    const TensorView& view = tensor.view;
+    if (view.shape.size() > WB_ENGINE_MAX_RANK) {
+      return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+                  fmt::format("a tensor of {} axes", view.shape.size()), tensor.name);
+    }
+    WbEngineTensor& out = raw.emplace_back(WbEngineTensor{tensor.name.c_str(),
+                                                          view.bytes.data(),
+                                                          static_cast<int32_t>(view.dtype),
+                                                          static_cast<int32_t>(view.shape.size()),
+                                                          {}});
+    std::copy(view.shape.begin(), view.shape.end(), out.shape);
+  }
+  return raw;
+}
+
+Result<json> Answer(const WbEngine& engine, int32_t failed, char* reply) {
+  std::string text = Take(engine, reply);
+  if (failed != 0) return Fail(EngineError(std::move(text)));
+  return ParseJson(text, "the engine's reply");
+}
+
 }  // namespace
 
 Result<ComponentInfo> FindComponent() {
@@ -205,27 +230,20 @@ Result<std::unique_ptr<EngineSession>> EngineSession::Open(const json& request) 
 EngineSession::~EngineSession() { engine_->close(session_); }
 
 Result<json> EngineSession::Call(const json& request, std::span<const NamedTensor> tensors) {
-  std::vector<WbEngineTensor> raw;
-  raw.reserve(tensors.size());
-  for (const NamedTensor& tensor : tensors) {
-    const TensorView& view = tensor.view;
-    if (view.shape.size() > WB_ENGINE_MAX_RANK) {
-      return Fail(ErrorKind::kUnsupported, "engine-unsupported",
-                  fmt::format("a tensor of {} axes", view.shape.size()), tensor.name);
-    }
-    WbEngineTensor& out = raw.emplace_back(WbEngineTensor{tensor.name.c_str(),
-                                                          view.bytes.data(),
-                                                          static_cast<int32_t>(view.dtype),
-                                                          static_cast<int32_t>(view.shape.size()),
-                                                          {}});
-    std::copy(view.shape.begin(), view.shape.end(), out.shape);
-  }
+  WB_TRY(const std::vector<WbEngineTensor> raw, RawTensors(tensors));
   char* reply = nullptr;
   const int32_t failed =
       engine_->call(session_, request.dump().c_str(), raw.data(), raw.size(), &reply);
-  std::string text = Take(*engine_, reply);
-  if (failed != 0) return Fail(EngineError(std::move(text)));
-  return ParseJson(text, "the engine's reply");
+  return Answer(*engine_, failed, reply);
+}
+
+Result<json> AskTeam(const json& request, bool cuda, std::span<const NamedTensor> tensors) {
+  WB_TRY(const Library library, Loaded(cuda));
+  WB_TRY(const std::vector<WbEngineTensor> raw, RawTensors(tensors));
+  char* reply = nullptr;
+  const int32_t failed =
+      library.engine->team(request.dump().c_str(), raw.data(), raw.size(), &reply);
+  return Answer(*library.engine, failed, reply);
 }
 
 Result<EngineSession::State> EngineSession::Read(const std::string& name) const {

@@ -62,4 +62,9 @@ class EngineSession {
   WbEngineSession* session_;
 };
 
+// A request to the loaded component about this process as one of several ranks
+// (engine/parallel/requests.h). Errors: those of EngineSession::Open and Call.
+Result<nlohmann::json> AskTeam(const nlohmann::json& request, bool cuda,
+                               std::span<const NamedTensor> tensors = {});
+
 }  // namespace weighbridge

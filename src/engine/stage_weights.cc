@@ -28,10 +28,11 @@ TensorView ValuesOf(const Checkpoint& checkpoint, const TensorInfo& info, StageT
   return {info.dtype, info.shape, bytes};
 }
 
-// The parameter's bytes where they lie, when no run has to be joined with another.
-std::optional<std::span<const std::byte>> InOnePiece(const ParameterBytes& parameter, DType dtype,
+// What the plan walks, where it lies, when no run has to be joined with another.
+std::optional<std::span<const std::byte>> InOnePiece(const ParameterBytes& parameter,
+                                                     const Plan& plan, DType dtype,
                                                      uint64_t bytes) {
-  const std::span<const Run> runs = parameter.plan.runs();
+  const std::span<const Run> runs = plan.runs();
   if (parameter.op != Op::kNone || parameter.sources.dtype != dtype || runs.size() != 1 ||
       runs[0].count != 1 || runs[0].other == kZeroSource ||
       static_cast<uint64_t>(runs[0].length) != bytes ||
@@ -80,24 +81,29 @@ Status AddHfTensors(const Model& model, const Checkpoint& hf, StageId stage,
   return {};
 }
 
+Status AddTensor(const ParameterBytes& parameter, const Plan& plan, const Shape& shape, DType dtype,
+                 std::string name, std::vector<std::byte>& scratch, StageTensors& out) {
+  const auto bytes = BytesFor(dtype, Numel(shape));
+  if (!bytes) return Fail(ErrorKind::kUnsupported, "dtype", "a parameter of a packed dtype", name);
+  if (const auto whole = InOnePiece(parameter, plan, dtype, *bytes)) {
+    out.tensors.push_back({std::move(name), {dtype, shape, *whole}});
+    return {};
+  }
+  const std::span<std::byte> values = out.Own(*bytes);
+  WB_RETURN_IF_ERROR(
+      GatherElements(plan, parameter.sources, parameter.op, dtype, 0, values, scratch));
+  out.tensors.push_back({std::move(name), {dtype, shape, values}});
+  return {};
+}
+
 Status AddMegatronTensors(const Model& model, const ParameterSource& source, StageId stage,
                           const std::string& side, StageTensors& out) {
   std::vector<std::byte> scratch;
   for (const MegatronUse& use : MegatronTensorsOf(model, stage)) {
     WB_TRY(const ParameterBytes parameter, source.Open(*use.parameter));
-    const DType dtype = source.StoredDType(*use.parameter);
-    const auto bytes = BytesFor(dtype, Numel(parameter.shape));
-    if (!bytes) {
-      return Fail(ErrorKind::kUnsupported, "dtype", "a parameter of a packed dtype", use.role);
-    }
-    if (const auto whole = InOnePiece(parameter, dtype, *bytes)) {
-      out.tensors.push_back({side + "." + use.role, {dtype, parameter.shape, *whole}});
-      continue;
-    }
-    const std::span<std::byte> values = out.Own(*bytes);
-    WB_RETURN_IF_ERROR(
-        GatherElements(parameter.plan, parameter.sources, parameter.op, dtype, 0, values, scratch));
-    out.tensors.push_back({side + "." + use.role, {dtype, parameter.shape, values}});
+    WB_RETURN_IF_ERROR(AddTensor(parameter, parameter.plan, parameter.shape,
+                                 source.StoredDType(*use.parameter), side + "." + use.role, scratch,
+                                 out));
   }
   return {};
 }

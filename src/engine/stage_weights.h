@@ -44,6 +44,11 @@ Status AddHfTensors(const Model& model, const Checkpoint& hf, StageId stage,
 Status AddMegatronTensors(const Model& model, const ParameterSource& source, StageId stage,
                           const std::string& side, StageTensors& out);
 
+// Appends what `plan` walks of a parameter: in place where it lies in one piece. Errors: those of
+// GatherElements; kUnsupported "dtype".
+Status AddTensor(const ParameterBytes& parameter, const Plan& plan, const Shape& shape, DType dtype,
+                 std::string name, std::vector<std::byte>& scratch, StageTensors& out);
+
 // Activations that were captured elsewhere: a safetensors file with `input_ids` and, of
 // transformers, `hf_hidden_I` [b, s, h] (I = 0 the embedding, the last one after the final norm)
 // and `hf_logits`, of Megatron `meg_hidden_I_sbh` [s, b, h] (I the layer, counted from 1, whose

@@ -12,6 +12,7 @@
 #include "checks/moves.h"
 #include "checks/parameter_source.h"
 #include "engine/describe.h"
+#include "engine/rank_share.h"
 
 namespace weighbridge {
 namespace {
@@ -85,6 +86,7 @@ class Finder {
       if (cause.id != "unexplained") out.causes.push_back(std::move(cause));
     }
     for (const Parameter* p : differ) {
+      WB_RETURN_IF_ERROR(BlameRanks(*p, modules_of[p], out));
       const std::string& why = diagnosis.why[p];
       if (!why.empty() && !why.starts_with("unexplained")) {
         out.explained.insert(modules_of[p].begin(), modules_of[p].end());
@@ -97,6 +99,14 @@ class Finder {
   }
 
  private:
+  Status BlameRanks(const Parameter& p, const std::vector<const JudgedModule*>& modules,
+                    WeightCauses& out) const {
+    if (w_.placement == nullptr) return {};
+    WB_TRY(const std::vector<RankId> ranks, RanksThatDiffer(*w_.placement, hf_, megatron_, p));
+    for (const JudgedModule* judged : modules) out.ranks[judged].insert(ranks.begin(), ranks.end());
+    return {};
+  }
+
   Result<bool> AreEqual(const Parameter& p) const {
     WB_TRY(const std::vector<std::byte> expected, ValuesIn(hf_, p));
     WB_TRY(const std::vector<std::byte> actual, ValuesIn(megatron_, p));

@@ -2,6 +2,7 @@
 // their parameters, so that a layout or value that is wrong is named where it shows.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "checks/result.h"
 #include "engine/compare_findings.h"
 #include "family/model.h"
+#include "family/shards.h"
 #include "formats/checkpoint.h"
 #include "formats/megatron_checkpoint.h"
 
@@ -21,12 +23,15 @@ struct ComparedWeights {
   const Checkpoint& hf;
   const MegatronCheckpoint& megatron;
   const MegatronBinding& binding;
+  const Placement* placement = nullptr;  // of the ranks that ran it; nullptr: one process
   int threads = 0;
 };
 
 struct WeightCauses {
   std::vector<Cause> causes;
   std::set<const JudgedModule*> explained;  // by these
+  // Of a module, the ranks whose shards of its weights differ.
+  std::map<const JudgedModule*, std::set<RankId>> ranks;
   // Of the others with weights that differ: which, and what comes nearest.
   std::vector<std::string> unexplained;
 };

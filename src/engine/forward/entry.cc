@@ -10,6 +10,7 @@
 
 #include "engine/boundary.h"
 #include "engine/forward/session.h"
+#include "engine/parallel/requests.h"
 
 // What the session hands out; the text that a caller reads is contiguous float32.
 struct WbEngineSession {
@@ -81,9 +82,18 @@ const float* State(WbEngineSession* session, const char* name, int64_t* shape, i
 }
 
 void Close(WbEngineSession* session) { delete session; }
+
+int32_t HandleTeamRequest(const char* request, const WbEngineTensor* tensors, size_t count,
+                          char** reply) {
+  const bool done = Guarded(reply, [&] {
+    *reply = Copy(HandleTeam(json::parse(request), std::span(tensors, count)).dump());
+  });
+  return done ? 0 : 1;
+}
+
 void FreeText(char* text) { std::free(text); }
 
-constexpr WbEngine kEngine = {WB_ENGINE_ABI, Open, Call, State, Close, FreeText};
+constexpr WbEngine kEngine = {WB_ENGINE_ABI, Open, Call, State, Close, HandleTeamRequest, FreeText};
 
 }  // namespace
 }  // namespace weighbridge::engine

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "engine/forward/weights.h"
+#include "engine/parallel/place.h"
 
 namespace weighbridge::engine {
 
@@ -134,6 +135,11 @@ class Unsupported : public std::runtime_error {
 
 // `spec` is what engine/describe.h says of the stage; `weights` must outlive it.
 std::unique_ptr<Stage> MakeHfStage(const nlohmann::json& spec, const Weights& weights);
-std::unique_ptr<Stage> MakeMegatronStage(const nlohmann::json& spec, const Weights& weights);
+// `place`: of a rank that holds a part of the stage, whose weights are shards of it. "cuts" of
+// `spec` then says along which axis each matrix is cut ({"self_attention.linear_qkv.weight": 0});
+// inputs and outputs are this rank's (parallel/distribution.h), rows of Logits() those of its
+// shard.
+std::unique_ptr<Stage> MakeMegatronStage(const nlohmann::json& spec, const Weights& weights,
+                                         const Place& place = {});
 
 }  // namespace weighbridge::engine

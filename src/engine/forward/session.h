@@ -6,7 +6,9 @@
 // Call:   {"stage": "embedding|layer|mtp|output", "reference": SIDE, "candidate": SIDE,
 //         "keep": false, "top": 5}; at the embedding also "mtp_layers", how many "mtp" stages there
 //         will be, after the layers and in order; the first has the final norms too.
-//         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; tensors are
+//         SIDE = {"model": "hf|megatron", "spec": {...}, "sequence_first": false}; of a candidate
+//         that a team holds also "team": {"stage", "layer", "pp"} (parallel/team_stage.h), and its
+//         tensors are the leader's shards. Tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
 //         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
 // Answer: {"modules": [{"name", "shape", figures, "few_tokens", "narrow": {figures}}], "free":

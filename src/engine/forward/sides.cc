@@ -4,6 +4,9 @@
 #include <chrono>
 #include <utility>
 
+#include "engine/parallel/team.h"
+#include "engine/parallel/team_stage.h"
+
 namespace weighbridge::engine {
 namespace {
 
@@ -25,8 +28,13 @@ Session::Side::Side(const json& description, std::span<const WbEngineTensor> ten
   }
   sequence_first = description.value("sequence_first", false);
   const json& spec = description.at("spec");
-  stage = description.at("model") == "hf" ? MakeHfStage(spec, weights)
-                                          : MakeMegatronStage(spec, weights);
+  if (description.at("model") == "hf") {
+    stage = MakeHfStage(spec, weights);
+  } else if (description.contains("team")) {
+    stage = std::make_unique<TeamStage>(*Team::Current(), description.at("team"), spec, weights);
+  } else {
+    stage = MakeMegatronStage(spec, weights);
+  }
 }
 
 std::optional<Tensor> Session::Side::Recorded(const std::string& part) const {

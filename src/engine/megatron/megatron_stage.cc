@@ -8,6 +8,8 @@
 #include <numbers>
 
 #include "engine/forward/module.h"
+#include "engine/parallel/place.h"
+#include "engine/parallel/token_dispatcher.h"
 
 namespace weighbridge::engine {
 namespace {
@@ -65,7 +67,8 @@ Tensor GeluTanh(const Tensor& x) {
 
 class MegatronStage final : public Stage {
  public:
-  MegatronStage(const json& spec, const Weights& weights) : spec_(spec), w_(weights) {}
+  MegatronStage(const json& spec, const Weights& weights, Place place)
+      : spec_(spec), w_(weights), place_(std::move(place)) {}
 
   bool Has(ModuleId id) const override {
     switch (id) {
@@ -176,8 +179,7 @@ class MegatronStage final : public Stage {
       case ModuleId::kBeforeNorm:
         return {Norm(in[0], "hnorm.", "final")};
       case ModuleId::kMtpProjection:
-        return {BatchFirst(
-            Linear(at::cat({SequenceFirst(in[0]), SequenceFirst(in[1])}, -1), "eh_proj."))};
+        return {BatchFirst(MtpProject(at::cat({SequenceFirst(in[0]), SequenceFirst(in[1])}, -1)))};
       case ModuleId::kMtpNorm:
         return {Norm(in[0], "final_layernorm.", "final")};
     }
@@ -197,11 +199,55 @@ class MegatronStage final : public Stage {
   }
 
  private:
-  // VocabParallelEmbedding on one rank, and what the class of the family multiplies it by.
+  // VocabParallelEmbedding, and what the class of the family multiplies it by.
   Tensor Embedding(const Tensor& ids) const {
-    const Tensor rows = w_.Rows("embedding.word_embeddings.weight", ids.reshape({-1}), at::kFloat)
-                            .reshape({ids.size(0), ids.size(1), -1});
-    return rows * spec_.at("embedding_scale").get<double>();
+    const char* name = "embedding.word_embeddings.weight";
+    const int64_t own = w_.Stored(name).size(0), first = place_.tp.rank() * own;
+    const Tensor masked_input = (ids - first).reshape({-1});
+    const Tensor outside = masked_input.lt(0).logical_or(masked_input.ge(own));
+    Tensor rows = w_.Rows(name, masked_input.masked_fill(outside, 0), at::kFloat);
+    if (place_.tp.size() > 1) rows = rows.masked_fill(outside.unsqueeze(-1), 0);
+    const Tensor embedded =
+        BatchFirst(Reduced(SequenceFirst(rows.reshape({ids.size(0), ids.size(1), -1}))));
+    return embedded * spec_.at("embedding_scale").get<double>();
+  }
+
+  // -- ranks: what mappings.py of tensor_parallel does between the cut modules --
+
+  // Along which axis the ranks cut a matrix; -1: each has it whole.
+  int CutOf(const std::string& name) const {
+    if (place_.tp.size() == 1) return -1;
+    const json& cuts = spec_.at("cuts");
+    const auto cut = cuts.find(name);
+    return cut == cuts.end() ? -1 : cut->get<int>();
+  }
+
+  // What of `count` heads, channels or groups this rank has.
+  int64_t Local(int64_t count) const { return count / place_.tp.size(); }
+
+  // The sum of the ranks' partial results [s, b, h]; with sequence parallelism this rank's part of
+  // the sequence.
+  Tensor Reduced(const Tensor& partial) const {
+    return place_.sequence_parallel ? place_.tp.ReduceScatter(partial, 0)
+                                    : place_.tp.AllReduce(partial);
+  }
+
+  // The whole sequence of what is cut along it.
+  Tensor WholeSequence(const Tensor& x) const {
+    if (!place_.sequence_parallel) return x;
+    const Tensor own = at::full({1}, x.size(0), x.options().dtype(at::kLong));
+    const auto length = place_.tp.AllReduce(own).item<int64_t>();
+    return place_.tp.AllGather(x, 0, length);
+  }
+
+  // Column-parallel, gathered, and cut along the sequence again.
+  Tensor MtpProject(const Tensor& x) const {
+    const Tensor y = Linear(x, "eh_proj.");
+    if (CutOf("eh_proj.weight") != 0) return y;
+    const Tensor whole = place_.tp.AllGather(y, 2, y.size(2) * place_.tp.size());
+    if (!place_.sequence_parallel) return whole;
+    const Range part = PartOf(whole.size(0), place_.tp.rank(), place_.tp.size());
+    return whole.narrow(0, part.begin, part.count);
   }
 
   // Which module holds the norm before the mixer; empty: none does.
@@ -245,12 +291,21 @@ class MegatronStage final : public Stage {
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
     if (w_.Stored(name + "weight").numel() == x.size(-1)) return Norm(x, name, "qk");
     // A norm over the whole projection: its module sees all heads at once.
-    return Norm(x.reshape({x.size(0), x.size(1), -1}), name, "qk").reshape(x.sizes());
+    const int64_t own = x.size(2), heads = own * place_.tp.size();
+    if (w_.Stored(name + "weight").numel() != heads * x.size(3)) {
+      throw Unsupported("a norm over the whole projection whose heads several ranks share");
+    }
+    const Tensor all = place_.tp.AllGather(x, 2, heads);
+    const Tensor normed = Norm(all.reshape({all.size(0), all.size(1), -1}), name, "qk");
+    return normed.reshape(all.sizes()).narrow(2, place_.tp.rank() * own, own);
   }
 
+  // ColumnParallelLinear, RowParallelLinear, or a matrix that each rank has whole, [s, b, ...].
   // `name` ends before "weight".
   Tensor Linear(const Tensor& x, const std::string& name) const {
-    const Tensor y = w_.Times(x, name + "weight");
+    const int cut = CutOf(name + "weight");
+    const Tensor partial = w_.Times(cut == 0 ? WholeSequence(x) : x, name + "weight");
+    const Tensor y = cut == 1 ? Reduced(partial) : partial;
     const Tensor bias = w_.GetIf(name + "bias", x.scalar_type());
     return bias.defined() ? y + bias : y;
   }
@@ -269,23 +324,44 @@ class MegatronStage final : public Stage {
 
   // SelfAttention.get_query_key_value_tensors.
   std::vector<Tensor> Qkv(const Tensor& normed) const {
-    const int64_t heads = spec_.at("heads"), groups = spec_.at("groups");
-    const int64_t channels = spec_.at("head_dim"), per_group = heads / groups;
-    const Tensor mixed =
-        Linear(Scaled(SequenceFirst(normed), "attention_in"), "self_attention.linear_qkv.");
+    const int64_t all_heads = spec_.at("heads"), all_groups = spec_.at("groups");
+    const int64_t channels = spec_.at("head_dim"), per_group = all_heads / all_groups;
+    const Tensor mixed = OwnGroups(
+        Linear(Scaled(SequenceFirst(normed), "attention_in"), "self_attention.linear_qkv."),
+        all_groups);
     const int64_t s = mixed.size(0), b = mixed.size(1);
+    const int64_t groups = std::max<int64_t>(1, Local(all_groups)), heads = groups * per_group;
     if (spec_.at("gated_attention")) {
       // [queries, their gates, key, value] of each group.
       const int64_t q = per_group * channels;
       const auto gated = mixed.view({s, b, groups, 2 * (per_group + 1) * channels})
                              .split_with_sizes({q, q, channels, channels}, 3);
-      return {BatchFirst(gated[0].reshape({s, b, heads, channels})), BatchFirst(gated[2]),
-              BatchFirst(gated[3]), BatchFirst(gated[1].reshape({s, b, heads, channels}))};
+      return {BatchFirst(OwnHeads(gated[0].reshape({s, b, heads, channels}))), BatchFirst(gated[2]),
+              BatchFirst(gated[3]),
+              BatchFirst(OwnHeads(gated[1].reshape({s, b, heads, channels})))};
     }
     const auto parts = mixed.view({s, b, groups, (per_group + 2) * channels})
                            .split_with_sizes({per_group * channels, channels, channels}, 3);
-    const Tensor query = parts[0].reshape({s, b, heads, channels});
+    const Tensor query = OwnHeads(parts[0].reshape({s, b, heads, channels}));
     return {BatchFirst(query), Scaled(BatchFirst(parts[1]), "key"), BatchFirst(parts[2])};
+  }
+
+  // With fewer query groups than ranks a rank's rows are a stretch of a group: all of them are
+  // gathered, and each rank takes its whole group.
+  Tensor OwnGroups(const Tensor& mixed, int64_t groups) const {
+    const int64_t ranks = place_.tp.size();
+    if (groups >= ranks) return mixed;
+    const int64_t width = mixed.size(2) * ranks;
+    const Tensor all = place_.tp.AllGather(mixed, 2, width);
+    const int64_t size = width / groups;
+    return all.narrow(2, place_.tp.rank() / (ranks / groups) * size, size).contiguous();
+  }
+
+  // Of the query heads of that group its own.
+  Tensor OwnHeads(const Tensor& query) const {
+    const int64_t own = Local(spec_.at("heads").get<int64_t>());
+    if (query.size(2) == own) return query;
+    return query.narrow(2, place_.tp.rank() % (query.size(2) / own) * own, own);
   }
 
   Tensor Project(const Tensor& context, const Tensor& gate) const {
@@ -313,12 +389,12 @@ class MegatronStage final : public Stage {
   // GatedDeltaNet.forward; the rule itself token by token.
   Tensor GatedDeltaNet(const Tensor& hidden) const {
     const json& net = spec_.at("delta_net");
-    const int64_t nk = net.at("key_heads"), nv = net.at("value_heads");
+    const int64_t nk = Local(net.at("key_heads")), nv = Local(net.at("value_heads"));
     const int64_t dk = net.at("key_dim"), dv = net.at("value_dim");
-    const int64_t s = hidden.size(0), b = hidden.size(1);
     const at::ScalarType dtype = Wide(hidden.scalar_type());
     auto parts = Linear(hidden, "self_attention.in_proj.")
                      .split_with_sizes({2 * nk * dk + nv * dv, nv * dv, nv, nv}, -1);
+    const int64_t s = parts[0].size(0), b = parts[0].size(1);
     for (Tensor& part : parts) part = part.to(dtype);
     const Tensor qkv =
         CausalConv(parts[0], w_.Get("self_attention.conv1d.weight", dtype), Tensor());
@@ -365,14 +441,14 @@ class MegatronStage final : public Stage {
   // MambaMixer.forward: [z | x | B | C | dt] of one projection.
   Tensor MambaMixer(const Tensor& hidden, const std::string& mixer) const {
     const json& mamba = spec_.at("mamba");
-    const int64_t nheads = mamba.at("heads"), headdim = mamba.at("head_dim");
-    const int64_t ngroups = mamba.at("groups"), d_state = mamba.at("state");
+    const int64_t nheads = Local(mamba.at("heads")), headdim = mamba.at("head_dim");
+    const int64_t ngroups = Local(mamba.at("groups")), d_state = mamba.at("state");
     const int64_t d_inner = nheads * headdim, bc = ngroups * d_state;
-    const int64_t s = hidden.size(0), b = hidden.size(1);
     const at::ScalarType dtype = Wide(hidden.scalar_type());
     const Tensor projected =
         ScaleParts(Linear(hidden, mixer + "in_proj."), {d_inner, d_inner, bc, bc, nheads})
             .to(dtype);
+    const int64_t s = projected.size(0), b = projected.size(1);
     const Tensor z = projected.slice(-1, 0, d_inner);
     const Tensor xbc =
         CausalConv(projected.slice(-1, d_inner, 2 * d_inner + 2 * bc),
@@ -405,7 +481,7 @@ class MegatronStage final : public Stage {
   // ExtendedRMSNorm, before or after the gate; without rmsnorm the gate alone.
   Tensor NormGated(const Tensor& y, const Tensor& gate, const std::string& mixer) const {
     if (!w_.Has(mixer + "norm.weight")) return y * gate;
-    const int64_t ngroups = spec_.at("mamba").at("groups");
+    const int64_t ngroups = Local(spec_.at("mamba").at("groups"));
     const bool before = spec_.at("mamba").at("norm_first") == true;
     const Tensor groups = (before ? y : y * gate).unflatten(-1, {ngroups, -1});
     const double eps = spec_.at("norm").at("epsilon").at("mixer");
@@ -417,10 +493,9 @@ class MegatronStage final : public Stage {
   // MLASelfAttention.get_query_key_value_tensors, before the rotation.
   std::vector<Tensor> LatentQkv(const Tensor& normed) const {
     const json& latent = spec_.at("latent");
-    const int64_t heads = spec_.at("heads"), nope = latent.at("nope"), pe = latent.at("rope");
-    const int64_t value = latent.at("value");
+    const int64_t heads = Local(spec_.at("heads")), nope = latent.at("nope");
+    const int64_t pe = latent.at("rope"), value = latent.at("value");
     const Tensor hidden = SequenceFirst(normed);
-    const int64_t s = hidden.size(0), b = hidden.size(1);
     Tensor q;
     if (w_.Has("self_attention.linear_q_down_proj.weight")) {
       const Tensor down = Linear(hidden, "self_attention.linear_q_down_proj.");
@@ -429,6 +504,7 @@ class MegatronStage final : public Stage {
     } else {
       q = Linear(hidden, "self_attention.linear_q_proj.");
     }
+    const int64_t s = q.size(0), b = q.size(1);
     q = q.view({s, b, heads, nope + pe});
     const Tensor combined = Linear(hidden, "self_attention.linear_kv_down_proj.");
     const int64_t rank = combined.size(-1) - pe;
@@ -438,7 +514,7 @@ class MegatronStage final : public Stage {
                "self_attention.linear_kv_up_proj.")
             .view({s, b, heads, nope + value});
     const auto parts = kv.split_with_sizes({nope, value}, -1);
-    const Tensor k_pe = kv_parts[1].unsqueeze(2).expand({s, b, heads, pe});
+    const Tensor k_pe = WholeSequence(kv_parts[1]).unsqueeze(2).expand({s, b, heads, pe});
     return {BatchFirst(q), BatchFirst(at::cat({parts[0], k_pe}, -1)), BatchFirst(parts[1])};
   }
 
@@ -696,29 +772,33 @@ class MegatronStage final : public Stage {
   // The weights go onto the activations, before the second matrix; its bias is weighted too.
   Tensor GroupedMlp(const Tensor& hidden, const Tensor& routing) const {
     const Tensor tokens = SequenceFirst(hidden).flatten(0, 1);
-    const Tensor probs = SequenceFirst(routing).flatten(0, 1);
-    Tensor combined = at::zeros_like(tokens);
-    for (int64_t e = 0; e < probs.size(1); ++e) {
-      const Tensor permuted = probs.select(1, e).nonzero().flatten();
-      if (permuted.numel() == 0) continue;
-      const std::string suffix = std::to_string(e);
-      const auto matrix = [&](const char* which, const char* part) {
-        return w_.GetIf(std::string("mlp.experts.") + which + "." + part + suffix,
-                        tokens.scalar_type());
-      };
-      Tensor prob = probs.select(1, e).index_select(0, permuted).unsqueeze(-1);
-      Tensor local = tokens.index_select(0, permuted);
-      if (spec_.at("router").at("input_scaled") == true) {
-        local = prob * local;
-        prob = at::ones_like(prob);
-      }
-      Tensor fc1 = at::matmul(local, matrix("linear_fc1", "weight").t());
-      if (const Tensor bias = matrix("linear_fc1", "bias"); bias.defined()) fc1 = fc1 + bias;
-      Tensor fc2 = at::matmul(Activated(fc1) * prob, matrix("linear_fc2", "weight").t());
-      if (const Tensor bias = matrix("linear_fc2", "bias"); bias.defined()) fc2 = fc2 + bias * prob;
-      combined.index_add_(0, permuted, fc2);
+    const TokenDispatcher dispatcher(place_, SequenceFirst(routing).flatten(0, 1));
+    const Tensor combined =
+        dispatcher.Run(tokens, [&](int64_t expert, const Tensor& rows, const Tensor& weights) {
+          return Expert(expert, rows, weights);
+        });
+    return BatchFirst(combined.view({hidden.size(1), hidden.size(0), hidden.size(2)}));
+  }
+
+  Tensor Expert(int64_t expert, const Tensor& rows, const Tensor& weights) const {
+    const std::string suffix = std::to_string(expert);
+    const auto matrix = [&](const char* which, const char* part) {
+      return w_.GetIf(std::string("mlp.experts.") + which + "." + part + suffix,
+                      rows.scalar_type());
+    };
+    Tensor prob = weights, local = rows;
+    if (spec_.at("router").at("input_scaled") == true) {
+      local = prob * local;
+      prob = at::ones_like(prob);
     }
-    return BatchFirst(combined.view({hidden.size(1), hidden.size(0), -1}));
+    Tensor fc1 = at::matmul(local, matrix("linear_fc1", "weight").t());
+    if (const Tensor bias = matrix("linear_fc1", "bias"); bias.defined()) fc1 = fc1 + bias;
+    Tensor fc2 = at::matmul(Activated(fc1) * prob, matrix("linear_fc2", "weight").t());
+    if (const Tensor bias = matrix("linear_fc2", "bias"); bias.defined()) {
+      if (place_.etp.size() > 1) throw Unsupported("experts with biases that several ranks cut");
+      fc2 = fc2 + bias * prob;
+    }
+    return fc2;
   }
 
   Tensor SharedExpertMlp(const Tensor& hidden) const {
@@ -731,12 +811,14 @@ class MegatronStage final : public Stage {
 
   const json spec_;
   const Weights& w_;
+  const Place place_;
 };
 
 }  // namespace
 
-std::unique_ptr<Stage> MakeMegatronStage(const json& spec, const Weights& weights) {
-  return std::make_unique<MegatronStage>(spec, weights);
+std::unique_ptr<Stage> MakeMegatronStage(const json& spec, const Weights& weights,
+                                         const Place& place) {
+  return std::make_unique<MegatronStage>(spec, weights, place);
 }
 
 }  // namespace weighbridge::engine
