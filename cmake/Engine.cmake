@@ -41,3 +41,33 @@ set_target_properties(weighbridge_engine PROPERTIES
   CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON LINK_OPTIONS "" SKIP_BUILD_RPATH ON
   LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:weighbridge>)
 install(TARGETS weighbridge_engine LIBRARY DESTINATION lib/weighbridge)
+
+# NCCL's groups need libtorch_cuda, and headers that come with the wheels that a CUDA torch needs.
+set(nvidia "${WEIGHBRIDGE_TORCH_DIR}/../nvidia")
+file(GLOB cuda_headers "${nvidia}/cu*/include" "${nvidia}/cuda_runtime/include")
+find_path(WEIGHBRIDGE_CUDA_INCLUDE cuda_runtime_api.h PATHS ${cuda_headers} /usr/local/cuda/include NO_DEFAULT_PATH)
+find_path(WEIGHBRIDGE_NCCL_INCLUDE nccl.h PATHS "${nvidia}/nccl/include" NO_DEFAULT_PATH)
+if(WEIGHBRIDGE_CUDA_INCLUDE AND WEIGHBRIDGE_NCCL_INCLUDE AND EXISTS "${WEIGHBRIDGE_TORCH_DIR}/lib/libtorch_cuda.so")
+  foreach(library c10_cuda torch_cuda)
+    add_library(weighbridge_${library} SHARED IMPORTED)
+    set_target_properties(weighbridge_${library} PROPERTIES
+      IMPORTED_LOCATION "${WEIGHBRIDGE_TORCH_DIR}/lib/lib${library}.so")
+  endforeach()
+  add_library(weighbridge_nccl SHARED ${PROJECT_SOURCE_DIR}/src/engine/nccl/nccl.cc)
+  target_include_directories(weighbridge_nccl PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_include_directories(weighbridge_nccl SYSTEM PRIVATE ${WEIGHBRIDGE_CUDA_INCLUDE} ${WEIGHBRIDGE_NCCL_INCLUDE}
+    ${WEIGHBRIDGE_TORCH_DIR}/include/torch/csrc/api/include)
+  target_compile_definitions(weighbridge_nccl PRIVATE USE_C10D_NCCL)
+  target_link_libraries(weighbridge_nccl PRIVATE weighbridge_c10 weighbridge_torch_cpu weighbridge_c10_cuda
+    weighbridge_torch_cuda weighbridge_flags)
+  target_compile_options(weighbridge_nccl PRIVATE -Wno-pedantic -Wno-shadow)
+  # torch's libraries are in the process before this; the linker need not find what they need.
+  set_target_properties(weighbridge_nccl PROPERTIES
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON SKIP_BUILD_RPATH ON
+    LINK_OPTIONS "-Wl,--allow-shlib-undefined"
+    LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:weighbridge>)
+  install(TARGETS weighbridge_nccl LIBRARY DESTINATION lib/weighbridge)
+  add_dependencies(weighbridge_engine weighbridge_nccl)
+else()
+  message(STATUS "Engine: without NCCL (no CUDA headers beside torch): ranks on GPUs talk through Gloo")
+endif()

@@ -1,13 +1,17 @@
 // `weighbridge compare HF [MEGATRON]`: do both models compute the same function, layer by layer?
 #include <fmt/format.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string_view>
+#include <thread>
 
 #include "base/file.h"
 #include "base/ranks.h"
@@ -91,6 +95,16 @@ Status CheckSources(const CompareArguments& a) {
                 "the reference is Hugging Face's side and the candidate is Megatron's", "",
                 "--reference transformers, --candidate megatron-core");
   }
+  const bool runs_here = a.options.candidate.empty() || a.options.candidate == "native";
+  if (!runs_here && TeamSize(a.options.grid) > 1) {
+    return Fail(ErrorKind::kUsage, "usage",
+                "a grid is for the Megatron side that runs here, and --candidate is another",
+                "--candidate", "leave --tp, --pp, --ep and --etp out");
+  }
+  if (a.options.sequence_parallel && a.options.grid.tp == 1) {
+    return Fail(ErrorKind::kUsage, "usage", "only tensor-parallel ranks divide the sequence",
+                "--sequence-parallel", "add --tp");
+  }
   if (a.options.reference == "transformers" && !a.config.empty()) {
     return Fail(ErrorKind::kUsage, "usage",
                 "transformers reads the config.json that lies beside the weights", "--config",
@@ -159,6 +173,19 @@ class OwnRanks {
   Companions others_;  // ended before the folder goes
 };
 
+// Where the connection to a rank broke, the coordinator knows which one is lost, a moment later.
+Error LostRankOr(Error error, Coordinator& ranks) {
+  constexpr auto kPatience = std::chrono::seconds(3);
+  constexpr auto kPause = std::chrono::milliseconds(100);
+  if (error.kind != ErrorKind::kInternal) return error;
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (Status all = ranks.Check(); !all) return std::move(all).error();
+    std::this_thread::sleep_for(kPause);
+  }
+  return error;
+}
+
 // Rank 0 judges; the others compute for it.
 Result<Report> RunOnRanks(CompareArguments& a, Coordinator& ranks) {
   WB_TRY(const TeamRun team, TeamRun::Join(ranks, a.options));
@@ -172,8 +199,8 @@ Result<Report> RunOnRanks(CompareArguments& a, Coordinator& ranks) {
   Result<Report> report = JudgeForward(pair, a, "compare");
   // Whatever came of it, the others are not to wait; a lost one is what the report says.
   const Status ended = team.End();
-  if (report && !ended) return Fail(ended.error());
-  return report;
+  if (report && ended) return report;
+  return Fail(LostRankOr(report ? ended.error() : report.error(), ranks));
 }
 
 Result<Report> RunOn(CompareArguments& a, Coordinator& ranks) {
@@ -189,9 +216,15 @@ Result<Report> RunOn(CompareArguments& a, Coordinator& ranks) {
 
 // Where no launcher has started ranks, this process does.
 Status StartRanks(const Context& context, CompareArguments& a, int64_t size, OwnRanks& own) {
+  WB_RETURN_IF_ERROR(CheckSources(a));
   WB_TRY(const Launch launch,
          DetectLaunch(a.job.launcher, [](const char* name) { return std::getenv(name); }));
-  if (launch.size > 1) return {};
+  if (launch.size > 1) {
+    // A rank that this program has started ends with the one that started it, however that ends.
+    const bool started = std::getenv("WEIGHBRIDGE_RENDEZVOUS") != nullptr;
+    if (started && launch.rank > 0) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return {};
+  }
   // What is missing is said once, before processes are started.
   WB_RETURN_IF_ERROR(FindComponent());
   if (size > kMostOwnRanks) {

@@ -185,11 +185,6 @@ class Comparison {
     ids_ = options_.token_ids;
     WB_RETURN_IF_ERROR(OpenRecording(options_.reference, true, reference_));
     WB_RETURN_IF_ERROR(OpenRecording(options_.candidate, false, candidate_));
-    if (placement_ && candidate_) {
-      return Fail(ErrorKind::kUsage, "usage",
-                  "a grid is for the Megatron side that runs here, and a recording was given",
-                  "--candidate", "leave --tp, --pp, --ep and --etp out");
-    }
     findings_.recorded = reference_.has_value() || candidate_.has_value();
     if (ids_.empty()) {
       WB_TRY(ids_, RandomTokenIds(model_, options_));

@@ -164,6 +164,7 @@ class Explainer {
       });
     });
     unexplained_weights_ = std::move(found.unexplained);
+    ranks_ = std::move(found.ranks);
     return {};
   }
 
@@ -185,7 +186,8 @@ class Explainer {
   // The rows of a module say on which ranks its weights are wrong.
   void BlameRanks(const JudgedModule& judged, const std::set<RankId>& ranks) {
     for (ResultRow& row : report_.results) {
-      if (row.megatron.name != judged.row.megatron.name || Passed(row.status)) continue;
+      const TensorRef& module = judged.row.megatron;
+      if (row.megatron.name != module.name || row.megatron.dtype != module.dtype) continue;
       if (ranks.size() == 1) row.rank = *ranks.begin();
       row.why += RanksText({{&judged, ranks}}, judged);
     }
@@ -204,7 +206,8 @@ class Explainer {
     cause.evidence = first.row.why;
     cause.hint = "the weights of these modules are equal: they are computed otherwise";
     if (!unexplained_weights_.empty()) {
-      cause.evidence += fmt::format("; {}", fmt::join(unexplained_weights_, "; "));
+      cause.evidence += fmt::format("; {}{}", fmt::join(unexplained_weights_, "; "),
+                                    RanksText(ranks_, first));
       cause.hint = "weights of these modules differ, and no known mistake explains how";
     } else if (weights_ == nullptr) {
       cause.hint = "both sides have the same weights: they are computed otherwise";
@@ -243,6 +246,7 @@ class Explainer {
   const ComparedWeights* weights_;
   Report& report_;
   std::vector<std::string> unexplained_weights_;
+  std::map<const JudgedModule*, std::set<RankId>> ranks_;  // whose shards of a module differ
 };
 
 }  // namespace

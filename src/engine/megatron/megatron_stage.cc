@@ -289,6 +289,7 @@ class MegatronStage final : public Stage {
   }
 
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
+    if (CutOf(name + "weight") == 0) return CutHeadNorm(x, name);
     if (w_.Stored(name + "weight").numel() == x.size(-1)) return Norm(x, name, "qk");
     // A norm over the whole projection: its module sees all heads at once.
     const int64_t own = x.size(2), heads = own * place_.tp.size();
@@ -298,6 +299,16 @@ class MegatronStage final : public Stage {
     const Tensor all = place_.tp.AllGather(x, 2, heads);
     const Tensor normed = Norm(all.reshape({all.size(0), all.size(1), -1}), name, "qk");
     return normed.reshape(all.sizes()).narrow(2, place_.tp.rank() * own, own);
+  }
+
+  // MiniMax-M2 of Megatron Bridge: the ranks have parts of the weight and add their squares.
+  Tensor CutHeadNorm(const Tensor& x, const std::string& name) const {
+    const Tensor in = x.flatten(2).to(Wide(x.scalar_type()));
+    const double eps = spec_.at("norm").at("epsilon").at("qk");
+    const auto width = static_cast<double>(in.size(-1) * place_.tp.size());
+    const Tensor variance = place_.tp.AllReduce(in.pow(2).sum(-1, true)) / width;
+    const Tensor gain = w_.Get(name + "weight", in.scalar_type());
+    return in.mul(at::rsqrt(variance.add(eps))).mul(gain).to(x.scalar_type()).reshape(x.sizes());
   }
 
   // ColumnParallelLinear, RowParallelLinear, or a matrix that each rank has whole, [s, b, ...].

@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "engine/forward/module.h"
-#include "engine/parallel/nccl.h"
+#include "engine/nccl/nccl.h"
 
 namespace weighbridge::engine {
 namespace {
@@ -58,12 +58,12 @@ std::string BesideThisLibrary(const std::string& name) {
 MakeNcclBackend NcclMaker() {
   const std::string library = BesideThisLibrary(WB_NCCL_LIBRARY);
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  void* maker = handle == nullptr ? nullptr : ::dlsym(handle, WB_NCCL_ENTRY);
-  if (maker == nullptr) {
+  void* entry = handle == nullptr ? nullptr : ::dlsym(handle, WB_NCCL_ENTRY);
+  if (entry == nullptr) {
     const char* why = ::dlerror();
     throw Unsupported("NCCL: " + std::string(why == nullptr ? library : why));
   }
-  return reinterpret_cast<MakeNcclBackend>(maker);
+  return reinterpret_cast<NcclEntry>(entry)();
 }
 
 }  // namespace

@@ -12,8 +12,10 @@
 
 namespace weighbridge::engine {
 
+// What the library's only exported function, an NcclEntry of the name WB_NCCL_ENTRY, gives.
 // Both libraries have the C++ runtime and the c10d of one libtorch. Throws c10::Error.
 using MakeNcclBackend = c10::intrusive_ptr<c10d::Backend> (*)(
     const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, c10::Device device);
+using NcclEntry = MakeNcclBackend (*)();
 
 }  // namespace weighbridge::engine
