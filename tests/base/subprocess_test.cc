@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdio>
 #include <string>
+
+#include "base/file.h"
 
 namespace weighbridge {
 namespace {
@@ -86,6 +89,30 @@ TEST(Subprocess, SaysThatAProgramIsNotThere) {
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().kind, ErrorKind::kNotFound);
   EXPECT_THAT(result.error().at, HasSubstr("/nowhere/python3"));
+}
+
+TEST(Companions, RunBesideThisProgramAndAreWaitedFor) {
+  const std::string file = testing::TempDir() + "/companion-was-here";
+  std::remove(file.c_str());
+  {
+    Companions companions;
+    Subprocess what;
+    what.argv = {"sh", "-c", "sleep 0.1; echo $WHO > " + file};
+    what.environment = {{"WHO", "rank 1"}};
+    ASSERT_TRUE(companions.Start(what));
+  }
+  const auto text = ReadTextFile(file, 100);
+  ASSERT_TRUE(text);
+  EXPECT_EQ(*text, "rank 1\n");
+}
+
+TEST(Companions, AProgramThatIsNotThereIsAnError) {
+  Companions companions;
+  Subprocess what;
+  what.argv = {"there-is-no-such-program"};
+  const Status started = companions.Start(what);
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().id, "program-missing");
 }
 
 }  // namespace
