@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 65> kEffects = {{
+constexpr std::array<EffectInfo, 66> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
     {"attention.gate", "head-geometry", "the gate of attention's output",
@@ -77,6 +77,7 @@ constexpr std::array<EffectInfo, 65> kEffects = {{
     {"router.input_scaled", "router-formula", "the scaling of the experts' input", "mlp.router"},
     {"router.normalized", "router-formula", "whether the chosen weights are normalized",
      "mlp.router"},
+    {"router.refused", "router-formula", "what Megatron-Core refuses to build", "mlp.router"},
     {"router.scaling", "router-formula", "the routed experts' multiplier", "mlp.router"},
     {"router.score", "router-formula", "the score function", "mlp.router"},
     {"router.topk", "router-formula", "the number of experts per token", "mlp.router"},
@@ -408,7 +409,13 @@ class Resolver {
       const int64_t k = r.Integer("moe_router_topk").value_or(0);
       if (r.Text("moe_router_score_function") == "softmax") return !r.Is("moe_router_pre_softmax");
       const json* always = r.Find("router_normalizes");
-      return always == nullptr ? Unknown() : json(*always == true && k > 1);
+      if (always == nullptr) return Unknown();
+      return *always == true && (k > 1 || r.Is("router_normalizes_one"));
+    });
+    Add("router.refused", [](Reader& r) -> json {
+      // The fields that a reader would have to change.
+      for (const char* field : {"moe_router_topk", "moe_router_score_function"}) r.Get(field);
+      return r.Get("router_refused");
     });
     Add("router.scaling", [](Reader& r) -> json {
       const double scaling = r.Number("moe_router_topk_scaling_factor").value_or(1);
