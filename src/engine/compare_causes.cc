@@ -140,6 +140,12 @@ class Explainer {
     }
     effect.cause.where = std::move(where);
     AddCause(std::move(effect.cause), report_);
+    ExplainWalk(left);
+  }
+
+  // What is wrong on the way explains where it ends.
+  static void ExplainWalk(Modules& left) {
+    std::erase_if(left, [](const JudgedModule* judged) { return judged->of_walk; });
   }
 
   Status AddWeights(const Modules& failed, Modules& left) {
@@ -154,6 +160,7 @@ class Explainer {
       cause.evidence =
           fmt::format("{}; {}{}", cause.evidence, first.row.why, RanksText(found.ranks, first));
       AddCause(std::move(cause), report_);
+      ExplainWalk(left);
     }
     // Of a recording a layer is explained by any of its modules.
     std::erase_if(left, [&](const JudgedModule* judged) {
