@@ -83,7 +83,7 @@ struct LeastNumber {
 constexpr std::array<LeastNumber, 9> kLeast = {{
     {"layernorm_epsilon", 0, /*itself=*/true, /*may_be_none=*/false},
     {"moe_router_topk", 1, true, false},
-    {"rotary_base", 0, false, false},
+    {"rotary_base", 0, false, true},
     {"softmax_scale", 0, false, true},
     {"query_pre_attn_scalar", 0, false, true},
     {"rope_scaling_factor", 0, false, true},

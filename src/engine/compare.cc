@@ -389,6 +389,10 @@ class Comparison {
       const DType dtype = narrow_ == "bf16" ? DType::kBF16 : DType::kF16;
       modules.push_back(JudgeModule(model_, stage, name, narrow, dtype));
     }
+    if (answer.contains("last")) {
+      findings_.judged.push_back(JudgeModule(model_, {StageKind::kLayer, model_.layers() - 1}, "",
+                                             answer.at("last"), DType::kF32));
+    }
     if (answer.contains("final")) {
       findings_.judged.push_back(
           JudgeModule(model_, stage, "decoder.final_layernorm", answer.at("final"), DType::kF32));

@@ -106,8 +106,6 @@ std::string Recording::Hidden(int64_t i) const {
 }
 
 bool Recording::IsJudged(int64_t layer) const {
-  // The last state of transformers is the one after the final norm.
-  if (of_hf_ && layer + 1 == layers_) return false;
   return (layer == 0 || Has(Hidden(layer))) && Has(Hidden(layer + 1));
 }
 
@@ -123,6 +121,8 @@ void Recording::Add(StageId stage, const std::string& side, StageTensors& out) c
       break;
     case StageKind::kLayer:
       add(Hidden(stage.layer), "in");
+      // The last state of transformers is the one after the final norm.
+      if (of_hf_ && stage.layer + 1 == layers_) break;
       if (IsJudged(stage.layer)) add(Hidden(stage.layer + 1), "out");
       break;
     case StageKind::kMtp:
@@ -146,7 +146,7 @@ std::string Recording::Lacking() const {
     if (!Has(Hidden(i)) && i > 0) states.push_back(i);
   }
   for (int64_t layer = 0; layer < layers_; ++layer) {
-    if (!IsJudged(layer) && !(of_hf_ && layer + 1 == layers_)) layers.push_back(layer);
+    if (!IsJudged(layer)) layers.push_back(layer);
   }
   std::vector<std::string> what;
   if (!states.empty()) what.push_back(fmt::format("hidden states {}", Ranges(states)));
@@ -154,7 +154,7 @@ std::string Recording::Lacking() const {
   if (what.empty()) return "";
   std::vector<std::string> judged;
   if (!layers.empty()) judged.push_back("layers " + Ranges(layers));
-  if (of_hf_ && !Has(Hidden(layers_))) judged.emplace_back("the state after the final norm");
+  if (of_hf_ && !Has(Hidden(layers_))) judged.emplace_back("the final norm");
   if (!Has(Logits())) judged.emplace_back("the output layer");
   return fmt::format("the recording of {} has no {}: {} were not judged by it",
                      of_hf_ ? "transformers" : "Megatron", fmt::join(what, ", "),

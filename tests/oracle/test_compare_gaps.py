@@ -1,5 +1,7 @@
 """`compare` where something lacks: parts of a recording, Megatron's config, experts that no token reaches, numbers that are none.
 Recordings are made by transformers."""
+import shutil
+
 import forward_faults
 import pytest
 
@@ -129,6 +131,24 @@ def test_recorded_logits_of_a_reference_are_certified_and_show_the_faults_of_all
     changed_recording(recording, lambda states: states.update(hf_logits=states["hf_logits"] * 1.01))
     result, report = compare(hf, megatron, "--reference", recording)
     assert result.returncode == 2 and report["error"]["id"] == "reference-broken"
+
+
+def test_a_recording_of_the_reference_judges_the_last_layer_and_the_final_norm(compare, toy, weighbridge, tmp_path):
+    from safetensors.torch import load_file, save_file
+    hf, recording = toy("llama"), tmp_path / "states.safetensors"
+    compare(hf, "--seq-len", LENGTH, "--record", recording)
+    result, report = compare(hf, "--reference", recording)
+    assert result.returncode == 0, report["causes"]
+    assert names_of(report) == {*(f"decoder.layers.{i}" for i in range(4)), "decoder.final_layernorm", "output_layer"}
+    tensors = load_file(hf / "model.safetensors")
+    for name, row in ("model.layers.3.mlp.down_proj.weight", "decoder.layers.3"), ("model.norm.weight", "decoder.final_layernorm"):
+        wrong, megatron = tmp_path / f"wrong-{row}", tmp_path / f"megatron-{row}"
+        shutil.copytree(hf, wrong)
+        save_file({**tensors, name: tensors[name] * 1.01}, wrong / "model.safetensors", {"format": "pt"})
+        assert weighbridge("import", wrong, megatron).returncode == 0
+        result, report = compare(hf, megatron, "--reference", recording)
+        assert result.returncode == 1 and failed_modules(report) == {row}
+        assert list(causes_of(report)) == ["scaled"], report["causes"]
 
 
 def with_final(model, states):

@@ -239,7 +239,10 @@ def test_a_key_of_config_json_counts_as_its_class_reads_it(judge, name, keys, ca
 def test_a_router_of_one_expert_counts_as_each_library_reads_it(judge, name, keys, fields, causes, without_runtime):
     changes = {"hf": {"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, **keys},
                "megatron": {"moe_router_topk": 1, "moe_router_num_groups": None, "moe_router_group_topk": None, **fields}}
-    assert judge(name, **changes)[0] == causes
+    found, report = judge(name, **changes)
+    assert found == causes
+    if "runtime" in causes.values():
+        assert "does not divide its weight by itself" in report["causes"][0]["message"]
     assert judge(name, **changes, options=["--runtime", "none"])[0] == without_runtime
 
 

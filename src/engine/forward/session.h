@@ -23,8 +23,9 @@
 //         ("of_walk": the logits came without a state before them, and so from the embedding)
 //         "explained": {figures} against what the candidate's model computes from that, and of the
 //         reference's "recorded_reference": {figures} of the recording beside what we compute of
-//         it. Of the output, "final": {figures} of what was recorded after the candidate's final
-//         norm, and "top": the best tokens of each row's last position, [{"reference":
+//         it. Of the output, "final": {figures} of what was recorded after a side's final norm,
+//         "last": of the reference, those of the last layer, which that norm follows, and "top":
+//         the best tokens of each row's last position, [{"reference":
 //         [[id, logit], ...], "candidate"}].
 //         {"stage": "modules"} gives the names that there are of modules, of all kinds of models:
 //         {"embedding", "layer", "mtp", "output": [names]}.
@@ -81,6 +82,11 @@ class Session {
     at::Tensor reference, candidate, replayed, truth, narrow;
     at::Tensor teacher;  // what both were given at the last layer
   };
+  // What each side makes of a recorded state of the reference, where what it led to was not
+  // recorded before the next norm.
+  struct LastLayer {
+    at::Tensor reference, candidate, exact;
+  };
   struct Exact;
   struct Finals;
   class OutputLayer;
@@ -108,7 +114,7 @@ class Session {
   nlohmann::json Mtp(const Pair& pair);
   nlohmann::json Output(const Pair& pair, bool keep, int64_t top);
   nlohmann::json Hypotheses(const Pair& pair, const nlohmann::json& request) const;
-  std::optional<nlohmann::json> RecordedFinal(const Pair& pair) const;
+  void JudgeRecordedFinal(const Pair& pair, nlohmann::json& answer) const;
   void JudgeRecordedLogits(const Pair& pair, const Finals& finals, nlohmann::json& answer) const;
 
   at::Device device_;
@@ -118,6 +124,7 @@ class Session {
   at::Tensor sample_;  // tokens of which the truth is taken; undefined: of all
   int64_t prefix_rows_ = 1, prefix_length_ = 1;
   Walk walk_;
+  LastLayer last_;
   // Of MTP layers: the embeddings of the tokens that each sees, and the states after the last one
   // that ran.
   std::vector<Walk> next_;

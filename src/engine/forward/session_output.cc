@@ -54,19 +54,30 @@ Tensor Session::PrefixRows(const Tensor& flat) const {
   return Flat(Prefix(flat.unflatten(0, ids_.sizes())));
 }
 
-// What was recorded after the candidate's last layer and after its final norm, beside what the
-// reference makes of the first.
-std::optional<json> Session::RecordedFinal(const Pair& pair) const {
-  const auto final = pair.candidate.Recorded("final"), in = pair.candidate.Recorded("in");
-  if (!final || !in) return std::nullopt;
-  const auto normed = [&](const Tensor& x) {
-    return RunOr(*pair.reference.stage, OutputModules()[0], std::span(&x, 1))[0];
+// What was recorded after the final norm: of the candidate beside what the reference makes of the
+// recorded state before it; of the reference, whose state before it none records, what both sides
+// make of the state before the last layer.
+void Session::JudgeRecordedFinal(const Pair& pair, json& answer) const {
+  const auto norm = [](const Stage& stage, const Tensor& x) {
+    return RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
   };
-  Measure measure;
-  measure.Add(*final, normed(*in), normed(in->to(at::kDouble)));
-  json figures = measure.ToJson();
-  figures["shape"] = ShapeOf(*final);
-  return figures;
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
+  const auto judge = [&](const char* what, const Tensor& of_candidate, const Tensor& of_reference,
+                         const Tensor& truth) {
+    Measure measure;
+    measure.Add(of_candidate, of_reference, truth);
+    answer[what] = measure.ToJson();
+    answer[what]["shape"] = ShapeOf(truth);
+  };
+  const auto in = pair.candidate.Recorded("in"), final = pair.candidate.Recorded("final");
+  if (in && final)
+    judge("final", *final, norm(reference, *in), norm(reference, in->to(at::kDouble)));
+  const auto of_reference = pair.reference.Recorded("final");
+  if (!of_reference || !last_.exact.defined()) return;
+  const Tensor truth = norm(reference, last_.exact);
+  judge("last", norm(reference, last_.candidate), *of_reference, truth);
+  judge("final", norm(candidate, last_.reference), *of_reference, truth);
+  judge("recorded_reference", *of_reference, norm(reference, last_.reference), truth);
 }
 
 // Recorded logits beside what both models make of the recorded state before them.
@@ -110,7 +121,11 @@ void Session::JudgeRecordedLogits(const Pair& pair, const Finals& finals, json& 
   answer["whole"] = measure.ToJson();
   answer["whole"]["of_walk"] = from_walk;
   answer["whole"]["shape"] = {ids_.size(0), ids_.size(1), -1};
-  if (!of_candidate) answer["recorded_reference"] = certified.ToJson();
+  if (of_candidate) return;
+  json figures = certified.ToJson();
+  const bool worse = !answer.contains("recorded_reference") ||
+                     !(figures["ratio"] <= answer["recorded_reference"]["ratio"]);
+  if (worse) answer["recorded_reference"] = std::move(figures);
 }
 
 // The output matrix on the teacher's states: measured like any module, but by blocks.
@@ -289,7 +304,7 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
       kept_candidate.push_back(c);
     }
   }
-  if (auto final = RecordedFinal(pair)) answer["final"] = std::move(*final);
+  JudgeRecordedFinal(pair, answer);
   JudgeRecordedLogits(pair, finals, answer);
   json row = layer.ToJson();
   row["name"] = OutputModules()[1].name;

@@ -408,9 +408,9 @@ class Resolver {
     Add("router.normalized", [](Reader& r) -> json {
       const int64_t k = r.Integer("moe_router_topk").value_or(0);
       if (r.Text("moe_router_score_function") == "softmax") return !r.Is("moe_router_pre_softmax");
+      if (k == 1 && !r.Is("router_normalizes_one")) return false;
       const json* always = r.Find("router_normalizes");
-      if (always == nullptr) return Unknown();
-      return *always == true && (k > 1 || r.Is("router_normalizes_one"));
+      return always == nullptr ? Unknown() : json(*always == true);
     });
     Add("router.refused", [](Reader& r) -> json {
       // The fields that a reader would have to change.
