@@ -92,6 +92,22 @@ def test_a_small_change_of_the_config_is_found_at_its_module_and_no_other(pair, 
         assert failed == expected
 
 
+def test_a_recording_that_lacks_states_raises_no_alarm(compare, pair, tmp_path):
+    """What 30 layers add to the error of the states in between is no fault of the next layer, nor of the output layer."""
+    from safetensors.torch import load_file, save_file
+    states = load_file(record(load(pair[0]), tmp_path / "run.safetensors", ids_of(pair[0])))
+    without_one = {name: state for name, state in states.items() if name != "meg_hidden_5_sbh"}
+    logits = {name: state for name, state in states.items() if name in ("input_ids", "meg_logits")}
+    for kept, judged in (without_one, 29), (logits, 1):
+        save_file(kept, tmp_path / "kept.safetensors")
+        result, report = compare(*pair, "--candidate", tmp_path / "kept.safetensors")
+        worst = max(report["results"], key=lambda row: row["noise"]["ratio"])
+        print(worst["megatron"]["name"], worst["noise"]["ratio"])
+        assert result.returncode == 0, report["causes"]
+        # The embedding is one row more.
+        assert report["counts"]["total"] == judged + ("meg_hidden_0_sbh" in kept)
+
+
 def test_a_recorded_run_with_a_slightly_other_activation_is_named_with_its_factor(compare, pair, tmp_path):
     model = load(pair[0])
     right = record(model, tmp_path / "right.safetensors", ids_of(pair[0]))
