@@ -347,6 +347,9 @@ class Reporter {
       return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
              "it does by itself";
     }
+    if (d.effect == "router.refused") {
+      return "with moe_router_pre_softmax it is built, and weighs the expert by its probability";
+    }
     return fmt::format(
         "set {} in {} to what the HF config means, or correct the bridge that "
         "wrote it",

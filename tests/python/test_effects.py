@@ -252,7 +252,7 @@ def test_a_softmax_over_one_expert_is_what_megatron_core_refuses(judge, options)
     causes, report = judge("qwen3_moe", **one, options=options)
     assert causes == {"router-formula": "config"}
     assert "TransformerConfig refuses moe_router_topk 1" in report["causes"][0]["message"]
-    assert "moe_router_topk" in report["causes"][0]["hint"]
+    assert "moe_router_pre_softmax" in report["causes"][0]["hint"]
     # With sinkhorn it does not; that is told as what it is.
     one["megatron"]["moe_router_load_balancing_type"] = "sinkhorn"
     causes, report = judge("qwen3_moe", **one, options=options)
