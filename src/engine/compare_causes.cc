@@ -213,8 +213,8 @@ class Explainer {
     cause.evidence = first.row.why;
     cause.hint = "the weights of these modules are equal: they are computed otherwise";
     if (!unexplained_weights_.empty()) {
-      cause.evidence += fmt::format("; {}{}", fmt::join(unexplained_weights_, "; "),
-                                    RanksText(ranks_, first));
+      cause.evidence +=
+          fmt::format("; {}{}", fmt::join(unexplained_weights_, "; "), RanksText(ranks_, first));
       cause.hint = "weights of these modules differ, and no known mistake explains how";
     } else if (weights_ == nullptr) {
       cause.hint = "both sides have the same weights: they are computed otherwise";
