@@ -7,6 +7,7 @@ usage: make_effect_answers.py OUT.json [--oracles DIR]
   megatron   megatron-core's RotaryEmbedding and YarnRotaryEmbedding: the table and the concentration factor
   windows    the visible (query, key) pairs of transformers' masks, counted per query, and of megatron-core's
   router     which formulas of the two sides give the same weights on random logits
+  router_of_one  the same with one expert for each token, by transformers' own routers; and which Megatron-Core refuses
 Runs in the environment of the oracle kit.
 """
 import argparse
@@ -130,6 +131,48 @@ def router():
             for a, x in sides.items() for b, y in sides.items() if a < b]
 
 
+def router_of_one():
+    """One expert for each token: transformers' own routers of the families beside Megatron-Core's, and what it refuses."""
+    import torch
+    from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function as megatron
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from transformers import Dots1Config, Qwen3MoeConfig
+    from transformers.models.dots1.modeling_dots1 import Dots1TopkRouter
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+    torch.manual_seed(1)
+    x, weight = torch.randn(512, 24), torch.randn(16, 24)
+    logits = x @ weight.t()
+    sizes = {"hidden_size": 24, "num_experts_per_tok": 1}
+
+    def hf(router):
+        with torch.no_grad():
+            router.weight.copy_(weight)
+            _, weights, index = router(x)
+        return torch.zeros_like(logits).scatter(1, index, weights.float())
+
+    def meg(score, pre):
+        return megatron(logits, 1, use_pre_softmax=pre, score_function=score)[0]
+
+    def refused(score, pre):
+        try:
+            TransformerConfig(num_layers=1, hidden_size=24, num_attention_heads=2, num_moe_experts=16, moe_router_topk=1,
+                              add_bias_linear=False, moe_router_score_function=score, moe_router_pre_softmax=pre)
+        except ValueError as error:
+            return "topk is 1" in str(error)
+        return False
+
+    sides = {f"hf {score}{' normalized' if normalize else ''}": hf(make(normalize))
+             for normalize in (True, False)
+             for score, make in (
+                 ("softmax", lambda n: Qwen3MoeTopKRouter(Qwen3MoeConfig(num_experts=16, norm_topk_prob=n, **sizes))),
+                 ("sigmoid", lambda n: Dots1TopkRouter(Dots1Config(n_routed_experts=16, n_group=1, topk_group=1,
+                                                                   norm_topk_prob=n, routed_scaling_factor=1.0, **sizes))))}
+    return [{"a": name, "b": f"megatron {'pre_softmax' if pre else score}" if score == "softmax" else f"megatron {score}"
+             + (" pre_softmax" if pre else ""), "refused": refused(score, pre),
+             "equal": bool(torch.allclose(x, meg(score, pre), atol=1e-6))}
+            for name, x in sides.items() for score in ("softmax", "sigmoid") for pre in (False, True)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
@@ -140,7 +183,8 @@ def main():
     bridge_cpu.patch_cuda()
     bridge_cpu.redirect_cuda_tensors()
     answers = {"source": "transformers 5.17.0, megatron-core 0.19.2, tools/make_effect_answers.py"}
-    for name, make in (("rope", hf_rope), ("megatron", megatron_rope), ("windows", windows), ("router", router)):
+    for name, make in (("rope", hf_rope), ("megatron", megatron_rope), ("windows", windows), ("router", router),
+                       ("router_of_one", router_of_one)):
         answers[name] = make()
     rows = [f'"{k}": ' + (json.dumps(v) if isinstance(v, str) else "[\n" + ",\n".join(json.dumps(r) for r in v) + "\n]")
             for k, v in answers.items()]

@@ -245,7 +245,10 @@ class Reporter {
     Cause cause{lost ? "config-lost" : d.cause, Proof::kStructural,       origin,         {where},
                 ToPrintable(message),           ToPrintable(Evidence(d)), Hint(d, origin)};
     const bool structural = DecidesParameters(d);
-    Add({std::move(cause), {{place.layers, std::string(info.module), d.effect}}, structural});
+    const bool refused = d.effect == "router.refused";
+    Add({std::move(cause),
+         {{place.layers, std::string(info.module), d.effect}},
+         structural || refused});
     if (!structural) return;
     for (const std::string& field : d.megatron_fields) {
       const auto wanted = hf_.fields.find(field);
@@ -344,6 +347,9 @@ class Reporter {
       return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
              "it does by itself";
     }
+    if (d.effect == "router.refused") {
+      return "with moe_router_pre_softmax it is built, and weighs the expert by its probability";
+    }
     return fmt::format(
         "set {} in {} to what the HF config means, or correct the bridge that "
         "wrote it",
@@ -413,9 +419,19 @@ void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime,
       ToPrintable(name), config.origin));
 }
 
-// Sizes that contradict the HF config are causes of their own (CheckMegatronConfig): what follows
-// from them is not told again.
+// Sizes that contradict the HF config, and numbers by which nothing can be computed, are causes of
+// their own (CheckMegatronConfig): what follows from them is not told again.
 MegatronConfig WithRightSizes(const Model& model, MegatronConfig config) {
+  std::vector<std::string> impossible;
+  for (const auto& [field, value] : config.fields.items()) {
+    if (!ImpossibleNumber(field, config).empty()) impossible.push_back(field);
+  }
+  for (const std::string& name : impossible) {
+    config.fields.erase(name);
+    for (const Field& field : model.config()) {
+      if (field.name == name) config.fields[name] = field.value;
+    }
+  }
   for (FieldDifference& d : CompareFields(model, config)) {
     if (!SizeCause(d.field).empty()) config.fields[d.field] = std::move(d.expected);
   }

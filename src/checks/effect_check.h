@@ -22,8 +22,9 @@ struct EffectPlace {
 struct EffectCause {
   Cause cause;
   std::vector<EffectPlace> places;  // of which cause.where is the text, one for one
-  // The two have other parameters, or parameters of other shapes: what the Megatron config builds
-  // has no room for the weights, and needs no forward pass to be wrong.
+  // Needs no forward pass to be wrong: the two have other parameters, or parameters of other
+  // shapes, so that what the Megatron config builds has no room for the weights; or nothing is
+  // built of it.
   bool structural = false;
 };
 

@@ -74,6 +74,24 @@ constexpr std::array<Condition, 12> kConditions = {{
     {"v_head_dim", "multi_latent_attention", 0},
 }};
 
+// Numbers below which nothing can be computed; `itself`: the least one can.
+struct LeastNumber {
+  std::string_view field;
+  double least;
+  bool itself, may_be_none;
+};
+constexpr std::array<LeastNumber, 9> kLeast = {{
+    {"layernorm_epsilon", 0, /*itself=*/true, /*may_be_none=*/false},
+    {"moe_router_topk", 1, true, false},
+    {"rotary_base", 0, false, true},
+    {"softmax_scale", 0, false, true},
+    {"query_pre_attn_scalar", 0, false, true},
+    {"rope_scaling_factor", 0, false, true},
+    {"rotary_scaling_factor", 0, false, true},
+    {"yarn_rotary_scaling_factor", 0, false, true},
+    {"seq_len_interpolation_factor", 0, false, true},
+}};
+
 double NumberOf(const json& value) {
   if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
   return value.is_number() ? value.get<double>() : std::nan("");
@@ -127,6 +145,25 @@ std::map<std::string, json> ExpectedFields(const Model& model, bool bridge) {
   if (!bridge) return expected;
   for (const Field& field : model.BridgeFields(Dialect::kTe)) expected[field.name] = field.value;
   return expected;
+}
+
+bool IsFinite(const json& value) {
+  return !value.is_number_float() || std::isfinite(value.get<double>());
+}
+
+std::string Shown(const json& value) {
+  // As JSON it would be null.
+  return IsFinite(value) ? ToPrintable(Describe(value)) : fmt::format("{}", value.get<double>());
+}
+
+// "" or what one number of a field has to be.
+std::string WrongNumber(const LeastNumber* limit, const json& value) {
+  if (!IsFinite(value)) return "a finite number";
+  if (limit == nullptr || (value.is_null() && limit->may_be_none)) return "";
+  if (!value.is_number()) return "a number";
+  const auto number = value.get<double>();
+  if (number > limit->least || (limit->itself && number == limit->least)) return "";
+  return fmt::format("{} {}", limit->itself ? "at least" : "above", limit->least);
 }
 
 void AddCause(Report& report, std::string id, std::string where, std::string message,
@@ -228,6 +265,34 @@ std::string Describe(const FieldDifference& d, const MegatronConfig& config) {
                      config.origin, text(d.expected));
 }
 
+std::string ImpossibleNumber(const std::string& field, const MegatronConfig& config) {
+  const auto it = config.fields.find(field);
+  if (it == config.fields.end() || *it == "none" || !IsReadForEffects(field) ||
+      !HasEffect(field, config.fields)) {
+    return "";
+  }
+  const json experts = config.fields.value("num_moe_experts", json());
+  const bool is_topk = field == "moe_router_topk";
+  if (is_topk && !experts.is_number()) return "";  // nothing is routed
+  const auto limit = std::find_if(kLeast.begin(), kLeast.end(),
+                                  [&](const LeastNumber& least) { return least.field == field; });
+  const auto wrong = [&](const json& value) {
+    return WrongNumber(limit == kLeast.end() ? nullptr : &*limit, value);
+  };
+  std::string expected = is_topk && it->is_number() && *it > experts
+                             ? fmt::format("at most {}, the number of experts", Shown(experts))
+                             : "";
+  if (it->is_array()) {
+    for (const json& entry : *it) {
+      if (expected.empty()) expected = wrong(entry);
+    }
+  } else if (expected.empty()) {
+    expected = wrong(*it);
+  }
+  if (expected.empty()) return "";
+  return fmt::format("{} is {} and has to be {}", field, Shown(*it), expected);
+}
+
 std::string SizeCause(const std::string& field) {
   const SizeField* size = FindSize(field);
   return size == nullptr ? "" : std::string(size->cause);
@@ -247,6 +312,10 @@ void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool 
   if (!grid_is_known) detail("saved grid", GridText(config, report));
   if (const auto vocab = Declared(config, "vocab_size", report)) {
     detail("declared vocabulary", fmt::format("{}", *vocab));
+  }
+  for (const auto& [field, value] : config.fields.items()) {
+    const std::string why = ImpossibleNumber(field, config);
+    if (!why.empty()) AddCause(report, "header-corrupt", field, why, config.origin);
   }
   std::vector<FieldDifference> differences = CompareFields(model, config);
   std::stable_partition(differences.begin(), differences.end(), [](const FieldDifference& d) {

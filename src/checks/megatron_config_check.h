@@ -34,11 +34,15 @@ std::string Describe(const FieldDifference& difference, const MegatronConfig& co
 // "size-mismatch" or "head-geometry" for a field that shapes weights; "" for another.
 std::string SizeCause(const std::string& field);
 
+// "layernorm_epsilon is nan and has to be a finite number": of a field by which nothing can be
+// computed; "" for another.
+std::string ImpossibleNumber(const std::string& field, const MegatronConfig& config);
+
 // Adds to `report`: how the checkpoint was built and cut (details); a cause with origin config for
 // each kind of size that contradicts the HF config (size-mismatch, head-geometry) and for a value
-// of the wrong kind (header-corrupt); a note for every other field that differs, but for those that
-// were compared `by_effect`. A field that the config leaves out or that `model` does not have says
-// nothing.
+// of the wrong kind or an impossible number (header-corrupt); a note for every other field that
+// differs, but for those that were compared `by_effect`. A field that the config leaves out or that
+// `model` does not have says nothing.
 void CheckMegatronConfig(const Model& model, const MegatronConfig& config, bool by_effect,
                          Report& report);
 

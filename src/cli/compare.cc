@@ -241,12 +241,7 @@ int Run(Context& context, CompareArguments& a) {
   if (!a.megatron.empty()) inputs.models.push_back(a.megatron);
   inputs.files.insert(inputs.files.end(),
                       {a.config, a.prompt_file, a.options.reference, a.options.candidate});
-  if (!a.options.record.empty()) {
-    const NamedOutput record{"--record", a.options.record};
-    if (const Status spared = CheckOutputsSpareInputs({&record, 1}, inputs); !spared) {
-      return PrintError(spared.error());
-    }
-  }
+  inputs.written = {{"--record", a.options.record}};
   const int64_t size = TeamSize(a.options.grid);
   if (size == 1) {
     const auto alone = Alone();

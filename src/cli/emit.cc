@@ -132,7 +132,7 @@ Status CheckOutputs(const OutputOptions& output) {
 }
 
 Status CheckOutputs(const OutputOptions& output, const CommandInputs& inputs) {
-  std::vector<NamedOutput> outputs;
+  std::vector<NamedOutput> outputs = inputs.written;
   for (const Format& format : kFormats) outputs.push_back({format.option, output.*format.target});
   return CheckOutputsSpareInputs(outputs, inputs);
 }

@@ -9,15 +9,16 @@
 
 namespace weighbridge::cli {
 
-// What a command reads, as it was typed.
-struct CommandInputs {
-  std::vector<std::string> models;  // folders, files in them, or names in the local cache
-  std::vector<std::string> files;   // configs, family files, saved reports; "" is none
-};
-
 struct NamedOutput {
   std::string option;  // "--json"
   std::string path;    // "" and "-" are no files
+};
+
+// What a command reads, as it was typed, and what it writes besides its reports.
+struct CommandInputs {
+  std::vector<std::string> models;  // folders, files in them, or names in the local cache
+  std::vector<std::string> files;   // configs, family files, saved reports; "" is none
+  std::vector<NamedOutput> written = {};
 };
 
 // kUsage "output-is-input" when an output is the same file (links followed) as an input, or one of

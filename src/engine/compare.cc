@@ -26,6 +26,7 @@
 #include "engine/describe.h"
 #include "engine/rank_share.h"
 #include "engine/record.h"
+#include "engine/recording.h"
 #include "engine/stage_weights.h"
 #include "engine/team_run.h"
 #include "family/config.h"
@@ -60,17 +61,8 @@ Result<MegatronConfig> PredictedConfig(const Model& model) {
   }
   MegatronConfig config;
   for (const Field& field : model.config()) config.fields[field.name] = field.value;
-  config.origin = "Megatron's fields of the family";
+  config.origin = "what the family says of Megatron's fields";
   return config;
-}
-
-Result<MegatronConfig> ConfigOf(const Model& model, const MegatronCheckpoint* megatron) {
-  if (megatron == nullptr) return PredictedConfig(model);
-  WB_TRY(auto config, ReadMegatronConfig(*megatron));
-  if (config) return *std::move(config);
-  return Fail(ErrorKind::kUnsupported, "megatron-config",
-              "the Megatron checkpoint does not say how its model is built",
-              megatron->path().string(), "it needs a run_config.yaml or the args of Megatron-LM");
 }
 
 // Past every window, so that a wrong one shows.
@@ -152,6 +144,11 @@ class Comparison {
                                           {"device", options_.device},
                                           {"free_run", options_.free_run},
                                           {"narrow", narrow_}}));
+    if (!options_.thresholds.empty()) {
+      WB_TRY(const json modules, session_->Call({{"stage", "modules"}}, {}));
+      WB_RETURN_IF_ERROR(
+          CheckThresholds(options_.thresholds, modules, model_.layers(), mtp_.count));
+    }
     if (!options_.record.empty()) {
       WB_TRY(recorder_, ActivationWriter::Create(options_.record, options_.overwrite));
       recorder_->AddIds(ids_);
@@ -169,11 +166,11 @@ class Comparison {
 
  private:
   Status Prepare(const MegatronCheckpoint* megatron) {
-    WB_TRY(config_, ConfigOf(model_, megatron));
+    WB_RETURN_IF_ERROR(ReadConfig(megatron));
     WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
     WB_TRY(hf_side_, HfSide(model_));
     effects_ = FindEffectDifferences(model_, config_, options_.runtime, options_.without_mtp);
-    if (megatron != nullptr) CheckMegatronConfig(model_, config_, effects_.compared, report_);
+    if (own_config_) CheckMegatronConfig(model_, config_, effects_.compared, report_);
     WB_TRY(megatron_side_,
            MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
@@ -190,6 +187,25 @@ class Comparison {
       WB_TRY(ids_, RandomTokenIds(model_, options_));
     }
     WB_RETURN_IF_ERROR(CheckTokenIds(model_, ids_));
+    return {};
+  }
+
+  // What the Megatron checkpoint says; else what the HF config predicts.
+  Status ReadConfig(const MegatronCheckpoint* megatron) {
+    if (megatron != nullptr) {
+      WB_TRY(auto own, ReadMegatronConfig(*megatron));
+      own_config_ = own.has_value();
+      if (own_config_) {
+        config_ = *std::move(own);
+        return {};
+      }
+    }
+    WB_TRY(config_, PredictedConfig(model_));
+    if (megatron != nullptr) {
+      report_.unproven.push_back(
+          fmt::format("the Megatron checkpoint does not say how its model is built: taken was {}",
+                      config_.origin));
+    }
     return {};
   }
 
@@ -210,6 +226,9 @@ class Comparison {
   Status OpenRecording(const std::string& path, bool of_hf, std::optional<Recording>& recording) {
     if (path.empty()) return {};
     WB_TRY(recording, Recording::Open(path, model_, of_hf));
+    if (std::string lacking = recording->Lacking(); !lacking.empty()) {
+      report_.unproven.push_back(std::move(lacking));
+    }
     if (!ids_.empty() && ids_ != recording->token_ids()) {
       return Fail(ErrorKind::kInvalid, "token-mismatch",
                   "the recording was made with other token ids", path,
@@ -264,8 +283,7 @@ class Comparison {
     report_.bytes += bytes;
     if (options_.progress) options_.progress(bytes);
     Take(stage, answer);
-    if (candidate_ && answer.contains("whole") && stage.kind != StageKind::kEmbedding &&
-        !Passed(findings_.judged.back().row.status)) {
+    if (candidate_ && stage.kind != StageKind::kEmbedding && HasFailed(stage)) {
       WB_RETURN_IF_ERROR(ExplainRecorded(stage, request, tensors));
     }
     return Record(stage);
@@ -281,6 +299,12 @@ class Comparison {
     if (pp != 0) return {};
     return AddShards(model_, *source_, stage, options_.grid, RankOf(options_.grid, 0), "candidate",
                      tensors);
+  }
+
+  bool HasFailed(StageId stage) const {
+    return std::any_of(
+        findings_.judged.begin(), findings_.judged.end(),
+        [&](const JudgedModule& j) { return j.stage == stage && !Passed(j.row.status); });
   }
 
   // Nothing can be concluded from a reference that fails its own check.
@@ -348,7 +372,7 @@ class Comparison {
   void AddRecorded(const std::optional<Recording>& recording, StageId stage, const char* side,
                    json& request, StageTensors& tensors) const {
     if (!recording) return;
-    recording->Add(stage, model_.layers(), side, tensors);
+    recording->Add(stage, side, tensors);
     request[side]["sequence_first"] = recording->sequence_first();
   }
 
@@ -365,6 +389,14 @@ class Comparison {
       const DType dtype = narrow_ == "bf16" ? DType::kBF16 : DType::kF16;
       modules.push_back(JudgeModule(model_, stage, name, narrow, dtype));
     }
+    if (answer.contains("last")) {
+      findings_.judged.push_back(JudgeModule(model_, {StageKind::kLayer, model_.layers() - 1}, "",
+                                             answer.at("last"), DType::kF32));
+    }
+    if (answer.contains("final")) {
+      findings_.judged.push_back(
+          JudgeModule(model_, stage, "decoder.final_layernorm", answer.at("final"), DType::kF32));
+    }
     if (answer.contains("whole")) {
       findings_.judged.push_back(JudgeModule(model_, stage, "", answer.at("whole"), DType::kF32));
     }
@@ -374,10 +406,19 @@ class Comparison {
     }
     if (answer.contains("free")) findings_.growth.push_back(answer.at("free"));
     if (answer.contains("routing")) TakeRouting(answer.at("routing"));
+    TakeIdle(stage, answer);
     if (answer.contains("tokens")) findings_.tokens = answer.at("tokens");
     findings_.own_flips += answer.value("own_flips", int64_t{0});
     if (answer.contains("replayed")) findings_.replayed = answer.at("replayed");
     if (answer.contains("top")) findings_.top = answer.at("top");
+  }
+
+  void TakeIdle(StageId stage, const json& answer) {
+    if (!answer.contains("experts") || answer.at("experts").at("idle") == 0) return;
+    const json& experts = answer.at("experts");
+    findings_.idle.push_back(
+        {fmt::format("{} {}", stage.kind == StageKind::kMtp ? "MTP layer" : "layer", stage.layer),
+         experts.at("idle"), experts.at("all")});
   }
 
   void TakeRouting(const json& routing) {
@@ -452,6 +493,7 @@ class Comparison {
   const CompareOptions& options_;
   Report report_;
   MegatronConfig config_;
+  bool own_config_ = false;  // the Megatron checkpoint's
   EffectFindings effects_;
   EffectSide hf_side_, megatron_side_;
   MtpLayers mtp_;

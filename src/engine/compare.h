@@ -44,7 +44,7 @@ struct CompareOptions {
   std::string device = "cpu";              // or "cuda"
   std::vector<RatioThreshold> thresholds;  // the last one that matches a module counts
   int top_k = 5;                           // tokens that are shown of the last position
-  // Files of captured activations (engine/stage_weights.h) instead of a side's own computation.
+  // Files of captured activations (engine/recording.h) instead of a side's own computation.
   std::string reference, candidate;
   // What the report calls these files; "": by their paths.
   std::string reference_name, candidate_name;

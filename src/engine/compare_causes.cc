@@ -140,6 +140,12 @@ class Explainer {
     }
     effect.cause.where = std::move(where);
     AddCause(std::move(effect.cause), report_);
+    ExplainWalk(left);
+  }
+
+  // What is wrong on the way explains where it ends.
+  static void ExplainWalk(Modules& left) {
+    std::erase_if(left, [](const JudgedModule* judged) { return judged->of_walk; });
   }
 
   Status AddWeights(const Modules& failed, Modules& left) {
@@ -154,6 +160,7 @@ class Explainer {
       cause.evidence =
           fmt::format("{}; {}{}", cause.evidence, first.row.why, RanksText(found.ranks, first));
       AddCause(std::move(cause), report_);
+      ExplainWalk(left);
     }
     // Of a recording a layer is explained by any of its modules.
     std::erase_if(left, [&](const JudgedModule* judged) {
@@ -206,8 +213,8 @@ class Explainer {
     cause.evidence = first.row.why;
     cause.hint = "the weights of these modules are equal: they are computed otherwise";
     if (!unexplained_weights_.empty()) {
-      cause.evidence += fmt::format("; {}{}", fmt::join(unexplained_weights_, "; "),
-                                    RanksText(ranks_, first));
+      cause.evidence +=
+          fmt::format("; {}{}", fmt::join(unexplained_weights_, "; "), RanksText(ranks_, first));
       cause.hint = "weights of these modules differ, and no known mistake explains how";
     } else if (weights_ == nullptr) {
       cause.hint = "both sides have the same weights: they are computed otherwise";

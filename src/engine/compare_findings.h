@@ -20,6 +20,7 @@ struct JudgedModule {
   StageId stage;
   std::string module;  // as Megatron-Core calls it, beneath its layer; empty: the stage as a whole
   ResultRow row;
+  bool of_walk = false;  // from the embedding on: what is wrong in any stage before shows too
 };
 
 struct CompareFindings {
@@ -35,6 +36,12 @@ struct CompareFindings {
   nlohmann::json tokens;                         // null: the walk did not come so far
   std::map<std::string, double> seconds;         // of each pass
   int64_t routed = 0, flipped = 0, near_ties = 0;
+  // By the name of the layer: how many experts it has, and how many no token reached.
+  struct Idle {
+    std::string layer;
+    int64_t idle = 0, all = 0;
+  };
+  std::vector<Idle> idle;
   int64_t own_flips = 0;    // where each side routed by its own states
   nlohmann::json replayed;  // of the candidate's logits by the reference's routes; null: as it is
 };

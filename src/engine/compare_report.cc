@@ -86,7 +86,12 @@ std::string LimitText(const json& figures, const Limit& limit) {
 
 void DescribeLimits(const CompareFindings& findings, Report& report) {
   if (findings.growth.empty()) return;
-  const json& logits = findings.growth.back();
+  // Where tokens took other experts, by the same ones on both sides: the reference's own error is
+  // that of its routes too.
+  json logits = findings.growth.back();
+  if (!findings.replayed.is_null()) {
+    for (const char* figure : {"max_diff", "cosine"}) logits[figure] = findings.replayed.at(figure);
+  }
   std::vector<std::string> lines;
   for (const Limit& limit : kLimits) lines.push_back(LimitText(logits, limit));
   report.details.emplace_back("logits beside fixed limits (max diff, cosine)",
@@ -165,17 +170,21 @@ void NoteTokens(const CompareFindings& findings, Report& report) {
   if (tokens.is_null() || findings.growth.empty()) return;
   const auto count = [&](const char* key) { return tokens.value(key, int64_t{0}); };
   const json& logits = findings.growth.back();
+  const int64_t no_numbers =
+      logits.value("nan_count", int64_t{0}) + logits.value("inf_count", int64_t{0});
   report.notes.push_back(
       {"next-tokens",
-       fmt::format("{} of {} next tokens are equal{}; logits differ by at most {:.3g} (cosine "
-                   "{:.9g}), KL divergence {:.3g} on average, at most {:.3g}",
-                   count("positions") - count("differ"), count("positions"),
-                   count("differ") > 0
-                       ? fmt::format(", {} of the others within the reference's noise",
-                                     count("differ") - count("beyond_noise"))
-                       : "",
-                   NumberIn(logits, "max_diff"), NumberIn(logits, "cosine"),
-                   NumberIn(tokens, "kl_mean"), NumberIn(tokens, "kl_max"))});
+       fmt::format(
+           "{} of {} next tokens are equal{}; logits differ by at most {:.3g} (cosine "
+           "{:.9g}), KL divergence {:.3g} on average, at most {:.3g}{}",
+           count("positions") - count("differ"), count("positions"),
+           count("differ") > 0 ? fmt::format(", {} of the others within the reference's noise",
+                                             count("differ") - count("beyond_noise"))
+                               : "",
+           NumberIn(logits, "max_diff"), NumberIn(logits, "cosine"), NumberIn(tokens, "kl_mean"),
+           NumberIn(tokens, "kl_max"),
+           no_numbers > 0 ? fmt::format("; {} of the candidate's logits are no numbers", no_numbers)
+                          : "")});
 }
 
 void NoteRoutes(const CompareFindings& findings, Report& report) {
@@ -193,6 +202,24 @@ void NoteRoutes(const CompareFindings& findings, Report& report) {
            "reference's routes replayed the logits differ by at most {:.3g} (cosine {:.9g})",
            findings.own_flips, findings.routed, NumberIn(findings.replayed, "max_diff"),
            NumberIn(findings.replayed, "cosine"))});
+}
+
+// What was not computed shows no fault.
+void TellIdleExperts(const CompareFindings& findings, Report& report) {
+  constexpr size_t kMostShown = 8;  // layers
+  if (findings.idle.empty()) return;
+  int64_t all = 0;
+  std::vector<std::string> layers;
+  for (const CompareFindings::Idle& one : findings.idle) {
+    all += one.idle;
+    if (layers.size() < kMostShown) {
+      layers.push_back(fmt::format("{} of {} in {}", one.idle, one.all, one.layer));
+    }
+  }
+  const size_t more = findings.idle.size() - layers.size();
+  report.unproven.push_back(fmt::format(
+      "{} expert{} got no token: {}{}; more tokens reach more", all, all == 1 ? "" : "s",
+      fmt::join(layers, ", "), more == 0 ? "" : fmt::format(", and in {} more layers", more)));
 }
 
 void DescribeTime(const CompareFindings& findings, Report& report) {
@@ -216,6 +243,7 @@ void DescribeFindings(const CompareFindings& findings, Report& report) {
   NoteWorst(report);
   NoteTokens(findings, report);
   NoteRoutes(findings, report);
+  TellIdleExperts(findings, report);
 }
 
 }  // namespace weighbridge

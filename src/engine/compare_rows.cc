@@ -40,6 +40,12 @@ Shape ShapeIn(const json& figures, const Model& model) {
   return shape;
 }
 
+tl::unexpected<Error> MatchesNothing(const RatioThreshold& threshold) {
+  return Fail(ErrorKind::kUsage, "usage",
+              fmt::format("no module matches '{}'", ToPrintable(threshold.pattern)), "--threshold",
+              "`compare -v` lists the modules; * stands for any text");
+}
+
 }  // namespace
 
 double NumberIn(const json& figures, const char* key) {
@@ -62,6 +68,28 @@ bool MeetsFunctionRule(const json& figures) {
   return NumberIn(figures, "ratio") <= most && NumberIn(figures, "max_ratio") <= largest;
 }
 
+Status CheckThresholds(const std::vector<RatioThreshold>& thresholds, const json& modules,
+                       int64_t layers, int64_t mtp_layers) {
+  for (const RatioThreshold& threshold : thresholds) {
+    const auto matches = [&](StageKind kind, const char* which, int64_t count) {
+      for (int64_t layer = 0; layer < count; ++layer) {
+        const StageId stage{kind, layer};
+        if (GlobMatch(threshold.pattern, NameOf(stage, ""))) return true;  // of a recording
+        for (const json& module : modules.at(which)) {
+          if (GlobMatch(threshold.pattern, NameOf(stage, module))) return true;
+        }
+      }
+      return false;
+    };
+    if (!matches(StageKind::kEmbedding, "embedding", 1) &&
+        !matches(StageKind::kLayer, "layer", layers) &&
+        !matches(StageKind::kMtp, "mtp", mtp_layers) && !matches(StageKind::kOutput, "output", 1)) {
+      return MatchesNothing(threshold);
+    }
+  }
+  return {};
+}
+
 Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,
                        std::vector<JudgedModule>& modules) {
   for (const RatioThreshold& threshold : thresholds) {
@@ -74,11 +102,7 @@ Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,
                           row.noise->max_ratio <= threshold.ratio * kMostMaxRatio / kMostRatio;
       row.status = passes ? RowStatus::kMatch : RowStatus::kMismatch;
     }
-    if (!matched) {
-      return Fail(ErrorKind::kUsage, "usage",
-                  fmt::format("no module matches '{}'", ToPrintable(threshold.pattern)),
-                  "--threshold", "`compare -v` lists the modules; * stands for any text");
-    }
+    if (!matched) return MatchesNothing(threshold);
   }
   return {};
 }
@@ -108,7 +132,7 @@ JudgedModule JudgeModule(const Model& model, StageId stage, const std::string& m
       : only == "reference" ? "; Megatron has no such module"
                             : "; Hugging Face has no such module",
       figures.value("concentrated", false) ? "; nearly all of it in a few elements" : "");
-  return {stage, module, std::move(row)};
+  return {stage, module, std::move(row), figures.value("of_walk", false)};
 }
 
 }  // namespace weighbridge

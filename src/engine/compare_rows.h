@@ -23,6 +23,11 @@ Noise NoiseOf(const nlohmann::json& figures);
 // 32. A ratio that is no number passes nothing.
 bool MeetsFunctionRule(const nlohmann::json& figures);
 
+// Before anything has run: kUsage for a threshold that matches no row that a model of so many
+// layers can have. `modules` is what the component says of "modules".
+Status CheckThresholds(const std::vector<RatioThreshold>& thresholds, const nlohmann::json& modules,
+                       int64_t layers, int64_t mtp_layers);
+
 // Judges the rows that `thresholds` match by these. kUsage for one that matches none.
 Status ApplyThresholds(const std::vector<RatioThreshold>& thresholds,
                        std::vector<JudgedModule>& modules);

@@ -12,7 +12,7 @@
 
 #include "base/scratch_folder.h"
 #include "base/strings.h"
-#include "engine/stage_weights.h"
+#include "engine/recording.h"
 
 namespace weighbridge {
 namespace {

@@ -49,26 +49,4 @@ Status AddMegatronTensors(const Model& model, const ParameterSource& source, Sta
 Status AddTensor(const ParameterBytes& parameter, const Plan& plan, const Shape& shape, DType dtype,
                  std::string name, std::vector<std::byte>& scratch, StageTensors& out);
 
-// Activations that were captured elsewhere: a safetensors file with `input_ids` and, of
-// transformers, `hf_hidden_I` [b, s, h] (I = 0 the embedding, the last one after the final norm)
-// and `hf_logits`, of Megatron `meg_hidden_I_sbh` [s, b, h] (I the layer, counted from 1, whose
-// output it is), `meg_mtp_I_sbh` (what leaves MTP layer I) and `meg_logits`.
-class Recording {
- public:
-  // Errors: those of OpenCheckpoint; kInvalid "recording" when it is none, of another model or of
-  // another length.
-  static Result<Recording> Open(const std::string& path, const Model& model, bool of_hf);
-
-  const std::vector<std::vector<int64_t>>& token_ids() const { return ids_; }
-  const Checkpoint& file() const { return *file_; }
-  // Appends what it has of the stage as "SIDE.recorded.PART".
-  void Add(StageId stage, int64_t layers, const std::string& side, StageTensors& out) const;
-  bool sequence_first() const { return !of_hf_; }
-
- private:
-  std::shared_ptr<const Checkpoint> file_;
-  std::vector<std::vector<int64_t>> ids_;
-  bool of_hf_ = true;
-};
-
 }  // namespace weighbridge

@@ -8,11 +8,13 @@
 #include <thread>
 #include <utility>
 
+#include "base/strings.h"
 #include "checks/diagnose/explain.h"
 #include "checks/moves.h"
 #include "checks/parameter_source.h"
 #include "engine/describe.h"
 #include "engine/rank_share.h"
+#include "tensor/float_bits.h"
 
 namespace weighbridge {
 namespace {
@@ -39,6 +41,7 @@ constexpr Part kParts[] = {
     {"self_attention.linear_", "self_attention.linear_qkv"},
     {"self_attention.", "self_attention.gated_delta_net"},
     {"mixer.", "mixer"},
+    {"mamba_mixer.", "mamba_mixer"},
     {"mlp.router.", "mlp.router"},
     {"mlp.experts.", "mlp.experts"},
     {"mlp.shared_experts.", "mlp.shared_experts"},
@@ -68,10 +71,13 @@ class Finder {
       }
     }
     std::vector<const Parameter*> differ;
+    std::map<std::string, std::string> first;  // by their names
     for (const BoundParameter& bound : w_.binding.bound) {
       if (!modules_of.contains(bound.parameter)) continue;
-      WB_TRY(const bool equal, AreEqual(*bound.parameter));
-      if (!equal) differ.push_back(bound.parameter);
+      WB_TRY(const std::string difference, FirstDifference(*bound.parameter));
+      if (difference.empty()) continue;
+      differ.push_back(bound.parameter);
+      first[w_.model.MegatronName(*bound.parameter, Dialect::kTe)] = difference;
     }
     WeightCauses out;
     if (differ.empty()) return out;
@@ -83,7 +89,9 @@ class Finder {
                                              : static_cast<int>(std::max(
                                                    1U, std::thread::hardware_concurrency()))));
     for (Cause& cause : diagnosis.causes) {
-      if (cause.id != "unexplained") out.causes.push_back(std::move(cause));
+      if (cause.id == "unexplained") continue;
+      AddPlace(first, cause);
+      out.causes.push_back(std::move(cause));
     }
     for (const Parameter* p : differ) {
       WB_RETURN_IF_ERROR(BlameRanks(*p, modules_of[p], out));
@@ -91,8 +99,8 @@ class Finder {
       if (!why.empty() && !why.starts_with("unexplained")) {
         out.explained.insert(modules_of[p].begin(), modules_of[p].end());
       } else {
-        out.unexplained.push_back(
-            fmt::format("{} differs ({})", w_.model.MegatronName(*p, Dialect::kTe), why));
+        const std::string name = w_.model.MegatronName(*p, Dialect::kTe);
+        out.unexplained.push_back(fmt::format("{} differs {} ({})", name, first[name], why));
       }
     }
     return out;
@@ -107,10 +115,38 @@ class Finder {
     return {};
   }
 
-  Result<bool> AreEqual(const Parameter& p) const {
+  // "in 1 of 96 elements, first at [3, 5]: 0.25 expected, 0.5 found"; "": they are equal.
+  Result<std::string> FirstDifference(const Parameter& p) const {
     WB_TRY(const std::vector<std::byte> expected, ValuesIn(hf_, p));
     WB_TRY(const std::vector<std::byte> actual, ValuesIn(megatron_, p));
-    return expected == actual;
+    if (expected == actual) return "";
+    const DType dtype = megatron_.StoredDType(p);
+    WB_TRY(const ParameterBytes bytes, megatron_.Open(p));
+    const auto count = static_cast<size_t>(Numel(bytes.shape));
+    size_t differing = 0, first = 0;
+    for (size_t i = 0; i < count; ++i) {
+      if (RawBits(dtype, expected.data(), i) == RawBits(dtype, actual.data(), i)) continue;
+      if (differing++ == 0) first = i;
+    }
+    const auto text = [&](const std::vector<std::byte>& values) {
+      return FormatBits(dtype, RawBits(dtype, values.data(), first));
+    };
+    return fmt::format("in {} of {} elements, first at {}: {} expected, {} found", differing, count,
+                       IndexToString(bytes.shape, static_cast<int64_t>(first)), text(expected),
+                       text(actual));
+  }
+
+  // Where the weights of a cause begin to differ.
+  static void AddPlace(const std::map<std::string, std::string>& first, Cause& cause) {
+    for (const auto& [name, difference] : first) {
+      const bool named =
+          std::any_of(cause.where.begin(), cause.where.end(),
+                      [&](const std::string& where) { return GlobMatch(where, name); });
+      if (!named) continue;
+      cause.evidence +=
+          fmt::format("{}{} differs {}", cause.evidence.empty() ? "" : "; ", name, difference);
+      return;
+    }
   }
 
   // In the dtype that Megatron stores.

@@ -125,48 +125,59 @@ TEST(EffectWindow, AWidthIsWhatBothLibrariesSee) {
   }
 }
 
-TEST(EffectRouter, FormulasAreEqualWhereTheLibrariesAgree) {
-  const std::vector<std::pair<std::string, json>> megatron = {
-      {"megatron softmax",
-       {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", false}}},
-      {"megatron pre_softmax",
-       {{"moe_router_score_function", "softmax"}, {"moe_router_pre_softmax", true}}},
-      {"megatron sigmoid",
-       {{"moe_router_score_function", "sigmoid"}, {"moe_router_pre_softmax", false}}},
-      {"megatron sigmoid pre_softmax",
-       {{"moe_router_score_function", "sigmoid"}, {"moe_router_pre_softmax", true}}}};
-  const std::vector<std::pair<std::string, std::pair<const char*, json>>> hf = {
-      {"hf softmax normalized", {"qwen3_moe", {{"norm_topk_prob", true}}}},
-      {"hf softmax", {"qwen3_moe", {{"norm_topk_prob", false}}}},
-      {"hf sigmoid normalized", {"dots1", {{"norm_topk_prob", true}}}},
-      {"hf sigmoid", {"dots1", {{"norm_topk_prob", false}}}}};
+// The router's effects of the last layer on both sides; `topk` experts for each token.
+struct RouterEffects {
+  Effects hf, megatron;
+  bool Equal(const char* effect) const { return hf.at(effect).value == megatron.at(effect).value; }
+};
+
+// By the names that the answers have for the formulas.
+RouterEffects RouterOf(const std::string& hf_name, const std::string& megatron_name, int64_t topk) {
+  const bool sigmoid = hf_name.starts_with("hf sigmoid");
   static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
-  const RuntimeTable& runtime = **BuiltInRuntime();
-  for (const auto& [hf_name, config] : hf) {
-    const FamilySpec& spec = **kLibrary.Find(config.first);
-    json toy = Toy(spec);
-    toy.update(config.second);
-    const auto model = Model::Expand(spec, toy, {});
-    ASSERT_TRUE(model) << model.error().what;
-    const auto side = HfSide(*model);
-    ASSERT_TRUE(side);
-    for (const auto& [name, fields] : megatron) {
-      json all = fields;
-      all["_target_"] = "x.GPTModelProvider";
-      all["moe_router_topk"] = 2;
-      all["num_moe_experts"] = 4;
-      const auto other = MegatronSide(all, *model, *side, runtime, {});
-      ASSERT_TRUE(other);
-      const int64_t layer = side->layers - 1;
-      const Effects a = *LayerEffects(*side, layer), b = *LayerEffects(*other, layer);
-      const bool equal = a.at("router.score").value == b.at("router.score").value &&
-                         a.at("router.normalized").value == b.at("router.normalized").value;
-      for (const json& row : Answers()["router"]) {
-        if (row["a"] == hf_name && row["b"] == name) {
-          EXPECT_EQ(equal, row["equal"].get<bool>()) << hf_name << ", " << name;
-        }
-      }
-    }
+  const FamilySpec& spec = **kLibrary.Find(sigmoid ? "dots1" : "qwen3_moe");
+  json config = Toy(spec);
+  config["norm_topk_prob"] = hf_name.ends_with("normalized");
+  config["num_experts_per_tok"] = topk;
+  const auto model = Model::Expand(spec, config, {});
+  EXPECT_TRUE(model) << model.error().what;
+  const auto hf = HfSide(*model);
+  const bool by_sigmoid = megatron_name.starts_with("megatron sigmoid");
+  const json fields = {{"_target_", "x.GPTModelProvider"},
+                       {"moe_router_topk", topk},
+                       {"num_moe_experts", 4},
+                       {"moe_router_score_function", by_sigmoid ? "sigmoid" : "softmax"},
+                       {"moe_router_pre_softmax", megatron_name.ends_with("pre_softmax")}};
+  const auto megatron = MegatronSide(fields, *model, *hf, **BuiltInRuntime(), {});
+  const int64_t layer = hf->layers - 1;
+  return {*LayerEffects(*hf, layer), *LayerEffects(*megatron, layer)};
+}
+
+TEST(EffectRouter, FormulasAreEqualWhereTheLibrariesAgree) {
+  int compared = 0;
+  for (const json& row : Answers()["router"]) {
+    const std::string a = row["a"], b = row["b"];
+    if (!a.starts_with("hf ") || !b.starts_with("megatron ")) continue;
+    const RouterEffects router = RouterOf(a, b, 2);
+    EXPECT_EQ(router.Equal("router.score") && router.Equal("router.normalized"),
+              row["equal"].get<bool>())
+        << a << ", " << b;
+    EXPECT_TRUE(router.Equal("router.refused")) << a << ", " << b;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 16);
+}
+
+TEST(EffectRouter, OfOneExpertFormulasAreEqualWhereTheLibrariesAgreeAndTheRefusedOnesAreKnown) {
+  ASSERT_EQ(Answers()["router_of_one"].size(), 16u);
+  for (const json& row : Answers()["router_of_one"]) {
+    const std::string a = row["a"], b = row["b"];
+    const RouterEffects router = RouterOf(a, b, 1);
+    EXPECT_EQ(!router.Equal("router.refused"), row["refused"].get<bool>()) << a << ", " << b;
+    if (row["refused"].get<bool>()) continue;
+    EXPECT_EQ(router.Equal("router.score") && router.Equal("router.normalized"),
+              row["equal"].get<bool>())
+        << a << ", " << b;
   }
 }
 

@@ -151,6 +151,39 @@ def test_what_the_runtime_computes_otherwise_is_found_at_its_modules(compare, to
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+# transformers divides the weight of a single expert by itself, which Megatron-Core's sigmoid routers do not.
+# (Groups of experts count otherwise too.)
+ONE_EXPERT = ["deepseek_v3", "dots1", "glm4_moe"]
+ONE = ["--set", "num_experts_per_tok=1", "--set", "n_group=1", "--set", "topk_group=1"]
+
+
+@pytest.mark.parametrize("family", [*ONE_EXPERT, "llama4_text", "qwen2_moe"])
+def test_a_router_of_one_expert_gives_the_states_of_transformers(compare, toy, tmp_path, monkeypatch, family):
+    folder = toy(family, *ONE)
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("family", ONE_EXPERT)
+def test_a_router_of_one_expert_is_found_at_its_module(compare, toy, family):
+    folder = toy(family, *ONE)
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 1
+    assert [(found["id"], found["origin"]) for found in report["causes"]] == [("router-formula", "runtime")]
+    failed = {row["megatron"]["name"] for row in report["results"] if row["status"] == "mismatch"}
+    assert failed and all(name.endswith(".mlp.router") for name in failed)
+    assert compare(folder, "--seq-len", LENGTH, "--runtime", "none")[0].returncode == 0
+    right = toy(family, *ONE, "--set", "norm_topk_prob=false")
+    assert compare(right, "--seq-len", LENGTH)[0].returncode == 0
+
+
+def test_a_softmax_over_one_expert_is_what_megatron_core_refuses(compare, toy):
+    result, report = compare(toy("qwen3_moe", "--set", "num_experts_per_tok=1", "--set", "norm_topk_prob=true"),
+                             "--seq-len", LENGTH)
+    assert result.returncode == 1
+    assert [(found["id"], found["origin"]) for found in report["causes"]] == [("router-formula", "config")]
+    assert "refuses" in report["causes"][0]["message"]
+
+
 @pytest.mark.parametrize(("family", "options", "limit"), [
     ("llama4_text", ["--set", "attention_chunk_size=32"], 32), ("llama4_text", ["--set", "floor_scale=40"], 39)])
 def test_a_length_beyond_which_a_model_computes_otherwise_is_refused(compare, toy, family, options, limit):

@@ -15,16 +15,19 @@ need_engine()
 # Families of which live megatron-core computes what our Hugging Face side does; "FAMILY+KEY=VALUE" sets a key of the toy.
 # (Megatron's mixer beside attention norms after the gate only, and the Bridge takes its size from expand.)
 FALCON = "falcon_h1+mamba_d_ssm=96+mamba_n_heads=8+mamba_d_head=12+mamba_norm_before_gate=false"
-CLEAN = ["bailing_moe_v2", "dots1", "exaone_moe", FALCON, "glm4_moe_lite", "hy_v3", "kimi_k2", "minimax_m2", "persimmon"]
+ONE = "+num_experts_per_tok=1+n_group=1+topk_group=1"
+CLEAN = ["bailing_moe_v2", "bailing_moe_v2" + ONE, "dots1", "exaone_moe", FALCON, "glm4_moe_lite", "hy_v3", "kimi_k2",
+         "minimax_m2", "persimmon"]
 # What megatron-core computes otherwise: the cause and its origin, the layers in which it shows.
-OTHERWISE = {"llama4_text": ("norm-kind", "runtime", {1, 3})}
+OTHERWISE = {"llama4_text": ("norm-kind", "runtime", {1, 3}),
+             "glm4_moe" + ONE: ("router-formula", "runtime", {1, 2, 3})}
 # With MTP layers, as many as the last character says.
 MTP = ["deepseek_v3+num_nextn_predict_layers=2", "glm4_moe+num_nextn_predict_layers=1", "mimo+num_nextn_predict_layers=1"]
 
 
 @pytest.fixture(scope="module")
 def live(weighbridge, oracles, tmp_path_factory):  # noqa: F811
-    """{name: (what compare gets: the Hugging Face folder, and Megatron's where it says how the model is built; the recording)}"""
+    """{name: ([the Hugging Face folder, Megatron's], the recording)}"""
     root, found, jobs = tmp_path_factory.mktemp("live"), {}, []
     for name in [*CLEAN, *OTHERWISE, *MTP]:
         family, *options = name.split("+")
@@ -36,7 +39,7 @@ def live(weighbridge, oracles, tmp_path_factory):  # noqa: F811
         described = bool(list(megatron.glob("iter_*/run_config.yaml")))
         jobs.append({"name": name, "hf": str(hf), "megatron": str(megatron), "out": str(recording), "vocab": 386,
                      "mtp": name in MTP, "build": not described})
-        found[name] = ([hf, megatron] if described else [hf], recording)
+        found[name] = ([hf, megatron], recording)
     (root / "jobs.json").write_text(json.dumps(jobs))
     worker = subprocess.run([sys.executable, ROOT / "tests/oracle/forward_worker.py", oracles, root / "jobs.json",
                              root / "results.json"], capture_output=True, text=True, check=False, timeout=600)

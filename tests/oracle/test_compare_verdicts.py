@@ -1,4 +1,5 @@
 """The verdicts of `compare`: the rule on long inputs, whose truth is taken of a sample, and in the checkpoint's own dtype."""
+import json
 import re
 
 import pytest
@@ -71,9 +72,14 @@ def test_one_wrong_element_of_a_matrix_is_found(compare, changed_model):
     def flip(w):
         w[3, 5] = -w[3, 5] + 0.01
 
-    result, report = compare(*changed_model("llama", r"layers\.0\.mlp\.up_proj", flip), "--seq-len", LENGTH)
+    pair = changed_model("llama", r"layers\.0\.mlp\.up_proj", flip)
+    result, report = compare(*pair, "--seq-len", LENGTH)
     assert result.returncode == 1
     assert modules(report, "mismatch") == {"decoder.layers.0.mlp"}
+    # up is the second half of Megatron's matrix.
+    rows = json.loads((pair[0] / "config.json").read_text())["intermediate_size"]
+    assert f"linear_fc1.weight differs in 1 of {2 * rows * 48} elements, first at [{rows + 3}, 5]: " in (
+        report["causes"][0]["evidence"]), report["causes"]
 
 
 def test_a_row_of_the_output_layer_is_found_in_the_logits(compare, changed_model):

@@ -18,6 +18,10 @@ IMPORTED = ["llama", "mistral", "phi3", "mixtral", "qwen2_5_vl", "qwen3_5_moe", 
 MISSING = object()
 
 
+class Plain(str):
+    """Text that stands in YAML as it is."""
+
+
 def edit_yaml(file, fields):
     before, model, after = re.fullmatch(r"(?s)(.*?^model:\n)((?:[ ].*?\n)*)(\S.*)?", file.read_text(), re.M).groups()
     for field, value in fields.items():
@@ -25,7 +29,7 @@ def edit_yaml(file, fields):
         model, count = re.subn(rf"(?m)^  {field}:.*\n(?:    .*\n|  - .*\n)*", "", model)
         assert count <= 1
         if value is not MISSING:
-            model += f"  {field}: {json.dumps(value)}\n"
+            model += f"  {field}: {value if isinstance(value, Plain) else json.dumps(value)}\n"
     file.write_text(before + model + (after or ""))
 
 
@@ -224,6 +228,37 @@ def test_a_key_of_config_json_counts_as_its_class_reads_it(judge, name, keys, ca
     assert judge(name, hf=keys)[0] == causes
 
 
+# transformers divides the weight of a single expert by itself, a sigmoid router of Megatron-Core does not.
+@pytest.mark.parametrize(("name", "keys", "fields", "causes", "without_runtime"), [
+    ("glm4_moe", {}, {}, {"router-formula": "runtime"}, {}),
+    ("deepseek_v3_nomtp", {}, {}, {"router-formula": "runtime"}, {}),
+    ("glm4_moe", {"norm_topk_prob": False}, {}, {}, {}),
+    ("qwen3_moe", {"norm_topk_prob": False}, {"moe_router_pre_softmax": True}, {}, {}),
+    ("qwen3_moe", {}, {"moe_router_pre_softmax": True}, {"router-formula": "config"}, {"router-formula": "config"}),
+])
+def test_a_router_of_one_expert_counts_as_each_library_reads_it(judge, name, keys, fields, causes, without_runtime):
+    changes = {"hf": {"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, **keys},
+               "megatron": {"moe_router_topk": 1, "moe_router_num_groups": None, "moe_router_group_topk": None, **fields}}
+    found, report = judge(name, **changes)
+    assert found == causes
+    if "runtime" in causes.values():
+        assert "does not divide its weight by itself" in report["causes"][0]["message"]
+    assert judge(name, **changes, options=["--runtime", "none"])[0] == without_runtime
+
+
+@pytest.mark.parametrize("options", [[], ["--runtime", "none"]])
+def test_a_softmax_over_one_expert_is_what_megatron_core_refuses(judge, options):
+    one = {"hf": {"num_experts_per_tok": 1}, "megatron": {"moe_router_topk": 1}}
+    causes, report = judge("qwen3_moe", **one, options=options)
+    assert causes == {"router-formula": "config"}
+    assert "TransformerConfig refuses moe_router_topk 1" in report["causes"][0]["message"]
+    assert "moe_router_pre_softmax" in report["causes"][0]["hint"]
+    # With sinkhorn it does not; that is told as what it is.
+    one["megatron"]["moe_router_load_balancing_type"] = "sinkhorn"
+    causes, report = judge("qwen3_moe", **one, options=options)
+    assert causes == {"router-formula": "config"} and "refuses" not in report["causes"][0]["message"]
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_a_factor_of_rope_that_is_not_passed_on_is_named(judge, factor):
     """Megatron-LM once used 8 whatever it was told."""
@@ -405,6 +440,28 @@ def test_a_runtime_is_chosen_by_name_and_version(judge, run):
 def test_values_that_no_config_has_are_no_crash(judge, fields):
     for name in ("llama_untied", "deepseek_v3_nomtp"):
         judge(name, megatron=fields)
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [
+    ("layernorm_epsilon", Plain(".nan"), "layernorm_epsilon is nan and has to be a finite number"),
+    ("layernorm_epsilon", -1e-5, "at least 0"),
+    ("layernorm_epsilon", "small", 'layernorm_epsilon is "small" and has to be a number'),
+    ("rotary_base", Plain(".inf"), "rotary_base is inf and has to be a finite number"),
+    ("rotary_base", 0, "rotary_base is 0 and has to be above 0"),
+    ("rotary_base", -10000.0, "above 0"),
+    ("softmax_scale", Plain(".nan"), "a finite number"),
+    ("softmax_scale", 0.0, "above 0"),
+    ("moe_router_topk", 0, "at least 1"),
+    ("moe_router_topk", 5, "moe_router_topk is 5 and has to be at most 4, the number of experts"),
+    ("moe_router_topk_scaling_factor", Plain("-.inf"), "a finite number"),
+])
+def test_a_number_by_which_nothing_can_be_computed_is_a_fault_of_the_config(judge, field, value, said):
+    causes, report = judge("qwen3_moe", megatron={field: value})
+    assert causes == {"header-corrupt": "config"}
+    assert report["causes"][0]["where"] == [field] and said in report["causes"][0]["message"]
+    assert report["causes"][0]["evidence"].endswith("run_config.yaml")
+    # The rest was compared all the same.
+    assert not any("by effect" in line for line in report["unproven"])
 
 
 def test_a_window_that_is_absent_is_its_class_default_and_one_that_is_null_is_none(run, tmp_path):

@@ -189,7 +189,7 @@ nlohmann::json Measure::ToJson() const {
           {"concentrated", concentrated()},
           {"max_diff", max_diff_},
           {"mean_diff", sum_diff_ / std::max(elements_, 1.0)},
-          {"cosine", norms > 0 ? dot_ / norms : 1.0},
+          {"cosine", norms == 0 ? 1.0 : dot_ / norms},
           {"nan_count", nan_},
           {"inf_count", inf_}};
 }

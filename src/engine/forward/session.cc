@@ -93,6 +93,18 @@ std::vector<std::vector<Tensor>> RunTogether(const Stage& stage, const ModuleInf
   return out;
 }
 
+json AllModules() {
+  const auto names = [](std::span<const ModuleInfo> modules) {
+    json list = json::array();
+    for (const ModuleInfo& module : modules) list.push_back(module.name);
+    return list;
+  };
+  return {{"embedding", names(EmbeddingModules())},
+          {"layer", names(LayerModules())},
+          {"mtp", names(MtpModules())},
+          {"output", names(OutputModules())}};
+}
+
 }  // namespace
 
 Session::Session(const json& request)
@@ -125,6 +137,7 @@ Session::Session(const json& request)
 
 json Session::Call(const json& request, std::span<const WbEngineTensor> tensors) {
   const c10::InferenceMode guard;
+  if (request.at("stage") == "modules") return AllModules();
   seconds_.clear();
   const Pair pair{{request.at("reference"), tensors, "reference", pool_, device_},
                   {request.at("candidate"), tensors, "candidate", pool_, device_}};
@@ -152,15 +165,15 @@ json Session::Call(const json& request, std::span<const WbEngineTensor> tensors)
 json Session::Hypotheses(const Pair& pair, const json& request) const {
   const Side& side = pair.candidate;
   const bool output = request.at("of") == "output";
+  const char* part = !output ? "out" : side.recorded.Has("logits") ? "logits" : "final";
   const auto run = [&](const Stage& stage, const Tensor& x) {
     if (!output) return RunLayer(stage, x);
     const Tensor final = RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
-    return stage.Logits(final, 0, stage.vocabulary());
+    return side.recorded.Has("logits") ? stage.Logits(final, 0, stage.vocabulary()) : final;
   };
-  return TryHypotheses(
-      {request.at("candidate").at("spec"), side.weights, output ? walk_.candidate : walk_.teacher,
-       side.Recorded(output ? "logits" : "out").value()},
-      request.at("tries"), run);
+  return TryHypotheses({request.at("candidate").at("spec"), side.weights,
+                        output ? walk_.candidate : walk_.teacher, side.Recorded(part).value()},
+                       request.at("tries"), run);
 }
 
 // The first tokens of the first rows.
@@ -312,9 +325,25 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes
     }
     Store(lanes.teacher, module, std::move(out));
     Store(lanes.truth, module, std::move(exact.walk));
+    if (module.id == ModuleId::kRouter) FollowRoutes(lanes);
     if (narrow_) Store(lanes.narrow, module, std::move(narrow));
   }
+  if (const Tensor& routing = At(lanes.teacher, Slot::kRouting); routing.defined()) {
+    const Tensor reached = (routing != 0).flatten(0, -2).any(0);
+    answer["experts"] = {{"all", reached.numel()},
+                         {"idle", reached.logical_not().sum().item<int64_t>()}};
+  }
   return answer;
+}
+
+// A token that takes another expert in float64 than in float32 walks on by the reference's route:
+// what it shows of the reference is rounding, not the other expert.
+void Session::FollowRoutes(Lanes& lanes) const {
+  Tensor& truth = At(lanes.truth, Slot::kRouting);
+  const Tensor& taught = At(lanes.teacher, Slot::kRouting);
+  if (!lanes.own || !truth.defined() || !taught.defined()) return;
+  const Tensor routes = Prefix(taught).to(truth.scalar_type());
+  truth = at::where((truth != 0).ne(routes != 0).any(-1, true), routes, truth);
 }
 
 // The same verdict in the narrow dtype, with its own error and ULP.
@@ -388,7 +417,10 @@ Session::Walk Session::AfterFinalNorm(const Pair& pair) const {
 
 json Session::Mtp(const Pair& pair) {
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
-  if (mtp_done_ == 0) mtp_ = AfterFinalNorm(pair);
+  if (mtp_done_ == 0) {
+    if (auto in = pair.candidate.Recorded("in")) walk_.candidate = *std::move(in);
+    mtp_ = AfterFinalNorm(pair);
+  }
   const Walk& next = next_.at(mtp_done_++);
   const auto run = [](const Stage& stage, const Tensor& embedded, const Tensor& before) {
     Activations own{};
@@ -400,6 +432,7 @@ json Session::Mtp(const Pair& pair) {
   const auto recorded = pair.candidate.Recorded("out");
   const Tensor before = recorded ? mtp_.candidate : mtp_.reference;
   Lanes lanes;
+  lanes.own = !recorded;
   At(lanes.teacher, Slot::kNext) = next.reference;
   At(lanes.teacher, Slot::kBefore) = before;
   At(lanes.truth, Slot::kNext) = next.truth;
@@ -438,7 +471,9 @@ json Session::Layer(const Pair& pair) {
     if (const auto in = side->Recorded("in")) teacher = *in;
   }
   walk_.teacher = teacher;
+  const bool is_own = teacher.is_same(walk_.reference);
   Lanes lanes;
+  lanes.own = is_own;
   At(lanes.teacher, Slot::kX) = teacher;
   At(lanes.truth, Slot::kX) = walk_.truth;
   At(lanes.narrow, Slot::kX) = walk_.narrow;
@@ -452,6 +487,12 @@ json Session::Layer(const Pair& pair) {
   }
   const auto reference_out = pair.reference.Recorded("out");
   const auto candidate_out = pair.candidate.Recorded("out");
+  last_ = {};
+  if (pair.reference.recorded.Has("in") && !reference_out && !pair.candidate.recorded.Has("in")) {
+    // What left it was recorded after the final norm, if at all.
+    last_ = {run(*pair.reference.stage, teacher), run(*pair.candidate.stage, teacher),
+             run(*pair.reference.stage, teacher.to(at::kDouble))};
+  }
   if (reference_out || candidate_out) {
     Measure measure;
     const Tensor exact = run(*pair.reference.stage, teacher.to(at::kDouble));
@@ -474,7 +515,6 @@ json Session::Layer(const Pair& pair) {
     certified.Add(*reference_out, run(stage, x), run(stage, x.to(at::kDouble)));
     answer["recorded_reference"] = certified.ToJson();
   }
-  const bool is_own = teacher.is_same(walk_.reference);
   const Clock clock(seconds_, "free");
   if (reference_out) {
     walk_.reference = *reference_out;

@@ -10,18 +10,25 @@
 //         that a team holds also "team": {"stage", "layer", "pp"} (parallel/team_stage.h), and its
 //         tensors are the leader's shards. Tensors are
 //         named "reference.NAME" and "candidate.NAME". "SIDE.recorded.PART" is a recording instead
-//         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits".
+//         of a computation: "in", "out" and "final", sequence first where SIDE says so, "logits";
+//         "in" of the output is the state before the final norm.
 // Answer: {"modules": [{"name", "shape", figures, "few_tokens", "narrow": {figures}}], "free":
 // {figures} of the
 //         states that each side computed from its own, "routing": {...}, "tokens": {...},
+//         "experts": {"all", "idle"} of a layer, how many no token of the teacher's reached,
 //         "own_flips": tokens that chose other experts there, at the output then "replayed":
 //         {figures} of the candidate's logits by the reference's routes, "repeats": bool at the
 //         first layer, "seconds": {pass: s}}; of a recorded layer, and of recorded logits, also
 //         "whole": {figures} of the output, on the recorded input, and of the candidate's
+//         ("of_walk": the logits came without a state before them, and so from the embedding)
 //         "explained": {figures} against what the candidate's model computes from that, and of the
 //         reference's "recorded_reference": {figures} of the recording beside what we compute of
-//         it. Of the output, "top": the best tokens of each row's last position, [{"reference":
+//         it. Of the output, "final": {figures} of what was recorded after a side's final norm,
+//         "last": of the reference, those of the last layer, which that norm follows, and "top":
+//         the best tokens of each row's last position, [{"reference":
 //         [[id, logit], ...], "candidate"}].
+//         {"stage": "modules"} gives the names that there are of modules, of all kinds of models:
+//         {"embedding", "layer", "mtp", "output": [names]}.
 //         {"stage": "hypotheses", "of": "layer|output", "tries": [...]} with a recorded stage of
 //         the candidate, after its call, changes no state; its answer is that of TryHypotheses
 //         (hypotheses.h).
@@ -67,6 +74,7 @@ class Session {
   // in the narrow dtype. Each walks from its own state.
   struct Lanes {
     Activations teacher{}, truth{}, narrow{};
+    bool own = true;  // the teacher's states are the reference's
   };
   // The states between stages. `replayed`: the candidate's by the reference's routes; undefined
   // until a token has taken another one.
@@ -74,11 +82,17 @@ class Session {
     at::Tensor reference, candidate, replayed, truth, narrow;
     at::Tensor teacher;  // what both were given at the last layer
   };
+  // What each side makes of a recorded state of the reference, where what it led to was not
+  // recorded before the next norm.
+  struct LastLayer {
+    at::Tensor reference, candidate, exact;
+  };
   struct Exact;
   struct Finals;
   class OutputLayer;
 
   at::Tensor Prefix(const at::Tensor& x) const;
+  at::Tensor PrefixRows(const at::Tensor& flat) const;  // of [tokens, ...]
   at::Tensor Sampled(const at::Tensor& rows) const;
   Exact RunExactly(const Stage& stage, const ModuleInfo& module, Lanes& lanes) const;
   nlohmann::json Judge(const Pair& pair, const ModuleInfo& module, Lanes& lanes,
@@ -93,13 +107,15 @@ class Session {
   nlohmann::json Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes& lanes);
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
+  void FollowRoutes(Lanes& lanes) const;
   int64_t WalkCandidate(const Stage& candidate, const at::Tensor& routing);
   void EmbedNext(const Pair& pair, int64_t mtp_layers);
   Walk AfterFinalNorm(const Pair& pair) const;
   nlohmann::json Mtp(const Pair& pair);
   nlohmann::json Output(const Pair& pair, bool keep, int64_t top);
   nlohmann::json Hypotheses(const Pair& pair, const nlohmann::json& request) const;
-  std::optional<nlohmann::json> RecordedLogits(const Pair& pair, const Finals& finals) const;
+  void JudgeRecordedFinal(const Pair& pair, nlohmann::json& answer) const;
+  void JudgeRecordedLogits(const Pair& pair, const Finals& finals, nlohmann::json& answer) const;
 
   at::Device device_;
   std::optional<at::ScalarType> narrow_;
@@ -108,6 +124,7 @@ class Session {
   at::Tensor sample_;  // tokens of which the truth is taken; undefined: of all
   int64_t prefix_rows_ = 1, prefix_length_ = 1;
   Walk walk_;
+  LastLayer last_;
   // Of MTP layers: the embeddings of the tokens that each sees, and the states after the last one
   // that ran.
   std::vector<Walk> next_;

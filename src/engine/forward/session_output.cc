@@ -18,6 +18,8 @@ constexpr int64_t kTokensPerChunk = 512, kRowsPerBlock = 8192;
 
 Tensor Flat(const Tensor& x) { return x.flatten(0, 1); }
 
+std::vector<int64_t> ShapeOf(const Tensor& x) { return x.sizes().vec(); }
+
 // Logits [tokens, rows] of states [tokens, hidden].
 Tensor LogitsOf(const Stage& stage, const Tensor& x, int64_t begin, int64_t count) {
   return stage.Logits(x.unsqueeze(0), begin, count)[0];
@@ -48,30 +50,82 @@ struct Session::Finals {
   Tensor teacher, reference, candidate, replayed, truth, narrow;
 };
 
-// Recorded logits beside what both models make of the recorded state before them.
-std::optional<json> Session::RecordedLogits(const Pair& pair, const Finals& finals) const {
+Tensor Session::PrefixRows(const Tensor& flat) const {
+  return Flat(Prefix(flat.unflatten(0, ids_.sizes())));
+}
+
+// What was recorded after the final norm: of the candidate beside what the reference makes of the
+// recorded state before it; of the reference, whose state before it none records, what both sides
+// make of the state before the last layer.
+void Session::JudgeRecordedFinal(const Pair& pair, json& answer) const {
+  const auto norm = [](const Stage& stage, const Tensor& x) {
+    return RunOr(stage, OutputModules()[0], std::span(&x, 1))[0];
+  };
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
-  const ModuleInfo& norm = OutputModules()[0];
+  const auto judge = [&](const char* what, const Tensor& of_candidate, const Tensor& of_reference,
+                         const Tensor& truth) {
+    Measure measure;
+    measure.Add(of_candidate, of_reference, truth);
+    answer[what] = measure.ToJson();
+    answer[what]["shape"] = ShapeOf(truth);
+  };
+  const auto in = pair.candidate.Recorded("in"), final = pair.candidate.Recorded("final");
+  if (in && final)
+    judge("final", *final, norm(reference, *in), norm(reference, in->to(at::kDouble)));
+  const auto of_reference = pair.reference.Recorded("final");
+  if (!of_reference || !last_.exact.defined()) return;
+  const Tensor truth = norm(reference, last_.exact);
+  judge("last", norm(reference, last_.candidate), *of_reference, truth);
+  judge("final", norm(candidate, last_.reference), *of_reference, truth);
+  judge("recorded_reference", *of_reference, norm(reference, last_.reference), truth);
+}
+
+// Recorded logits beside what both models make of the recorded state before them.
+void Session::JudgeRecordedLogits(const Pair& pair, const Finals& finals, json& answer) const {
+  const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   const auto of_candidate = pair.candidate.Recorded("logits");
   const auto of_reference = pair.reference.Recorded("logits");
-  if (!of_candidate && !of_reference) return std::nullopt;
-  const auto normed = [&](const Tensor& x) { return RunOr(reference, norm, std::span(&x, 1))[0]; };
-  const Tensor x = of_candidate ? Flat(normed(walk_.candidate)) : finals.reference;
-  const Tensor exact = of_candidate ? Flat(normed(walk_.candidate.to(at::kDouble)))
-                                    : finals.reference.to(at::kDouble);
-  Measure measure;
+  if (!of_candidate && !of_reference) return;
+  const auto normed = [&](const Tensor& x) {
+    return RunOr(reference, OutputModules()[0], std::span(&x, 1))[0];
+  };
+  Tensor x, exact;
+  if (!of_candidate) {
+    if (pair.reference.Recorded("final")) x = finals.reference;
+  } else if (const auto final = pair.candidate.Recorded("final")) {
+    x = Flat(*final);
+  } else if (const auto in = pair.candidate.Recorded("in")) {
+    x = Flat(normed(*in));
+    exact = Flat(normed(in->to(at::kDouble)));
+  }
+  const auto recorded = of_candidate ? Flat(*of_candidate) : Flat(*of_reference);
+  // Without a state before them they come from the embedding: what all layers add to the error
+  // counts, as it does in the reference's own walk.
+  const bool from_walk = !x.defined();
+  const Tensor ours = from_walk ? PrefixRows(finals.reference) : x;
+  const Tensor theirs = from_walk ? PrefixRows(finals.candidate) : x;
+  const Tensor right = from_walk ? finals.truth : exact.defined() ? exact : x;
+  const Tensor rows = from_walk ? PrefixRows(recorded) : recorded;
+  Measure measure, certified;
   VisitVocabulary(reference, [&](int64_t begin, int64_t count) {
-    const Tensor truth = LogitsOf(reference, exact, begin, count);
-    const auto part = [&](const Tensor& all) { return Flat(all).narrow(1, begin, count); };
+    const Tensor truth = LogitsOf(reference, right.to(at::kDouble), begin, count);
+    const Tensor own = LogitsOf(reference, ours, begin, count);
+    const Tensor part = rows.narrow(1, begin, count);
     if (of_candidate) {
-      measure.Add(part(*of_candidate), LogitsOf(reference, x, begin, count), truth);
+      measure.Add(part, own, truth);
     } else {
-      measure.Add(LogitsOf(candidate, x, begin, count), part(*of_reference), truth);
+      measure.Add(LogitsOf(candidate, theirs, begin, count), part, truth);
+      certified.Add(part, own, truth);
     }
   });
-  json figures = measure.ToJson();
-  figures["shape"] = {ids_.size(0), ids_.size(1), -1};
-  return figures;
+  answer["whole"] = measure.ToJson();
+  answer["whole"]["of_walk"] = from_walk;
+  answer["whole"]["shape"] = {ids_.size(0), ids_.size(1), -1};
+  if (of_candidate) return;
+  json figures = certified.ToJson();
+  const bool worse = !answer.contains("recorded_reference") ||
+                     !(figures["ratio"] <= answer["recorded_reference"]["ratio"]);
+  if (worse) answer["recorded_reference"] = std::move(figures);
 }
 
 // The output matrix on the teacher's states: measured like any module, but by blocks.
@@ -86,8 +140,8 @@ class Session::OutputLayer {
     sample_ = session.sample_.defined()
                   ? session.sample_
                   : at::arange(session.ids_.numel(), at::TensorOptions().dtype(at::kLong));
-    const Tensor flat = at::arange(session.ids_.numel(), at::TensorOptions().dtype(at::kLong));
-    prefix_ = Flat(session.Prefix(flat.view(session.ids_.sizes())).unsqueeze(-1)).flatten();
+    prefix_ =
+        session.PrefixRows(at::arange(session.ids_.numel(), at::TensorOptions().dtype(at::kLong)));
   }
 
   // Tokens [begin, begin + count), and where to put the logits of each walk on its own states;
@@ -199,6 +253,8 @@ class Session::OutputLayer {
 json Session::Output(const Pair& pair, bool keep, int64_t top) {
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   const ModuleInfo& norm = OutputModules()[0];
+  // The layer before it may not have been recorded, and so not have led there.
+  if (auto in = pair.candidate.Recorded("in")) walk_.candidate = *std::move(in);
   Lanes lanes;
   At(lanes.teacher, Slot::kX) = walk_.reference;
   At(lanes.truth, Slot::kX) = walk_.truth;
@@ -248,7 +304,8 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
       kept_candidate.push_back(c);
     }
   }
-  if (auto whole = RecordedLogits(pair, finals)) answer["whole"] = std::move(*whole);
+  JudgeRecordedFinal(pair, answer);
+  JudgeRecordedLogits(pair, finals, answer);
   json row = layer.ToJson();
   row["name"] = OutputModules()[1].name;
   row["shape"] = {ids_.size(0), ids_.size(1), vocabulary};

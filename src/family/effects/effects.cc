@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 65> kEffects = {{
+constexpr std::array<EffectInfo, 66> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
     {"attention.gate", "head-geometry", "the gate of attention's output",
@@ -76,6 +76,8 @@ constexpr std::array<EffectInfo, 65> kEffects = {{
      "mlp.router"},
     {"router.input_scaled", "router-formula", "the scaling of the experts' input", "mlp.router"},
     {"router.normalized", "router-formula", "whether the chosen weights are normalized",
+     "mlp.router"},
+    {"router.refused", "router-formula", "a router that Megatron-Core does not build",
      "mlp.router"},
     {"router.scaling", "router-formula", "the routed experts' multiplier", "mlp.router"},
     {"router.score", "router-formula", "the score function", "mlp.router"},
@@ -407,8 +409,14 @@ class Resolver {
     Add("router.normalized", [](Reader& r) -> json {
       const int64_t k = r.Integer("moe_router_topk").value_or(0);
       if (r.Text("moe_router_score_function") == "softmax") return !r.Is("moe_router_pre_softmax");
+      if (k == 1 && !r.Is("router_normalizes_one")) return false;
       const json* always = r.Find("router_normalizes");
-      return always == nullptr ? Unknown() : json(*always == true && k > 1);
+      return always == nullptr ? Unknown() : json(*always == true);
+    });
+    Add("router.refused", [](Reader& r) -> json {
+      // The fields that a reader would have to change.
+      for (const char* field : {"moe_router_topk", "moe_router_score_function"}) r.Get(field);
+      return r.Get("router_refused");
     });
     Add("router.scaling", [](Reader& r) -> json {
       const double scaling = r.Number("moe_router_topk_scaling_factor").value_or(1);

@@ -248,6 +248,7 @@ void FillUnsaid(const Model& model, EffectSide& side) {
   if (kernel != model.dims().end()) fill("mamba_conv_kernel", kernel->second);
   fill("mla_rope_interleaved", true);
   fill("router_normalizes", true);
+  fill("router_normalizes_one", true);
   fill("router_group_members", 2);
   fill("embedding_scale", 1.0);
 }
