@@ -19,6 +19,10 @@ SPARSE = ["deepseek_v3", "glm4_moe", "gpt_oss", "minimax_m2", "nemotron_h", "olm
           "qwen3_next"]
 
 
+# As many as four ranks can divide.
+HEADS = {"qwen3_moe": ("--set", "num_attention_heads=8")}
+
+
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory, weighbridge):
     made = {}
@@ -26,7 +30,7 @@ def toys(tmp_path_factory, weighbridge):
     def call(family):
         if family not in made:
             made[family] = tmp_path_factory.mktemp("ranks") / family
-            weighbridge("toy", made[family], "--family", family)
+            weighbridge("toy", made[family], "--family", family, *HEADS.get(family, ()))
         return made[family]
     return call
 

@@ -1,7 +1,10 @@
 #include "engine/forward/next_tokens.h"
 
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
-#include <vector>
+#include <cmath>
 
 namespace weighbridge::engine {
 namespace {
@@ -9,44 +12,61 @@ namespace {
 using at::Tensor;
 using nlohmann::json;
 
-constexpr int64_t kTokensPerBlock = 16;  // logits are wide
-
 }  // namespace
 
-void NextTokens::Add(const Tensor& candidate, const Tensor& reference, double noise) {
-  for (int64_t begin = 0; begin < reference.size(0); begin += kTokensPerBlock) {
-    const int64_t count = std::min(kTokensPerBlock, reference.size(0) - begin);
-    AddBlock(candidate.narrow(0, begin, count).to(at::kDouble),
-             reference.narrow(0, begin, count).to(at::kDouble), noise);
-  }
+// One position: logits [vocabulary] in float64, which fit into a core's cache.
+NextTokens::Position NextTokens::Judge(const Tensor& candidate, const Tensor& reference) {
+  const Tensor r = reference.to(at::kDouble), c = candidate.to(at::kDouble);
+  Position out;
+  out.reference = r.argmax(-1).item<int64_t>();
+  out.candidate = c.argmax(-1).item<int64_t>();
+  const auto at = [](const Tensor& x, int64_t i) { return x[i].item<double>(); };
+  const double r_top = at(r, out.reference), c_top = at(c, out.candidate);
+  out.margin = r_top - at(r, out.candidate);
+  // sum p (log p - log q) of p = e^(r - top) / their sum, and q likewise; in this form what is
+  // nearly equal on both sides cancels before it is rounded.
+  const Tensor weights = (r - r_top).exp_();
+  const double r_sum = weights.sum().item<double>();
+  const double c_sum = (c - c_top).exp_().sum().item<double>();
+  const double apart = weights.dot(r - c).item<double>() / r_sum;
+  const double kl = apart - (r_top - c_top) - std::log1p((r_sum - c_sum) / c_sum);
+  out.kl = kl < 0 ? 0 : kl;
+  return out;
 }
 
-void NextTokens::AddBlock(const Tensor& c, const Tensor& r, double noise) {
-  const Tensor top = r.argmax(-1), other = c.argmax(-1);
-  const auto picked = [&](const Tensor& index) {
-    return r.gather(-1, index.unsqueeze(-1)).squeeze(-1);
-  };
-  const Tensor margin = picked(top) - picked(other);
-  const Tensor differs = top != other;
-  const Tensor beyond = differs.logical_and(margin > noise);
-  const Tensor log_r = at::log_softmax(r, -1), log_c = at::log_softmax(c, -1);
-  const Tensor kl = (log_r.exp() * (log_r - log_c)).sum(-1);
-  if (first_ < 0 && differs.any().item<bool>()) {
-    first_ = positions_ + differs.nonzero()[0][0].item<int64_t>();
-  }
-  if (beyond.any().item<bool>() && worst_.is_null()) {
-    const int64_t at = beyond.nonzero()[0][0].item<int64_t>();
-    worst_ = {{"position", positions_ + at},
-              {"reference", top[at].item<int64_t>()},
-              {"candidate", other[at].item<int64_t>()},
-              {"margin", margin[at].item<double>()},
+void NextTokens::Take(const Position& position, double noise) {
+  const bool differs = position.reference != position.candidate;
+  const bool beyond = differs && position.margin > noise;
+  if (differs && first_ < 0) first_ = positions_;
+  if (beyond && worst_.is_null()) {
+    worst_ = {{"position", positions_},
+              {"reference", position.reference},
+              {"candidate", position.candidate},
+              {"margin", position.margin},
               {"noise", noise}};
   }
-  positions_ += top.numel();
-  differ_ += differs.sum().item<int64_t>();
-  beyond_ += beyond.sum().item<int64_t>();
-  kl_ += kl.sum().item<double>();
-  kl_max_ = std::max(kl_max_, kl.max().item<double>());
+  ++positions_;
+  differ_ += differs ? 1 : 0;
+  beyond_ += beyond ? 1 : 0;
+  kl_ += position.kl;
+  kl_max_ = std::max(kl_max_, position.kl);
+}
+
+void NextTokens::Add(const Tensor& candidate, const Tensor& reference, double noise) {
+  const int64_t count = reference.size(0);
+  std::vector<Position> positions(static_cast<size_t>(count));
+  const auto judge = [&](int64_t begin, int64_t end) {
+    const c10::InferenceMode guard;
+    for (int64_t i = begin; i < end; ++i) {
+      positions[static_cast<size_t>(i)] = Judge(candidate[i], reference[i]);
+    }
+  };
+  if (reference.is_cpu()) {
+    at::parallel_for(0, count, 1, judge);
+  } else {
+    judge(0, count);
+  }
+  for (const Position& position : positions) Take(position, noise);
 }
 
 json NextTokens::ToJson() const {

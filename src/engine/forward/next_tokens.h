@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 namespace weighbridge::engine {
 
@@ -16,7 +17,13 @@ class NextTokens {
   nlohmann::json ToJson() const;
 
  private:
-  void AddBlock(const at::Tensor& candidate, const at::Tensor& reference, double noise);
+  struct Position {
+    int64_t reference = 0, candidate = 0;  // the best tokens of each
+    double margin = 0;                     // between these two, by the reference
+    double kl = 0;
+  };
+  static Position Judge(const at::Tensor& candidate, const at::Tensor& reference);
+  void Take(const Position& position, double noise);
 
   int64_t positions_ = 0, differ_ = 0, beyond_ = 0, first_ = -1;
   double kl_ = 0, kl_max_ = 0;

@@ -1,6 +1,8 @@
 // The last stage of a session: the final norm, and the logits, block by block of the vocabulary:
 // neither the matrix in float32 nor the truth of all logits is ever there as a whole.
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -131,8 +133,10 @@ void Session::JudgeRecordedLogits(const Pair& pair, const Finals& finals, json& 
 // The output matrix on the teacher's states: measured like any module, but by blocks.
 class Session::OutputLayer {
  public:
-  OutputLayer(const Session& session, const Pair& pair, const Finals& finals)
+  OutputLayer(const Session& session, const Pair& pair, const Finals& finals,
+              std::map<std::string, double>& seconds)
       : session_(session),
+        seconds_(seconds),
         reference_(*pair.reference.stage),
         candidate_(*pair.candidate.stage),
         finals_(finals),
@@ -168,9 +172,10 @@ class Session::OutputLayer {
     const Tensor exact_rows = at::cat(exact);
     TokenDistance distance;
     VisitVocabulary(reference_, [&](int64_t begin, int64_t count) {
-      const Tensor r = LogitsOf(reference_, of_reference, begin, count);
-      const Tensor c = LogitsOf(candidate_, candidate_rows, begin, count);
-      const Tensor truth = LogitsOf(reference_, exact_rows, begin, count);
+      const Tensor r = Timed("output", reference_, of_reference, begin, count);
+      const Tensor c = Timed("output", candidate_, candidate_rows, begin, count);
+      const Tensor truth = Timed("truth", reference_, exact_rows, begin, count);
+      const Clock clock(seconds_, "measures");
       const Tensor r_taught = r.narrow(0, 0, chunk.count), c_taught = c.narrow(0, 0, chunk.count);
       const Tensor at = local.to(r.device());
       taught_.AddErrors(c_taught.index_select(0, at), r_taught.index_select(0, at),
@@ -190,8 +195,8 @@ class Session::OutputLayer {
       TakeNoise(chunk, r_own, truth.narrow(0, local.numel(), finals_.truth.size(0)));
       if (session_.narrow_) {
         const int64_t before = local.numel() + finals_.truth.size(0);
-        narrow_measure_.Add(LogitsOf(candidate_, finals_.narrow, begin, count),
-                            LogitsOf(reference_, finals_.narrow, begin, count),
+        narrow_measure_.Add(Timed("narrow", candidate_, finals_.narrow, begin, count),
+                            Timed("narrow", reference_, finals_.narrow, begin, count),
                             truth.narrow(0, before, truth.size(0) - before));
       }
     });
@@ -213,6 +218,12 @@ class Session::OutputLayer {
   double noise() const { return 4 * noise_; }
 
  private:
+  Tensor Timed(const char* pass, const Stage& stage, const Tensor& x, int64_t begin,
+               int64_t count) {
+    const Clock clock(seconds_, pass);
+    return LogitsOf(stage, x, begin, count);
+  }
+
   // Which of the tokens are in the chunk, counted from its first.
   static Tensor InChunk(const Tensor& tokens, const Chunk& chunk) {
     const Tensor is_in = tokens.ge(chunk.begin).logical_and(tokens.lt(chunk.begin + chunk.count));
@@ -242,6 +253,7 @@ class Session::OutputLayer {
   }
 
   const Session& session_;
+  std::map<std::string, double>& seconds_;
   const Stage &reference_, &candidate_;
   const Finals& finals_;
   Tensor sample_, prefix_;  // tokens of which the truth is taken, and in which it has walked
@@ -260,7 +272,6 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
   At(lanes.truth, Slot::kX) = walk_.truth;
   At(lanes.narrow, Slot::kX) = walk_.narrow;
   json answer = Teach(pair, OutputModules().first(1), lanes);
-  const Clock clock(seconds_, "output");
   Finals finals;
   finals.teacher = Flat(At(lanes.teacher, Slot::kFinal));
   finals.truth = Flat(At(lanes.truth, Slot::kFinal));
@@ -274,7 +285,7 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
   }
 
   const int64_t tokens = ids_.numel(), vocabulary = reference.vocabulary();
-  OutputLayer layer(*this, pair, finals);
+  OutputLayer layer(*this, pair, finals, seconds_);
   Measure free;
   NextTokens next;
   std::vector<Tensor> kept_reference, kept_candidate;
@@ -290,6 +301,7 @@ json Session::Output(const Pair& pair, bool keep, int64_t top) {
     Tensor replayed = finals.replayed.defined() ? logits(std::nullopt) : Tensor();
     layer.Visit({begin, count, r_recorded ? nullptr : &r, c_recorded ? nullptr : &c, &replayed});
     if (free_run_ || c_recorded) {
+      const Clock clock(seconds_, "measures");
       free.AddDifference(c, r);
       // A lawful flip of routes moves the logits: what counts is what the same routes give.
       next.Add(replayed.defined() ? replayed : c, r, layer.noise());

@@ -35,6 +35,12 @@ Group::Group(const c10::intrusive_ptr<c10d::Backend>& backend, bool through_cpu)
       rank_(backend->getRank()),
       size_(backend->getSize()) {}
 
+void Group::Shutdown() {
+  if (link_ != nullptr) link_->backend->shutdown();
+  link_.reset();
+  size_ = 1;
+}
+
 Tensor Group::Ours(const Tensor& x) const {
   return (through_cpu_ ? x.to(at::kCPU) : x).contiguous();
 }

@@ -32,6 +32,9 @@ class Group {
   // `through_cpu`: the backend moves memory of the CPU alone.
   Group(const c10::intrusive_ptr<c10d::Backend>& backend, bool through_cpu);
 
+  // Ends what the backend does in the background; the group is not used again.
+  void Shutdown();
+
   int64_t rank() const { return rank_; }
   int64_t size() const { return size_; }
 

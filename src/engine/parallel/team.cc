@@ -6,8 +6,10 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <numeric>
 #include <optional>
+#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -103,7 +105,27 @@ void Team::Join(const json& request) {
 
 Team* Team::Current() { return current.get(); }
 
+// NCCL's threads ask the store, which the leader has, until their groups end: it leaves last.
+void Team::EndGroups() {
+  constexpr const char* kEnded = "ended";
+  constexpr auto kPatience = std::chrono::seconds(3);
+  constexpr auto kPause = std::chrono::milliseconds(2);
+  for (Group* group : {&place_.tp, &place_.ep, &place_.etp}) group->Shutdown();
+  const int64_t others = shape_.size() - 1;
+  int64_t ended = links_->store->add(kEnded, leads() ? 0 : 1);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (leads() && ended < others && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(kPause);
+    ended = links_->store->add(kEnded, 0);
+  }
+}
+
 void Team::Leave() {
+  try {
+    if (current != nullptr) current->EndGroups();
+  } catch (const std::exception&) {
+    // A lost rank was reported where it was missed.
+  }
   current.reset();
   listening.reset();
 }

@@ -66,6 +66,7 @@ class Team {
   Team(const nlohmann::json& request, std::unique_ptr<Links> links);
   Group MakeGroup(const std::string& name, const std::vector<int64_t>& ranks);
   void MakeGroups();
+  void EndGroups();
 
   TeamShape shape_;
   int64_t rank_ = 0;
