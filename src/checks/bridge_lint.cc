@@ -34,13 +34,34 @@ bool SameSet(Names a, Names b) {
 
 std::string Joined(const Names& names) { return fmt::format("{}", fmt::join(names, ", ")); }
 
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
+// Numbers as *: one name for all layers and experts. Those of "linear_fc1" are part of a word.
+std::string Stars(const std::string& names) {
+  std::string out;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const bool begins = IsDigit(names[i]) && (i == 0 || names[i - 1] == '.' ||
+                                              out.ends_with("weight") || out.ends_with("bias"));
+    size_t end = i;
+    while (begins && end < names.size() && IsDigit(names[end])) ++end;
+    const bool whole = begins && (end == names.size() || names[end] == '.' || names[end] == ',');
+    out += whole ? '*' : names[i];
+    if (whole) i = end - 1;
+  }
+  return out;
+}
+
 // What is wrong with one rule, or with none: collected over the parameters that show it.
 struct Finding {
   std::string id, message, hint;
   const RegistryRule* rule = nullptr;
   std::string evidence;  // of the first parameter
   Names parameters;      // Megatron names
-  auto Key() const { return std::tuple(id, rule == nullptr ? SIZE_MAX : rule->number, message); }
+  // A mistake of one rule is one finding, however many parameters show it.
+  auto Key() const {
+    return rule == nullptr ? std::tuple(id, SIZE_MAX, message)
+                           : std::tuple(id, rule->number, std::string());
+  }
 };
 
 class Findings {
@@ -142,7 +163,10 @@ void NoteUnused(const RuleUse& use, const BridgeDump& dump, Report& report) {
 class FamilyLint {
  public:
   FamilyLint(const Model& model, const BridgeDump& dump, Report& report)
-      : model_(model), dump_(dump), use_(dump), report_(report) {}
+      : model_(model), dump_(dump), use_(dump), report_(report) {
+    if (!dump.megatron) return;
+    for (const DumpedTensor& tensor : *dump.megatron) live_.insert(tensor.name);
+  }
 
   void Run() {
     // First who takes what, so that a rule without a tensor is known when one is missing.
@@ -157,12 +181,16 @@ class FamilyLint {
   }
 
  private:
+  // Under the name that the live model has, where one was inspected; else that of Megatron's own
+  // default spec.
   std::pair<std::string, const RegistryRule*> Take(const Parameter& p) {
-    std::string te = model_.MegatronName(p, Dialect::kTe);
-    if (const RegistryRule* rule = use_.Take(te)) return {std::move(te), rule};
-    std::string local = model_.MegatronName(p, Dialect::kLocal);
-    const RegistryRule* rule = local == te ? nullptr : use_.Take(local);
-    return {rule == nullptr ? std::move(te) : std::move(local), rule};
+    std::string name = model_.MegatronName(p, Dialect::kTe);
+    if (dump_.megatron && !live_.contains(name)) {
+      std::string local = model_.MegatronName(p, Dialect::kLocal);
+      if (live_.contains(local)) name = std::move(local);
+    }
+    const RegistryRule* rule = use_.Take(name);
+    return {std::move(name), rule};
   }
 
   void Judge(const Parameter& p, const std::string& name, const RegistryRule* rule) {
@@ -192,7 +220,7 @@ class FamilyLint {
     }
     return {"rule-missing",
             fmt::format("no rule takes {}: it is never loaded, and {} {} lost on export", pattern,
-                        Joined(p.hf), p.hf.size() == 1 ? "is" : "are"),
+                        Stars(Joined(p.hf)), p.hf.size() == 1 ? "is" : "are"),
             "add a rule for it", nullptr, ""};
   }
 
@@ -323,6 +351,7 @@ class FamilyLint {
   const Model& model_;
   const BridgeDump& dump_;
   RuleUse use_;
+  std::set<std::string> live_;
   Findings findings_;
   std::set<std::string> unproven_;
   Report& report_;
@@ -345,18 +374,6 @@ void LintProvider(const Model& model, const BridgeDump& dump, const RuntimeChoic
 }
 
 // -- against inventories alone --
-
-// Parameters of experts and the like read one stacked HF tensor: names that differ in numbers only.
-std::string Stars(const std::string& name) {
-  std::string out;
-  bool in_number = false;
-  for (const char c : name) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit || !in_number) out += digit ? '*' : c;
-    in_number = digit;
-  }
-  return out;
-}
 
 class InventoryLint {
  public:

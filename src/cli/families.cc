@@ -282,6 +282,21 @@ void AddLint(CLI::App& families, Context& context, const std::shared_ptr<Familie
   });
 }
 
+// A family file drafted from a bridge in Python, on stdout.
+void AddFromBridge(CLI::App& families, Context& context) {
+  CLI::App* command = families.add_subcommand(
+      "from-bridge", "drafts a family file from a bridge in Python, on standard output");
+  const auto file = std::make_shared<std::string>();
+  const auto name = std::make_shared<std::string>("drafted");
+  command->add_option("FILE", *file, "a bridge as weighbridge.inspect_bridge wrote it down")
+      ->required();
+  command->add_option("--name", *name, "the family's name")->capture_default_str();
+  command->callback([&context, file, name] {
+    const Result<std::string> text = DraftFromBridge(*file, *name);
+    context.exit_status = text ? PrintStdout(*text) : PrintError(text.error());
+  });
+}
+
 }  // namespace
 
 void AddFamilies(CLI::App& app, Context& context) {
@@ -317,6 +332,7 @@ void AddFamilies(CLI::App& app, Context& context) {
         common(c);
       });
   AddLint(*families, context, a);
+  AddFromBridge(*families, context);
   AddExamples(*families, {"weighbridge families list", "weighbridge families show qwen3_moe",
                           "weighbridge families expand --config ./config.json --tp 2 --pp 2",
                           "weighbridge families lint my_family.toml",

@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "base/json.h"
+#include "checks/bridge_draft.h"
 #include "checks/bridge_dump.h"
 #include "checks/bridge_lint.h"
 #include "cli/model_input.h"
@@ -57,6 +58,12 @@ void AddLintBridgeOptions(CLI::App& command, Context& context, LintBridgeArgumen
       ->group("Bridge");
   AddFamilyOption(command, arguments.families);
   AddOutputOptions(command, context);
+}
+
+Result<std::string> DraftFromBridge(const std::string& bridge, const std::string& name) {
+  WB_TRY(const nlohmann::json document, ReadJsonFile(bridge));
+  WB_TRY(const BridgeDump dump, ParseBridgeDump(document));
+  return DraftFamily(dump, name);
 }
 
 int LintBridge(Context& context, const LintBridgeArguments& a) {

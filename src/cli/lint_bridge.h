@@ -18,6 +18,9 @@ struct LintBridgeArguments {
 // --bridge, --runtime, --family and the output options.
 void AddLintBridgeOptions(CLI::App& command, Context& context, LintBridgeArguments& arguments);
 
+// The family file that `families from-bridge` drafts of a dump.
+Result<std::string> DraftFromBridge(const std::string& bridge, const std::string& name);
+
 // Judges the dump and emits the report. Returns the exit status.
 int LintBridge(Context& context, const LintBridgeArguments& arguments);
 

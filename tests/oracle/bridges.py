@@ -23,6 +23,8 @@ def need_bridge():
     for folder in (PACKAGE, ORACLES):
         if os.fspath(folder) not in sys.path:
             sys.path.insert(0, os.fspath(folder))
+    pytest.importorskip("torch", reason="SKIPPED LOUDLY: torch is not installed")
+    patched()
     pytest.importorskip("megatron.bridge", reason="SKIPPED LOUDLY: megatron-bridge is not installed", exc_type=ImportError)
 
 
