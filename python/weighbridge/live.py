@@ -113,7 +113,7 @@ class LiveVerdict:
 
 # -- ranks --
 
-def _parallel() -> tuple[dict[str, int], Rank]:
+def _parallel() -> tuple[dict[str, Any], Rank]:
     """(sizes of the grid, this rank's place), as Megatron's parallel state has them; one rank without it."""
     state = sys.modules.get("megatron.core.parallel_state")
     if state is None or not state.is_initialized():
@@ -161,7 +161,7 @@ def _tensors(part: Any) -> Iterator[tuple[str, Any]]:
     """Parameters and persistent buffers: what a checkpoint holds."""
     yield from part.named_parameters()
     for prefix, module in part.named_modules():
-        hidden = getattr(module, "_non_persistent_buffers_set", set())
+        hidden: set[str] = getattr(module, "_non_persistent_buffers_set", set())
         for name, buffer in module.named_buffers(recurse=False):
             if name not in hidden and buffer is not None:
                 yield (f"{prefix}.{name}" if prefix else name), buffer
@@ -279,6 +279,7 @@ def _judge_ranks(hf: Path, model: Any, options: Mapping[str, Any]) -> list[LiveR
 
 
 def _order(rank: Rank | None) -> tuple[int, ...]:
+    """As reports list ranks."""
     return (rank.pp, rank.vpp, rank.ep, rank.etp, rank.tp) if rank else ()
 
 

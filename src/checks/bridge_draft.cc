@@ -174,8 +174,21 @@ class Draft {
     if (dump_.config.contains("model_type")) {
       text += fmt::format("hf_model_types = [{}]\n", dump_.config["model_type"].dump());
     }
-    text += Dims() + Removed();
-    return text;
+    text +=
+        "# CHECK: flags, layer kinds and config fields are those of base_gpt and base_gqa; `lint "
+        "--bridge` names what\n# the bridge's provider has otherwise.\n";
+    if (Has("self_attention.q_layernorm.weight")) {
+      text += "\n[flags]\nqk_norm = { value = \"true\" }\n";
+    }
+    return text + Dims() + Removed();
+  }
+
+  // Whether a rule of the decoder, or outside of layers, was drafted for `name`.
+  bool Has(std::string_view name) const {
+    return std::any_of(drafted_.begin(), drafted_.end(), [&](const Drafted& d) {
+      return d.rule->megatron == name ||
+             d.rule->megatron == std::string(kStackMegatron) + std::string(name);
+    });
   }
 
   std::string Dims() const {
@@ -195,11 +208,7 @@ class Draft {
   std::string Removed() const {
     std::vector<std::string> names;
     for (const std::string_view inherited : kInherited) {
-      const bool there = std::any_of(drafted_.begin(), drafted_.end(), [&](const Drafted& d) {
-        return d.rule->megatron == inherited ||
-               d.rule->megatron == std::string(kStackMegatron) + std::string(inherited);
-      });
-      if (!there) names.push_back(json(inherited).dump());
+      if (!Has(inherited)) names.push_back(json(inherited).dump());
     }
     return names.empty() ? "" : fmt::format("\n[remove]\nparams = [{}]\n", fmt::join(names, ", "));
   }
