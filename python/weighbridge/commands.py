@@ -45,6 +45,7 @@ def _call(command: Sequence[str], inputs: Sequence[Path], options: Mapping[str, 
     return report, text
 
 
+# A call does all of its work by itself: variables of torchrun in the environment are its caller's affair (launcher="none").
 def _judge(command: str, inputs: Sequence[Path], **options: Option) -> Report:
     report, _ = _call(command.split(), inputs, {"quiet": True, **options})
     assert report is not None
@@ -81,7 +82,7 @@ def verify(
 ) -> Report:
     """A Hugging Face and a Megatron checkpoint, or a checkpoint and a manifest: is every byte where it belongs."""
     return _judge(
-        "verify", [hf, megatron], level=level, runtime=runtime, without_mtp=without_mtp, expect_dtype=expect_dtype,
+        "verify", [hf, megatron], launcher="none", level=level, runtime=runtime, without_mtp=without_mtp, expect_dtype=expect_dtype,
         strict_padding=strict_padding, ranks=ranks, dialect=dialect, tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp,
         first_stage_layers=first_stage_layers, last_stage_layers=last_stage_layers, pp_layout=pp_layout,
         account_for_embedding_in_pipeline_split=account_for_embedding_in_pipeline_split,
@@ -143,7 +144,7 @@ def manifest(
 ) -> Manifest:
     """The hash of every tensor, equal for a model on either side of a conversion; written to `output` if it is given."""
     _, text = _call(["manifest"], [ckpt], {
-        "quiet": True, "output": output, "like": like, "config": config, "family": family, "without_mtp": without_mtp,
+        "quiet": True, "launcher": "none", "output": output, "like": like, "config": config, "family": family, "without_mtp": without_mtp,
         "threads": threads})
     if output is not None:
         with open(output, encoding="utf-8") as f:

@@ -72,7 +72,7 @@ TEST(ParseBridgeDump, RefusesWhatIsNoDumpAndSaysWhere) {
   document["mappings"][0]["megatron"] = "*.*.*.*.*.*.*.*.*";
   EXPECT_THAT(refused(document), HasSubstr("too many wildcards"));
   document = Document();
-  document["hf"] = {{"x", {1, -2}}};
+  document["hf"] = json::parse(R"([["x", [1, -2]]])");
   EXPECT_THAT(refused(document), HasSubstr("[name, shape]"));
 }
 

@@ -97,6 +97,13 @@ def test_commands_run_side_by_side(model):
     assert [r.verdict for r in reports] == ["pass"] * 4
 
 
+def test_a_call_in_one_of_several_ranks_waits_for_no_other(model, megatron, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+                        "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    assert wb.verify(model, megatron).ok and wb.manifest(model).tensors
+
+
 def test_importing_needs_neither_torch_nor_megatron():
     code = "import sys, weighbridge; print([m for m in ('torch', 'megatron', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
