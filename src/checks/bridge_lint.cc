@@ -105,13 +105,15 @@ class RuleUse {
 
   bool used(const RegistryRule& rule) const { return used_[rule.number]; }
 
-  // A rule that matches nothing of the model although it reads one of `hf`: meant for it.
-  const RegistryRule* MeantFor(const Names& hf) const {
+  // A rule that matches nothing of the model although it reads `hf`, or would but for a number in
+  // its pattern: meant for them. Rules for `other_spec`, the parameter's name under another module
+  // spec, have their reason to match nothing.
+  const RegistryRule* MeantFor(const Names& hf, const std::string& other_spec) const {
     for (const RegistryRule& rule : dump_.rules) {
-      if (used_[rule.number]) continue;
+      if (used_[rule.number] || MatchRule(rule.megatron, other_spec)) continue;
       for (const auto& [role, pattern] : rule.hf) {
         if (std::any_of(hf.begin(), hf.end(), [&p = pattern](const std::string& name) {
-              return MatchRule(p, name).has_value();
+              return MatchRule(p, name).has_value() || Stars(p) == Stars(name);
             })) {
           return &rule;
         }
@@ -211,7 +213,7 @@ class FamilyLint {
 
   Finding Missing(const Parameter& p) {
     const std::string pattern = model_.MegatronPattern(p, Dialect::kTe);
-    if (const RegistryRule* meant = use_.MeantFor(p.hf)) {
+    if (const RegistryRule* meant = use_.MeantFor(p.hf, model_.MegatronName(p, Dialect::kLocal))) {
       return {"rule-dead",
               fmt::format("{} matches no parameter of the model, and {} has no rule", meant->Text(),
                           pattern),
@@ -469,7 +471,7 @@ class InventoryLint {
       if (!readers_.contains(name)) unread.emplace(Stars(name), name);
     }
     for (const auto& [pattern, first] : unread) {
-      const RegistryRule* meant = use_.MeantFor({first});
+      const RegistryRule* meant = use_.MeantFor({first}, "");
       findings_.Add({meant == nullptr ? "rule-missing" : "rule-dead",
                      meant == nullptr
                          ? fmt::format("no rule reads {}", pattern)
