@@ -260,6 +260,16 @@ def _judge_local(rank: Rank, name: str, tensor: Any, expected: _Expected | None)
     return row("match-widened" if same else "mismatch", "" if same else "other values than a faultless import gives this rank")
 
 
+def _worst(rows: Iterable[LiveRow]) -> dict[tuple[Rank | None, str], LiveRow]:
+    """Of copies that several ranks hold or export, one that is wrong counts."""
+    out: dict[tuple[Rank | None, str], LiveRow] = {}
+    for row in rows:
+        there = out.get((row.rank, row.name))
+        if there is None or (there.ok and not row.ok):
+            out[row.rank, row.name] = row
+    return out
+
+
 def _judge_ranks(hf: Path, model: Any, options: Mapping[str, Any]) -> list[LiveRow]:
     """The Megatron side itself, which a round trip never looks at: every tensor of every rank."""
     expected = _expected_ranks(hf, model, _padded_vocab(model), options)
@@ -267,11 +277,7 @@ def _judge_ranks(hf: Path, model: Any, options: Mapping[str, Any]) -> list[LiveR
     for rank, name, tensor in _local(model):
         seen.append((rank, name))
         rows.append(_judge_local(rank, name, tensor, expected.get((rank, name))))
-    gathered: dict[tuple[Rank | None, str], LiveRow] = {}
-    for row in _from_all(rows):
-        there = gathered.get((row.rank, row.name))
-        if there is None or (there.ok and not row.ok):
-            gathered[row.rank, row.name] = row
+    gathered = _worst(_from_all(rows))
     for rank, name in expected.keys() - set(_from_all(seen)):
         gathered[rank, name] = LiveRow(name, expected[rank, name].shape, expected[rank, name].dtype, "", "missing",
                                        "the rank does not hold it", rank)
@@ -376,7 +382,8 @@ def _judge_stream(exported: Iterable[tuple[str, Any]], state: Mapping[str, Any],
             continue
         seen.add(name)
         rows.append(_judge_exported(name, tensor, state, names))
-    for name in sorted(names - seen):
+    rows = list(_worst(_from_all(rows)).values())
+    for name in sorted(names - {row.name for row in rows}):
         status, why = ("skipped", "the family does not need it") if name in left_out else ("missing", "never exported")
         rows.append(LiveRow(name, (), "", "", status, why))
     return rows
