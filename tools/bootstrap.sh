@@ -9,7 +9,7 @@ source "$(dirname "$0")/lib.sh"
 
 packages=(g++ cmake ninja-build ccache mold libcli11-dev libfmt-dev libexpected-dev
   nlohmann-json3-dev libtomlplusplus-dev libyaml-cpp-dev libxxhash-dev libdeflate-dev libgtest-dev
-  libgmock-dev libbenchmark-dev librapidcheck-dev python3-venv python3-pip ca-certificates)
+  libgmock-dev libbenchmark-dev librapidcheck-dev python3-dev python3-venv python3-pip ca-certificates)
 if [ "${1:-}" = --dev ]; then packages+=(clang libclang-rt-dev clang-format clang-tidy shellcheck); fi
 
 missing_packages() {

@@ -3,7 +3,7 @@
 
 usage: check_layers.py [PROJECT_FOLDER]
 
-Rules, for every source and header under src/:
+Rules, for every source and header under src/ and python/src/:
   * a room includes only the rooms that ALLOWED names for it;
   * report sees of checks nothing but checks/result.h;
   * mapping and family do no file I/O (IO_HEADERS), except the files of IO_ALLOWED;
@@ -28,6 +28,7 @@ ALLOWED = {
     "report": {"base", "tensor", "checks"},
     "api": {"base", "tensor", "formats", "mapping", "family", "checks"},
     "cli": {"base", "tensor", "formats", "mapping", "family", "checks", "engine", "report", "api"},
+    "python": {"base", "tensor", "formats", "mapping", "family", "checks", "engine", "report", "api", "cli"},
 }
 # (room, included room) -> the only headers of it that may be seen.
 NARROW = {("report", "checks"): {"checks/result.h"}}
@@ -43,10 +44,10 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
 def project_files(root):
-    """{name as it is included: path} of every file of src/ and include/; x.h.in is what x.h is made from."""
+    """{name as it is included: path} of every file of src/, include/ and python/src/; x.h.in is what x.h is made from."""
     files = {}
-    for base in (root / "src", root / "include"):
-        for path in sorted(base.rglob("*")):
+    for base, folder in ((root / "src", ""), (root / "include", ""), (root, "python/src")):
+        for path in sorted((base / folder).rglob("*")):
             if path.name.endswith((".h", ".cc", ".h.in")):
                 files[path.relative_to(base).as_posix().removesuffix(".in")] = path
     return files

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/stop.h"
+
 namespace weighbridge {
 
 int DefaultThreads() {
@@ -21,8 +23,9 @@ int DefaultThreads() {
 
 void ParallelFor(size_t count, int threads, const std::function<void(size_t)>& fn) {
   std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) fn(i);
+  const auto work = [&, stop = CurrentStop()] {
+    const StopScope scope(stop);
+    for (size_t i = next.fetch_add(1); i < count && !StopRequested(); i = next.fetch_add(1)) fn(i);
   };
   const size_t helpers = std::min(count, static_cast<size_t>(std::max(threads, 1)));
   std::vector<std::thread> pool;
@@ -49,6 +52,7 @@ Status TryParallelFor(size_t count, int threads, const std::function<Status(size
     if (!failed.exchange(true)) error = std::move(status).error();
   });
   if (error) return Fail(*std::move(error));
+  if (StopRequested()) return Fail(Interrupted());
   return {};
 }
 

@@ -13,6 +13,7 @@
 #include <set>
 #include <tuple>
 
+#include "base/stop.h"
 #include "base/threads.h"
 #include "checks/copies.h"
 #include "checks/inventory.h"
@@ -135,6 +136,7 @@ class RoundTripper {
   void Work() {
     std::vector<std::byte> block(static_cast<size_t>(block_bytes_)), scratch;
     while (std::optional<Chunk> chunk = Next()) {
+      if (StopRequested()) return Stop(Interrupted());
       if (auto status = Process(*chunk, block, scratch); !status) return Stop(status.error());
       if (options_.progress) {
         options_.progress(static_cast<uint64_t>((chunk->end - chunk->begin) *

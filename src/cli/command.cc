@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "cli/call.h"
+
 namespace weighbridge::cli {
 
 CLI::Validator FiniteFrom(double min, double max) {
@@ -48,9 +50,13 @@ void AddOutputOptions(CLI::App& command, Context& context) {
 }
 
 int PrintError(const Error& error) {
-  fmt::print(stderr, "error: {}\n", error.what);
-  if (!error.at.empty()) fmt::print(stderr, "  at: {}\n", error.at);
-  if (!error.hint.empty()) fmt::print(stderr, "  hint: {}\n", error.hint);
+  if (CallResult* call = CurrentCall()) {
+    call->errors.push_back(error);
+  } else {
+    fmt::print(stderr, "error: {}\n", error.what);
+    if (!error.at.empty()) fmt::print(stderr, "  at: {}\n", error.at);
+    if (!error.hint.empty()) fmt::print(stderr, "  hint: {}\n", error.hint);
+  }
   return error.kind == ErrorKind::kCorrupt ? 1 : 2;
 }
 
@@ -70,10 +76,10 @@ void AddExamples(CLI::App& command, const std::vector<std::string>& lines) {
   command.footer(text);
 }
 
-std::vector<std::string> NormalizeArguments(int argc, char** argv) {
+std::vector<std::string> NormalizeArguments(const std::vector<std::string>& argv) {
   std::vector<std::string> out;
   bool options_ended = false;
-  for (int i = 1; i < argc; ++i) {
+  for (size_t i = 1; i < argv.size(); ++i) {
     std::string a = argv[i];
     if (a == "--") options_ended = true;
     if (!options_ended && a.starts_with("--")) {

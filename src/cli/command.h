@@ -57,7 +57,7 @@ void AddExamples(CLI::App& command, const std::vector<std::string>& lines);
 CLI::Validator FiniteFrom(double min, double max = std::numeric_limits<double>::max());
 
 // Prints `error: WHAT`, `  at: AT`, `  hint: HINT` on stderr and returns the exit status of DESIGN
-// §2: 1 for kCorrupt, else 2.
+// §2: 1 for kCorrupt, else 2. Inside a call (cli/call.h) it is kept instead of printed.
 int PrintError(const Error& error);
 
 // Completes the report (argv, version, peak memory), writes every output that was asked for, and
@@ -98,6 +98,6 @@ int TerminalColumns();
 
 // Rewrites what users of the Python scripts type: `--foo_bar` becomes `--foo-bar` (values
 // untouched).
-std::vector<std::string> NormalizeArguments(int argc, char** argv);
+std::vector<std::string> NormalizeArguments(const std::vector<std::string>& argv);
 
 }  // namespace weighbridge::cli

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "cli/call.h"
 #include "cli/command.h"
 #include "cli/version_text.h"
 #include "report/card.h"
@@ -109,7 +110,7 @@ int WriteToStdout(const Context& context, const Reports& reports) {
     if (context.output.*format.target != "-") continue;
     return PrintStdout([&](const Sink& sink) { format.write(reports, sink); });
   }
-  if (context.output.quiet) return 0;
+  if (context.output.quiet || CurrentCall() != nullptr) return 0;
   return PrintStdout([&](const Sink& sink) { WriteForPeople(context, reports, sink); });
 }
 
@@ -149,6 +150,10 @@ int TerminalColumns() {
 }
 
 int PrintStdout(const std::function<void(const Sink&)>& render) {
+  if (CallResult* call = CurrentCall()) {
+    render([call](std::string_view text) { call->text += text; });
+    return 0;
+  }
   StdoutSink out;
   render([&out](std::string_view text) { out.Append(text); });
   return out.Finish();
@@ -202,6 +207,7 @@ int Emit(Context& context, Report& report) {
   reports.push_back(std::move(report));
   const int status = EmitSaved(context, reports);
   report = std::move(reports.front());
+  if (CallResult* call = CurrentCall()) call->report = std::move(report);
   return status;
 }
 

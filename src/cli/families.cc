@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/strings.h"
 #include "cli/command.h"
+#include "cli/lint_bridge.h"
 #include "cli/model_input.h"
 #include "family/library.h"
 #include "family/model.h"
@@ -262,6 +263,40 @@ void AddAction(CLI::App& parent, Context& context, std::shared_ptr<FamiliesArgum
   });
 }
 
+// Of family files, or with --bridge of a bridge in Python.
+void AddLint(CLI::App& families, Context& context, const std::shared_ptr<FamiliesArguments>& a) {
+  CLI::App* command =
+      families.add_subcommand("lint", "checks family files, or a bridge in Python (--bridge)");
+  const auto bridge = std::make_shared<LintBridgeArguments>();
+  CLI::Option* names = command->add_option(
+      "NAME", a->files, "family files, or names of families; default: all families");
+  AddLintBridgeOptions(*command, context, *bridge);
+  command->get_option("--bridge")->excludes(names);
+  command->callback([&context, a, bridge] {
+    if (!bridge->bridge.empty()) {
+      context.exit_status = LintBridge(context, *bridge);
+      return;
+    }
+    const Result<std::string> text = Lint(*a);
+    context.exit_status = text ? PrintStdout(*text) : PrintError(text.error());
+  });
+}
+
+// A family file drafted from a bridge in Python, on stdout.
+void AddFromBridge(CLI::App& families, Context& context) {
+  CLI::App* command = families.add_subcommand(
+      "from-bridge", "drafts a family file from a bridge in Python, on standard output");
+  const auto file = std::make_shared<std::string>();
+  const auto name = std::make_shared<std::string>("drafted");
+  command->add_option("FILE", *file, "a bridge as weighbridge.inspect_bridge wrote it down")
+      ->required();
+  command->add_option("--name", *name, "the family's name")->capture_default_str();
+  command->callback([&context, file, name] {
+    const Result<std::string> text = DraftFromBridge(*file, *name);
+    context.exit_status = text ? PrintStdout(*text) : PrintError(text.error());
+  });
+}
+
 }  // namespace
 
 void AddFamilies(CLI::App& app, Context& context) {
@@ -296,13 +331,12 @@ void AddFamilies(CLI::App& app, Context& context) {
         AddGridOptions(c, a->grid);
         common(c);
       });
-  AddAction(*families, context, a, "lint", "checks family files", Lint, [&](CLI::App& c) {
-    c.add_option("NAME", a->files, "family files, or names of families; default: all families");
-    c.add_flag("--json", a->as_json)->group("");
-  });
+  AddLint(*families, context, a);
+  AddFromBridge(*families, context);
   AddExamples(*families, {"weighbridge families list", "weighbridge families show qwen3_moe",
                           "weighbridge families expand --config ./config.json --tp 2 --pp 2",
-                          "weighbridge families lint my_family.toml"});
+                          "weighbridge families lint my_family.toml",
+                          "weighbridge families lint --bridge my_bridge.json"});
 }
 
 }  // namespace weighbridge::cli

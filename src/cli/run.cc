@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/interrupt.h"
+#include "cli/call.h"
 #include "cli/command.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -127,21 +128,21 @@ int Parse(CLI::App& app, Context& context, std::vector<std::string> arguments) {
 
 }  // namespace
 
-int Run(int argc, char** argv) {
-  InstallSignalHandlers();
+int RunCommand(const std::vector<std::string>& argv) {
   Context context;
-  context.argv.assign(argv, argv + argc);
+  context.argv = argv;
   try {
     CLI::App app{
         "Weighbridge proves that a model is the same model on both sides of a Hugging Face <-> "
         "Megatron-Core conversion.",
         "weighbridge"};
     DefineApp(app, context);
-    if (argc <= 1) {
+    if (argv.size() <= 1) {
       fmt::print(stderr, "{}", app.help("", CLI::AppFormatMode::Normal));
       return 2;
     }
-    return FinishStdout(Parse(app, context, NormalizeArguments(argc, argv)));
+    const int status = Parse(app, context, NormalizeArguments(argv));
+    return CurrentCall() == nullptr ? FinishStdout(status) : status;
   } catch (const std::system_error& e) {
     return WriteFailure(e, context.exit_status);
   } catch (const std::bad_alloc&) {
@@ -151,6 +152,11 @@ int Run(int argc, char** argv) {
   } catch (...) {
     return InternalError("an unknown exception");
   }
+}
+
+int Run(int argc, char** argv) {
+  InstallSignalHandlers();
+  return RunCommand(std::vector<std::string>(argv, argv + argc));
 }
 
 }  // namespace weighbridge::cli

@@ -1,0 +1,71 @@
+// What the Python package's inspect_bridge wrote down of a bridge in Python (an object of Megatron
+// Bridge's shape): its rules in order, the provider that it makes, and the inventories of both
+// sides where they were at hand. docs/python.md describes the document.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/tensor.h"
+
+namespace weighbridge {
+
+inline constexpr char kBridgeDumpSchema[] = "weighbridge.bridge/1";
+
+// HF names by role ("q", "gate"); one without roles has the role "".
+using RuleSources = std::vector<std::pair<std::string, std::string>>;
+
+// One entry of the registry, a mapping from a Megatron name to HF names.
+struct RegistryRule {
+  size_t number = 0;  // its place in the registry, from 0
+  std::string megatron;
+  RuleSources hf;
+  std::string mapping_class;  // "QKVMapping", for messages
+  // The classes whose code converts: those of a base class where it is inherited.
+  std::string importer, exporter;
+  bool transposes = false;  // permute_dims (1, 0)
+  // What a class that resolves names by code of its own makes of Megatron names.
+  std::map<std::string, RuleSources> resolved;
+
+  // "rule 17 (QKVMapping decoder.layers.*.self_attention.linear_qkv.weight)"
+  std::string Text() const;
+};
+
+struct DumpedTensor {
+  std::string name;
+  Shape shape;
+};
+
+struct BridgeDump {
+  std::string bridge;  // the class
+  std::vector<RegistryRule> rules;
+  nlohmann::json config;    // of the Hugging Face model
+  nlohmann::json provider;  // its fields, as run_config.yaml has them; null: not at hand
+  std::optional<std::vector<DumpedTensor>> hf, megatron;
+  std::vector<std::string> notes;  // what could not be inspected
+};
+
+// Errors: kInvalid "bridge-dump" with the place of what is wrong.
+Result<BridgeDump> ParseBridgeDump(const nlohmann::json& document);
+
+// Megatron Bridge's matching: "*" is a run of digits, "**" any text, the whole name must match.
+// The texts that the wildcards stand for, from left to right; nullopt: no match.
+std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std::string_view name);
+
+// Megatron Bridge's substitution: all "**" are filled first, then the "*".
+std::string FillRule(std::string pattern, const std::vector<std::string>& captures);
+
+// What `rule` reads for the Megatron tensor `name`; nullopt: it does not match.
+std::optional<RuleSources> SourcesOf(const RegistryRule& rule, const std::string& name);
+
+// The first rule from `begin` on that matches; nullptr: none.
+const RegistryRule* FirstRule(const BridgeDump& dump, const std::string& name, size_t begin = 0);
+
+}  // namespace weighbridge

@@ -1,0 +1,80 @@
+#include "checks/bridge_dump.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace weighbridge {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Optional;
+
+// Known answers: MegatronMappingRegistry of megatron-bridge 0.6.2 (re.escape, then (.*) and (\d+)).
+TEST(MatchRule, AStarIsARunOfDigits) {
+  EXPECT_THAT(MatchRule("a.*.b", "a.12.b"), Optional(ElementsAre("12")));
+  EXPECT_FALSE(MatchRule("a.*.b", "a.x.b"));
+  EXPECT_FALSE(MatchRule("a.*.b", "a..b"));
+  EXPECT_FALSE(MatchRule("a.*.b", "a.1.b.c"));
+  EXPECT_THAT(MatchRule("experts.linear_fc1.weight*", "experts.linear_fc1.weight7"),
+              Optional(ElementsAre("7")));
+  EXPECT_THAT(MatchRule("a", "a"), Optional(ElementsAre()));
+}
+
+TEST(MatchRule, TwoStarsAreAnyTextAndTakeTheLongest) {
+  EXPECT_THAT(MatchRule("vision.**", "vision.a.0.b"), Optional(ElementsAre("a.0.b")));
+  EXPECT_THAT(MatchRule("vision.**", "vision."), Optional(ElementsAre("")));
+  EXPECT_THAT(MatchRule("**.x.*", "a.x.1.x.2"), Optional(ElementsAre("a.x.1", "2")));
+}
+
+TEST(FillRule, AllDoubleStarsAreFilledFirst) {
+  EXPECT_EQ(FillRule("model.layers.*.experts.*.w", {"3", "7"}), "model.layers.3.experts.7.w");
+  EXPECT_EQ(FillRule("layers.*.**", {"3", "x"}), "layers.x.3");
+  EXPECT_EQ(FillRule("plain", {"3"}), "plain");
+}
+
+json Document() {
+  return {{"schema", kBridgeDumpSchema},
+          {"bridge", "B"},
+          {"config", json::object()},
+          {"mappings",
+           {{{"megatron", "a.*"},
+             {"hf", {{"q", "x.*.q"}, {"k", "x.*.k"}}},
+             {"class", "QKVMapping"},
+             {"importer", "QKVMapping"},
+             {"exporter", "QKVMapping"}}}}};
+}
+
+TEST(ParseBridgeDump, GivesRulesInOrderWithTheirRoles) {
+  const auto dump = ParseBridgeDump(Document());
+  ASSERT_TRUE(dump) << dump.error().what;
+  const auto sources = SourcesOf(dump->rules[0], "a.4");
+  ASSERT_TRUE(sources);
+  EXPECT_THAT(*sources, ElementsAre(std::pair("k", "x.4.k"), std::pair("q", "x.4.q")));
+  EXPECT_EQ(dump->rules[0].Text(), "rule 0 (QKVMapping a.*)");
+  EXPECT_EQ(FirstRule(*dump, "b"), nullptr);
+}
+
+TEST(ParseBridgeDump, RefusesWhatIsNoDumpAndSaysWhere) {
+  const auto refused = [](const json& document) {
+    const auto dump = ParseBridgeDump(document);
+    return dump ? std::string("taken") : dump.error().at + ": " + dump.error().what;
+  };
+  EXPECT_THAT(refused(json::array()), HasSubstr("no document of"));
+  json document = Document();
+  document["mappings"][0]["hf"] = 7;
+  EXPECT_THAT(refused(document), HasSubstr("mappings[0]"));
+  document = Document();
+  document["mappings"][0].erase("class");
+  EXPECT_THAT(refused(document), HasSubstr("'class'"));
+  document = Document();
+  document["mappings"][0]["megatron"] = "*.*.*.*.*.*.*.*.*";
+  EXPECT_THAT(refused(document), HasSubstr("too many wildcards"));
+  document = Document();
+  document["hf"] = json::parse(R"([["x", [1, -2]]])");
+  EXPECT_THAT(refused(document), HasSubstr("[name, shape]"));
+}
+
+}  // namespace
+}  // namespace weighbridge
