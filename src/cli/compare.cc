@@ -6,10 +6,12 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <string_view>
 #include <thread>
 
@@ -29,6 +31,7 @@ namespace {
 
 constexpr size_t kMostPrompts = 1024;
 constexpr int64_t kMostOwnRanks = 256;
+constexpr const char* kRendezvous = "WEIGHBRIDGE_RENDEZVOUS";  // set for ranks started here
 
 struct CompareArguments : ForwardArguments {
   RankOptions job;
@@ -101,6 +104,10 @@ Status CheckSources(const CompareArguments& a) {
                 "a grid is for the Megatron side that runs here, and --candidate is another",
                 "--candidate", "leave --tp, --pp, --ep and --etp out");
   }
+  if (TeamSize(a.options.grid) == 1 && a.options.grid != ParallelGrid()) {
+    return Fail(ErrorKind::kUsage, "grid", "these options place layers on pipeline stages", "",
+                "add --pp");
+  }
   if (a.options.sequence_parallel && a.options.grid.tp == 1) {
     return Fail(ErrorKind::kUsage, "usage", "only tensor-parallel ranks divide the sequence",
                 "--sequence-parallel", "add --tp");
@@ -136,15 +143,15 @@ Status ReadThresholds(CompareArguments& a) {
 }
 
 // The environment of a rank that this process starts (base/ranks.h, "own").
-Subprocess RankProcess(const Context& context, int64_t rank, int64_t size,
+Subprocess RankProcess(const Context& context, int64_t rank, int64_t size, const std::string& job,
                        const std::filesystem::path& meeting) {
   Subprocess process;
   process.argv = context.argv;
-  process.argv[0] = std::filesystem::read_symlink("/proc/self/exe").string();
+  process.argv[0] = "/proc/self/exe";
   process.environment = {{"WEIGHBRIDGE_RANK", std::to_string(rank)},
                          {"WEIGHBRIDGE_WORLD_SIZE", std::to_string(size)},
-                         {"WEIGHBRIDGE_JOB_ID", meeting.string()},
-                         {"WEIGHBRIDGE_RENDEZVOUS", meeting.string()}};
+                         {"WEIGHBRIDGE_JOB_ID", job},
+                         {kRendezvous, meeting.string()}};
   return process;
 }
 
@@ -154,8 +161,11 @@ class OwnRanks {
   // Makes this process rank 0 of them, for JoinRanks.
   Status Start(const Context& context, RankOptions& job, int64_t size) {
     WB_TRY(folder_, ScratchFolder::Create("ranks"));
+    const std::filesystem::path meeting =
+        job.folder.empty() ? folder_->path() : std::filesystem::absolute(job.folder);
     for (int64_t rank = 0; rank < size; ++rank) {
-      const Subprocess process = RankProcess(context, rank, size, folder_->path());
+      const Subprocess process =
+          RankProcess(context, rank, size, folder_->path().string(), meeting);
       if (rank > 0) {
         WB_RETURN_IF_ERROR(others_.Start(process));
         continue;
@@ -173,6 +183,12 @@ class OwnRanks {
   Companions others_;  // ended before the folder goes
 };
 
+// Nothing is kept of a comparison.
+Error Lost(Error error) {
+  error.hint = "start the run again";
+  return error;
+}
+
 // Where the connection to a rank broke, the coordinator knows which one is lost, a moment later.
 Error LostRankOr(Error error, Coordinator& ranks) {
   constexpr auto kPatience = std::chrono::seconds(3);
@@ -180,14 +196,50 @@ Error LostRankOr(Error error, Coordinator& ranks) {
   if (error.kind != ErrorKind::kInternal) return error;
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < deadline) {
-    if (Status all = ranks.Check(); !all) return std::move(all).error();
+    if (Status all = ranks.Check(); !all) return Lost(std::move(all).error());
     std::this_thread::sleep_for(kPause);
   }
   return error;
 }
 
+// Ends the run where a rank is lost and this one still waits for it: a broken connection is not
+// always seen by who waits.
+class LossWatch {
+ public:
+  explicit LossWatch(Coordinator& ranks) : ranks_(ranks), thread_([this] { Watch(); }) {}
+  ~LossWatch() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  void Watch() {
+    constexpr auto kLook = std::chrono::milliseconds(500);
+    constexpr auto kPatience = std::chrono::seconds(10);
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, kLook, [&] { return done_; })) {
+      Status all = ranks_.Check();
+      if (all) continue;
+      // Who notices by itself ends in order.
+      if (wake_.wait_for(lock, kPatience, [&] { return done_; })) return;
+      std::_Exit(EndJob(ranks_, Lost(std::move(all).error()), PrintError));
+    }
+  }
+
+  Coordinator& ranks_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
 // Rank 0 judges; the others compute for it.
 Result<Report> RunOnRanks(CompareArguments& a, Coordinator& ranks) {
+  const LossWatch watch(ranks);
   WB_TRY(const TeamRun team, TeamRun::Join(ranks, a.options));
   a.options.backend = team.backend();
   WB_TRY(const ForwardPair pair, OpenForward(a));
@@ -217,14 +269,16 @@ Result<Report> RunOn(CompareArguments& a, Coordinator& ranks) {
 // Where no launcher has started ranks, this process does.
 Status StartRanks(const Context& context, CompareArguments& a, int64_t size, OwnRanks& own) {
   WB_RETURN_IF_ERROR(CheckSources(a));
-  WB_TRY(const Launch launch,
-         DetectLaunch(a.job.launcher, [](const char* name) { return std::getenv(name); }));
-  if (launch.size > 1) {
-    // A rank that this program has started ends with the one that started it, however that ends.
-    const bool started = std::getenv("WEIGHBRIDGE_RENDEZVOUS") != nullptr;
-    if (started && launch.rank > 0) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (std::getenv(kRendezvous) != nullptr) {
+    // This program has started this process, whatever --launcher said to the first one. It ends
+    // with that one, however that ends.
+    a.job.launcher = "own";
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     return {};
   }
+  WB_TRY(const Launch launch,
+         DetectLaunch(a.job.launcher, [](const char* name) { return std::getenv(name); }));
+  if (launch.size > 1) return {};
   // What is missing is said once, before processes are started.
   WB_RETURN_IF_ERROR(FindComponent());
   if (size > kMostOwnRanks) {

@@ -29,8 +29,9 @@ Result<ForwardPair> OpenForward(const ForwardArguments& a) {
   ExpandOptions expand;
   ChooseStorageBy(*input.checkpoint, expand);
   expand.without_mtp = a.options.without_mtp;
-  expand.tp = a.options.grid.tp;
   if (a.megatron.empty()) {
+    // A checkpoint's vocabulary is padded as it is stored.
+    expand.tp = a.options.grid.tp;
     WB_TRY(pair.model, Model::Expand(*input.family, input.config, expand));
   } else {
     WB_TRY(pair.megatron, OpenMegatron(a.megatron));

@@ -176,6 +176,7 @@ class Comparison {
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
     if (TeamSize(options_.grid) > 1) {
       WB_TRY(placement_, Placement::Create(model_, options_.grid));
+      WB_RETURN_IF_ERROR(CheckRunsOnGrid());
     }
     if (!options_.without_mtp) mtp_ = MtpLayersOf(model_, hf_side_, megatron_side_);
     WB_RETURN_IF_ERROR(OpenSource(megatron));
@@ -205,6 +206,26 @@ class Comparison {
       report_.unproven.push_back(
           fmt::format("the Megatron checkpoint does not say how its model is built: taken was {}",
                       config_.origin));
+    }
+    return {};
+  }
+
+  // What megatron-core refuses to run; layouts are judged all the same, by other commands.
+  Status CheckRunsOnGrid() {
+    const ParallelGrid& grid = options_.grid;
+    for (const GridNote& note : placement_->notes()) {
+      if (note.id == "moe-bias-etp") {
+        return Fail(ErrorKind::kUsage, "grid",
+                    "megatron-core refuses this grid: experts with biases that several ranks cut",
+                    "", "leave --etp out");
+      }
+    }
+    const bool experts = std::any_of(model_.parameters().begin(), model_.parameters().end(),
+                                     [](const Parameter& p) { return p.is_expert(); });
+    if (experts && grid.tp > 1 && !options_.sequence_parallel) {
+      report_.notes.push_back({"moe-without-sequence-parallel",
+                               "megatron-core trains experts on tensor-parallel ranks with "
+                               "--sequence-parallel only; this is what it computes without"});
     }
     return {};
   }
@@ -294,6 +315,7 @@ class Comparison {
     if (!placement_) return AddMegatronTensors(model_, *source_, stage, "candidate", tensors);
     const int pp = PipelineRankOf(*placement_, stage);
     json& candidate = request["candidate"];
+    WB_RETURN_IF_ERROR(CheckDivides(candidate.at("spec"), options_.grid));
     candidate["spec"]["cuts"] = CutsOf(model_, stage);
     candidate["team"] = {{"stage", request.at("stage")}, {"layer", stage.layer}, {"pp", pp}};
     if (pp != 0) return {};

@@ -69,6 +69,27 @@ int PipelineRankOf(const Placement& placement, StageId stage) {
   return 0;
 }
 
+Status CheckDivides(const json& spec, const ParallelGrid& grid) {
+  struct Count {
+    const char *part, *name, *what;
+  };
+  constexpr Count kCounts[] = {{"mamba", "heads", "Mamba heads"},
+                               {"mamba", "groups", "Mamba groups"},
+                               {"delta_net", "key_heads", "key heads of the gated delta net"},
+                               {"delta_net", "value_heads", "value heads of the gated delta net"}};
+  for (const Count& count : kCounts) {
+    const json part = spec.value(count.part, json::object());
+    const json number = part.value(count.name, json());
+    if (!number.is_number_integer() || number.get<int64_t>() % grid.tp == 0) continue;
+    return Fail(ErrorKind::kUsage, "grid",
+                fmt::format("megatron-core refuses this grid: {} {} are not a multiple of {} "
+                            "tensor-parallel ranks",
+                            number.get<int64_t>(), count.what, grid.tp),
+                "", "choose a --tp that divides them");
+  }
+  return {};
+}
+
 json CutsOf(const Model& model, StageId stage) {
   json cuts = json::object();
   for (const MegatronUse& use : MegatronTensorsOf(model, stage)) {
@@ -89,6 +110,7 @@ Status AddShards(const Model& model, const ParameterSource& source, StageId stag
     if (Status fits = CheckCut(p.shape, p.cut, size); !fits) {
       Error error = std::move(fits).error();
       error.at = model.MegatronName(p, Dialect::kTe);
+      error.hint = "choose another grid, or `weighbridge convert` the checkpoint to this one";
       return Fail(std::move(error));
     }
     WB_TRY(const ParameterBytes parameter, source.Open(p));

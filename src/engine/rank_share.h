@@ -25,6 +25,9 @@ std::string Describe(const RankId& rank, const ParallelGrid& grid);
 // Which pipeline rank holds a stage.
 int PipelineRankOf(const Placement& placement, StageId stage);
 
+// Whether the ranks can divide a layer's mixer as Megatron-Core asks. kUsage "grid".
+Status CheckDivides(const nlohmann::json& spec, const ParallelGrid& grid);
+
 // Along which axis tensor-parallel ranks cut the stage's matrices, by role.
 nlohmann::json CutsOf(const Model& model, StageId stage);
 

@@ -146,7 +146,36 @@ def test_a_launch_of_another_size_than_the_grid_is_refused(toys, weighbridge, tm
     assert "needs 4 ranks, and 2 were started" in result.stderr
 
 
+@pytest.mark.parametrize(("family", "change", "grid", "complaint"), [
+    ("gpt_oss", (), ("--ep", "2", "--etp", "2"), "experts with biases that several ranks cut"),
+    ("nemotron_h", ("--set", "n_groups=1"), ("--tp", "2"), "1 Mamba groups are not a multiple of 2"),
+    ("qwen3_next", ("--set", "linear_num_key_heads=1"), ("--tp", "2"), "1 key heads of the gated delta net are not a multiple of 2"),
+])
+def test_a_grid_that_megatron_refuses_is_refused_before_the_ranks_compute(weighbridge, tmp_path, family, change, grid, complaint):
+    weighbridge("toy", tmp_path / "toy", "--family", family, *change)
+    result = weighbridge("compare", tmp_path / "toy", "--token-ids", "9", *grid)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+
+
+def test_a_vocabulary_that_the_ranks_cannot_divide_as_it_is_stored_is_no_fault(weighbridge, tmp_path):
+    weighbridge("toy", tmp_path / "toy", "--family", "llama", "--set", "vocab_size=387")
+    weighbridge("import", tmp_path / "toy", tmp_path / "megatron")
+    result = weighbridge("compare", tmp_path / "toy", tmp_path / "megatron", "--tp", "2", "--token-ids", "1,2,3,4,5,6,7,8")
+    assert result.returncode == 2
+    assert "cannot" in result.stderr or "not" in result.stderr
+
+
+@pytest.mark.parametrize("launcher", ["none", "torchrun"])
+def test_a_launcher_that_starts_nothing_leaves_the_ranks_to_the_program(weighbridge, toys, monkeypatch, launcher):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    result = weighbridge("compare", toys("llama"), "--tp", "2", "--seq-len", "16", "--launcher", launcher)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(("arguments", "complaint"), [
+    (("--vpp", "2"), "these options place layers on pipeline stages"),
     (("--tp", "3"), "query groups are neither a multiple nor a divisor of 3"),
     (("--ep", "2"), "the model has no experts"),
     (("--tp", "2", "--candidate", "other.safetensors"), "a grid is for the Megatron side that runs here"),

@@ -304,6 +304,9 @@ class MegatronStage final : public Stage {
   // MiniMax-M2 of Megatron Bridge: the ranks have parts of the weight and add their squares.
   Tensor CutHeadNorm(const Tensor& x, const std::string& name) const {
     const Tensor in = x.flatten(2).to(Wide(x.scalar_type()));
+    if (w_.Stored(name + "weight").numel() != in.size(-1)) {
+      throw Unsupported("a norm over the whole projection whose heads several ranks share");
+    }
     const double eps = spec_.at("norm").at("epsilon").at("qk");
     const auto width = static_cast<double>(in.size(-1) * place_.tp.size());
     const Tensor variance = place_.tp.AllReduce(in.pow(2).sum(-1, true)) / width;
