@@ -69,6 +69,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy or torch
+        return _plain(value.item())
     if callable(value) and hasattr(value, "__qualname__"):
         return {"_target_": f"{value.__module__}.{value.__qualname__}", "_call_": False}
     raise TypeError(type(value).__name__)

@@ -62,7 +62,9 @@ Result<RegistryRule> ParseRule(const json& entry, size_t number) {
   if (!permuted.is_null() && !rule.transposes) {
     return Wrong(where, "permute_dims other than (1, 0) are not known");
   }
-  for (const auto& [name, hf] : entry.value("resolved", json::object()).items()) {
+  const json resolved = entry.value("resolved", json::object());
+  if (!resolved.is_object()) return Wrong(where, "what a rule resolves to is to be a table");
+  for (const auto& [name, hf] : resolved.items()) {
     WB_TRY(rule.resolved[name], ParseSources(hf, where));
   }
   return rule;

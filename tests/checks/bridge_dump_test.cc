@@ -76,5 +76,25 @@ TEST(ParseBridgeDump, RefusesWhatIsNoDumpAndSaysWhere) {
   EXPECT_THAT(refused(document), HasSubstr("[name, shape]"));
 }
 
+TEST(ParseBridgeDump, ReadsWhatAClassResolvesByItself) {
+  json document = Document();
+  json& rule = document["mappings"][0];
+  rule["resolved"] = {{"decoder.layers.0.w", "model.layers.0.weight-of-a-long-name.w"}};
+  const auto dump = ParseBridgeDump(document);
+  ASSERT_TRUE(dump) << dump.error().what;
+  const RegistryRule& read = dump->rules.at(0);
+  ASSERT_EQ(read.resolved.count("decoder.layers.0.w"), 1U);
+  EXPECT_EQ(read.resolved.at("decoder.layers.0.w").begin()->second,
+            "model.layers.0.weight-of-a-long-name.w");
+}
+
+TEST(ParseBridgeDump, RefusesWhatIsNoTableOfResolvedNames) {
+  for (const json& wrong : {json::array({1}), json::array(), json("x"), json(3)}) {
+    json document = Document();
+    document["mappings"][0]["resolved"] = wrong;
+    EXPECT_FALSE(ParseBridgeDump(document)) << wrong;
+  }
+}
+
 }  // namespace
 }  // namespace weighbridge

@@ -5,6 +5,7 @@ import json
 import pathlib
 import types
 
+import numpy
 import pytest
 
 import weighbridge as wb
@@ -149,3 +150,10 @@ def test_any_object_of_the_bridges_shape_is_inspected(model):
     assert {cause.id for cause in dump.lint().causes} == {"rule-missing"}
     with pytest.raises(TypeError, match="no bridge"):
         wb.inspect_bridge(object())
+
+
+def test_numbers_of_numpy_in_a_provider_are_numbers():
+    from weighbridge.bridge import _plain
+    assert _plain(numpy.float32(0.5)) == 0.5
+    assert _plain(numpy.int64(17)) == 17
+    assert _plain(numpy.array(True)) is True
