@@ -30,9 +30,13 @@ add_library(weighbridge_libdeflate INTERFACE)
 target_include_directories(weighbridge_libdeflate SYSTEM INTERFACE ${LIBDEFLATE_INCLUDE_DIR})
 target_link_libraries(weighbridge_libdeflate INTERFACE ${LIBDEFLATE_LIBRARY})
 
+# Debian's static yaml-cpp is not position-independent: a shared object (the Python module) can take it in only
+# beside a static libstdc++, which builds with shared libraries do not have.
 find_library(YAML_CPP_STATIC NAMES libyaml-cpp.a REQUIRED)
+find_library(YAML_CPP_SHARED NAMES libyaml-cpp.so REQUIRED)
 add_library(weighbridge_yaml INTERFACE)
-target_link_libraries(weighbridge_yaml INTERFACE ${YAML_CPP_STATIC})
+target_link_libraries(weighbridge_yaml INTERFACE
+  $<IF:$<BOOL:${WEIGHBRIDGE_SHARED_FMT}>,${YAML_CPP_SHARED},${YAML_CPP_STATIC}>)
 
 if(NOT WEIGHBRIDGE_SIMDJSON_DIR)
   if(DEFINED ENV{WEIGHBRIDGE_SIMDJSON_DIR})
