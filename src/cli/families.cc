@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/lint_bridge.h"
 #include "cli/model_input.h"
+#include "engine/describe.h"
 #include "family/library.h"
 #include "family/model.h"
 #include "family/shards.h"
@@ -61,7 +62,9 @@ std::string ListMarkdown(const std::vector<ListRow>& rows) {
       "# Model families\n\n"
       "Made by `weighbridge families list --markdown`. Mapping: \"bridge\" is a family of Megatron "
       "Bridge, \"own\" one\nthat it does not have, mapped by this project from what `transformers` "
-      "writes and Megatron-Core builds. Quantization: as what its authors release it beside "
+      "writes and Megatron-Core builds. Levels: L0 names and shapes, L1 values, L2 the forward "
+      "pass (`compare`; of "
+      "models with towers the text model's). Quantization: as what its authors release it beside "
       "bf16.\n\n";
   for (size_t i = 0; i < rows.size(); ++i) {
     const ListRow& row = rows[i];
@@ -79,16 +82,18 @@ Result<std::string> List(const FamiliesArguments& a) {
       {"family", "kind", "mapping", "levels", "quantization", "architectures"}};
   WB_TRY(const auto* all, library.All());
   for (const auto& [name, spec] : *all) {
+    std::vector<std::string> levels = {"L0", "L1"};
+    if (HasForwardPass(spec)) levels.emplace_back("L2");
     out.push_back({{"family", name},
                    {"kind", spec.kind},
                    {"mapping", spec.mapping},
                    {"quantization", spec.quantization},
-                   {"levels", {"L0", "L1"}},
+                   {"levels", levels},
                    {"architectures", spec.hf_architectures},
                    {"model_types", spec.hf_model_types},
                    {"origin", spec.origin}});
     rows.push_back(
-        {name, spec.kind, spec.mapping, "L0 L1",
+        {name, spec.kind, spec.mapping, fmt::format("{}", fmt::join(levels, " ")),
          spec.quantization.empty() ? "-" : fmt::format("{}", fmt::join(spec.quantization, " ")),
          fmt::format("{}", fmt::join(spec.hf_architectures, ", "))});
   }

@@ -358,6 +358,15 @@ Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
 
 }  // namespace
 
+bool HasForwardPass(const FamilySpec& spec) {
+  constexpr std::string_view kOutput = "output_layer.weight";
+  const auto computes = [&](const ParamRule& rule) {
+    const bool is_output = rule.stacks.empty() && rule.megatron.ends_with(kOutput);
+    return is_output && FindRole(kOutput, rule.storage[0].transform) != nullptr;
+  };
+  return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
+}
+
 MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron) {
   MtpLayers layers;
   for (const Parameter& p : model.parameters()) {

@@ -15,6 +15,10 @@
 
 namespace weighbridge {
 
+// Whether the engine knows the family's models: their configs, and the matrix that gives the
+// logits.
+bool HasForwardPass(const FamilySpec& spec);
+
 enum class StageKind { kEmbedding, kLayer, kMtp, kOutput };
 
 struct StageId {

@@ -12,9 +12,9 @@ LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.
 CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1",
          "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2",
-         "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
-         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen3", "qwen3_5",
-         "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+         "kimi_k25_vl", "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
+         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3",
+         "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
          "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
@@ -61,8 +61,9 @@ def states_of(folder, ids, dtype, monkeypatch):
     import torch
     import transformers
     config = transformers.AutoConfig.from_pretrained(folder)
-    sees = hasattr(config, "vision_config")
+    sees, hears = hasattr(config, "vision_config"), hasattr(config, "audio_config")
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    kind = getattr(transformers, config.architectures[0]) if hears else kind
     # Grouped products of experts do not know float64.
     model = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
     with torch.no_grad(), in_float64(monkeypatch) if dtype == torch.float64 else contextlib.nullcontext():

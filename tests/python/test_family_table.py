@@ -29,6 +29,15 @@ def test_more_than_twelve_families_are_beyond_the_bridge(run):
     assert {"mixtral", "qwen2_moe", "llama4_text", "glm4", "dots1", "olmo2", "phi3", "internlm3"} <= set(own)
 
 
+def test_levels_are_those_that_a_family_has(run):
+    """Without the engine: whether `compare` knows the family's models is said of the family alone."""
+    rows = listed(run)
+    assert rows["llama"]["levels"] == rows["qwen2_audio"]["levels"] == ["L0", "L1", "L2"]
+    # No description of what its config computes; a score in the place of the head; no text model.
+    for name in ("gemma4", "qwen3_5_token_classification", "flux"):
+        assert rows[name]["levels"] == ["L0", "L1"], name
+
+
 def test_list_takes_one_form_of_output(run):
     result = run("families", "list", "--markdown", "--json")
     assert result.returncode == 2

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "engine/boundary.h"
+#include "engine/forward/kept_memory.h"
 #include "engine/forward/session.h"
 #include "engine/parallel/requests.h"
 
@@ -99,5 +100,6 @@ constexpr WbEngine kEngine = {WB_ENGINE_ABI, Open, Call, State, Close, HandleTea
 }  // namespace weighbridge::engine
 
 extern "C" [[gnu::visibility("default")]] const WbEngine* weighbridge_engine() {
+  weighbridge::engine::KeepMemoryOfTensors();
   return &weighbridge::engine::kEngine;
 }

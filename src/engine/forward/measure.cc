@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/forward/row_sums.h"
+
 namespace weighbridge::engine {
 namespace {
 
@@ -13,36 +15,11 @@ using at::Tensor;
 // Everything but the last axis counts as tokens.
 Tensor Rows(const Tensor& x) { return x.dim() == 2 ? x : x.reshape({-1, x.size(-1)}); }
 
-// Of a row of two outputs: what any figure is made of.
-struct RowSums {
-  double apart = 0, apart_squared = 0, apart_fourth = 0, largest = 0;
-  double product = 0, first = 0, second = 0, peak = 0;  // first, second: sums of squares
-};
-
-template <typename A, typename B>
-RowSums SumsOfRow(const A* a, const B* b, int64_t count) {
-  RowSums out;
-  for (int64_t i = 0; i < count; ++i) {
-    const auto x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
-    const double apart = std::abs(x - y);
-    out.apart += apart;
-    out.apart_squared += apart * apart;
-    out.apart_fourth += apart * apart * apart * apart;
-    // Written so that what is no number stays.
-    out.largest = apart <= out.largest ? out.largest : apart;
-    out.product += x * y;
-    out.first += x * x;
-    out.second += y * y;
-    out.peak = std::max(out.peak, std::abs(y));
-  }
-  return out;
-}
-
-template <typename A, typename B>
+template <typename B>
 std::vector<RowSums> SumsOnCpu(const Tensor& a, const Tensor& b) {
   const Tensor x = a.contiguous(), y = b.contiguous();
   const int64_t rows = x.size(0), width = x.size(1);
-  const A* first = x.const_data_ptr<A>();
+  const auto* first = x.const_data_ptr<float>();
   const B* second = y.const_data_ptr<B>();
   std::vector<RowSums> out(static_cast<size_t>(rows));
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
@@ -73,11 +50,9 @@ std::vector<RowSums> SumsOf(const Tensor& a, const Tensor& b) {
   if (a.numel() == 0) return {};
   if (!a.is_cpu()) return SumsOnDevice(a, b);
   const Tensor x = a.to(at::kFloat);
-  if (b.scalar_type() == at::kDouble) return SumsOnCpu<float, double>(x, b);
-  return SumsOnCpu<float, float>(x, b.to(at::kFloat));
+  if (b.scalar_type() == at::kDouble) return SumsOnCpu<double>(x, b);
+  return SumsOnCpu<float>(x, b.to(at::kFloat));
 }
-
-double LargerOf(double a, double b) { return b <= a ? a : b; }
 
 int MantissaBits(at::ScalarType dtype) {
   if (dtype == at::kBFloat16) return 7;

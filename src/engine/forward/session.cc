@@ -23,6 +23,9 @@ using nlohmann::json;
 // Of so many tokens the truth is taken of all; of more, of so many, and over such a prefix.
 constexpr int64_t kAllTokens = 64, kSampledTokens = 32, kPrefixTokens = 32, kPrefixRows = 4;
 
+// Beyond so many tokens the products of one pass alone keep all cores busy.
+constexpr int64_t kTokensAtOnce = 4096;
+
 // The error of so few tokens is one of a few roundings, which whole heads and rows share.
 constexpr int64_t kFewTokens = 8;
 
@@ -91,6 +94,13 @@ std::vector<std::vector<Tensor>> RunTogether(const Stage& stage, const ModuleInf
     }
   }
   return out;
+}
+
+// Whether inputs of tokens can stand one after another.
+bool AreAlike(std::span<const Tensor> a, std::span<const Tensor> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Tensor& x, const Tensor& y) {
+    return x.defined() == y.defined() && (!x.defined() || x.sizes() == y.sizes());
+  });
 }
 
 json AllModules() {
@@ -288,6 +298,10 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes
   const Stage &reference = *pair.reference.stage, &candidate = *pair.candidate.stage;
   for (const ModuleInfo& module : modules) {
     const bool of_reference = reference.Has(module.id), of_candidate = candidate.Has(module.id);
+    if (lanes.walks && !of_candidate && !IsFilled(lanes.candidate, module)) {
+      Store(lanes.candidate, module,
+            RunOr(candidate, module, Inputs(lanes.candidate, module, at::kFloat)));
+    }
     if (!of_reference && !of_candidate && IsFilled(lanes.teacher, module)) continue;
     const std::vector<Tensor> in = Inputs(lanes.teacher, module, at::kFloat);
     std::vector<Tensor> out, narrow;
@@ -309,18 +323,24 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes
     if (of_reference || of_candidate) {
       std::vector<Tensor> other;
       {
-        const Clock clock(seconds_, "taught");
-        other = RunOr(candidate, module, in);
+        const Clock clock(seconds_, "candidate");
+        other = RunCandidate(candidate, module, in, lanes);
       }
       if (other.size() != out.size()) {
         throw Unsupported(std::string("models whose ") + module.name + " gives other tensors");
       }
-      const Clock clock(seconds_, "measures");
-      json row = Judge(pair, module, lanes, other, out, exact.taught, answer);
+      json row;
+      {
+        const Clock clock(seconds_, "measures");
+        row = Judge(pair, module, lanes, other, out, exact.taught, answer);
+      }
       row["name"] = module.name;
       row["shape"] = ShapeOf(out[0]);
       if (of_reference != of_candidate) row["only"] = of_reference ? "reference" : "candidate";
-      if (narrow_) row["narrow"] = JudgeNarrow(candidate, module, narrow_in, narrow, exact.narrow);
+      if (narrow_) {
+        const Clock clock(seconds_, "narrow");
+        row["narrow"] = JudgeNarrow(candidate, module, narrow_in, narrow, exact.narrow);
+      }
       answer["modules"].push_back(std::move(row));
     }
     Store(lanes.teacher, module, std::move(out));
@@ -334,6 +354,22 @@ json Session::Teach(const Pair& pair, std::span<const ModuleInfo> modules, Lanes
                          {"idle", reached.logical_not().sum().item<int64_t>()}};
   }
   return answer;
+}
+
+// On the teacher's inputs, and on its own where it walks on beside them: at once where each token
+// is for itself, since a matrix is then read and packed once.
+std::vector<Tensor> Session::RunCandidate(const Stage& candidate, const ModuleInfo& module,
+                                          const std::vector<Tensor>& taught, Lanes& lanes) const {
+  if (!lanes.walks || !candidate.Has(module.id)) return RunOr(candidate, module, taught);
+  const std::vector<Tensor> own = Inputs(lanes.candidate, module, at::kFloat);
+  if (module.reach == Reach::kToken && ids_.numel() <= kTokensAtOnce && AreAlike(taught, own)) {
+    std::vector<std::vector<Tensor>> out =
+        RunTogether(candidate, module, std::vector<std::vector<Tensor>>{taught, own});
+    Store(lanes.candidate, module, std::move(out[1]));
+    return std::move(out[0]);
+  }
+  Store(lanes.candidate, module, candidate.Run(module.id, own));
+  return candidate.Run(module.id, taught);
 }
 
 // A token that takes another expert in float64 than in float32 walks on by the reference's route:
@@ -477,6 +513,8 @@ json Session::Layer(const Pair& pair) {
   At(lanes.teacher, Slot::kX) = teacher;
   At(lanes.truth, Slot::kX) = walk_.truth;
   At(lanes.narrow, Slot::kX) = walk_.narrow;
+  lanes.walks = free_run_ && !pair.candidate.recorded.Has("out");
+  At(lanes.candidate, Slot::kX) = walk_.candidate;
   json answer = Teach(pair, LayerModules(), lanes);
   const Tensor taught = At(lanes.teacher, Slot::kOut);
   if (!repeated_) {
@@ -524,8 +562,7 @@ json Session::Layer(const Pair& pair) {
   if (candidate_out) {
     walk_.candidate = *candidate_out;
   } else if (free_run_) {
-    const Tensor routing = is_own ? At(lanes.teacher, Slot::kRouting) : Tensor();
-    answer["own_flips"] = WalkCandidate(*pair.candidate.stage, routing);
+    answer["own_flips"] = WalkCandidate(*pair.candidate.stage, lanes);
   }
   walk_.truth = At(lanes.truth, Slot::kOut);
   walk_.narrow = At(lanes.narrow, Slot::kOut);
@@ -538,25 +575,22 @@ json Session::Layer(const Pair& pair) {
   return answer;
 }
 
-// The candidate goes on from its own state, and once a token chose other experts than the
-// reference, also from the state that the reference's `routing` has led to. Returns such tokens.
-int64_t Session::WalkCandidate(const Stage& candidate, const Tensor& routing) {
-  const auto chain = [&](const Tensor& x, const Tensor& routes) {
-    Activations own{};
-    At(own, Slot::kX) = x;
-    return Chain(candidate, LayerModules(), std::move(own), routes);
-  };
-  const Tensor before = walk_.candidate;
-  Activations own = chain(before, {});
-  walk_.candidate = At(own, Slot::kOut);
+// The candidate has gone on from its own state; once a token chose other experts than the
+// reference, it also goes on from the state that the reference's routes have led to. Returns such
+// tokens.
+int64_t Session::WalkCandidate(const Stage& candidate, Lanes& lanes) {
+  const Tensor before = std::exchange(walk_.candidate, At(lanes.candidate, Slot::kOut));
+  const Tensor routing = lanes.own ? At(lanes.teacher, Slot::kRouting) : Tensor();
+  const Tensor& chosen = At(lanes.candidate, Slot::kRouting);
   int64_t flips = 0;
-  const Tensor& chosen = At(own, Slot::kRouting);
   if (routing.defined() && chosen.defined()) {
     flips = (chosen != 0).ne(routing != 0).any(-1).sum().item<int64_t>();
   }
   if (flips > 0 && !walk_.replayed.defined()) walk_.replayed = before;
   if (walk_.replayed.defined()) {
-    Activations replayed = chain(walk_.replayed, routing);
+    Activations replayed{};
+    At(replayed, Slot::kX) = walk_.replayed;
+    replayed = Chain(candidate, LayerModules(), std::move(replayed), routing);
     walk_.replayed = At(replayed, Slot::kOut);
   }
   return flips;

@@ -71,10 +71,11 @@ class Session {
   class Clock;
 
   // Activations of the reference: in float32, of all tokens; beside it, of a prefix, in float64 and
-  // in the narrow dtype. Each walks from its own state.
+  // in the narrow dtype. Each walks from its own state, as the candidate does with `walks`.
   struct Lanes {
-    Activations teacher{}, truth{}, narrow{};
+    Activations teacher{}, truth{}, narrow{}, candidate{};
     bool own = true;  // the teacher's states are the reference's
+    bool walks = false;
   };
   // The states between stages. `replayed`: the candidate's by the reference's routes; undefined
   // until a token has taken another one.
@@ -108,7 +109,9 @@ class Session {
   nlohmann::json Embed(const Pair& pair);
   nlohmann::json Layer(const Pair& pair);
   void FollowRoutes(Lanes& lanes) const;
-  int64_t WalkCandidate(const Stage& candidate, const at::Tensor& routing);
+  std::vector<at::Tensor> RunCandidate(const Stage& candidate, const ModuleInfo& module,
+                                       const std::vector<at::Tensor>& taught, Lanes& lanes) const;
+  int64_t WalkCandidate(const Stage& candidate, Lanes& lanes);
   void EmbedNext(const Pair& pair, int64_t mtp_layers);
   Walk AfterFinalNorm(const Pair& pair) const;
   nlohmann::json Mtp(const Pair& pair);

@@ -668,7 +668,7 @@ class MegatronStage final : public Stage {
       return x.permute({0, 2, 1, 3}).reshape({b * heads, s, x.size(-1)});
     };
     Tensor scores =
-        at::baddbmm(at::zeros({b * heads, s, s}, q.options()), heads_first(q),
+        at::baddbmm(at::empty({b * heads, s, s}, q.options()), heads_first(q),
                     heads_first(k).transpose(1, 2), 0.0, attention.at("scale").get<double>())
             .view({b, heads, s, s});
     const json cap = attention.at("softcap");
@@ -676,7 +676,7 @@ class MegatronStage final : public Stage {
       const auto c = cap.get<double>();
       scores = c * at::tanh(scores / c);
     }
-    scores = scores.masked_fill(masked, kMaskedScore);
+    scores = scores.masked_fill_(masked, kMaskedScore);
     const Tensor context =
         at::bmm(Probabilities(scores, first).view({b * heads, s, s}), heads_first(v));
     return context.view({b, heads, s, -1}).permute({0, 2, 1, 3});

@@ -54,6 +54,10 @@ struct EffectSide {
   std::function<Result<Rope>(int64_t layer, bool windowed)> rope;
 };
 
+// Whether the family says what its config computes: that of a provider of Megatron Bridge does, of
+// others `[effects]`.
+bool HasEffects(const FamilySpec& spec);
+
 // From the config.json that `model` was expanded with. Errors: kUnsupported when the family has no
 // description of its effects.
 Result<EffectSide> HfSide(const Model& model);

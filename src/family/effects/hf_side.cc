@@ -260,12 +260,17 @@ bool EndsWithAny(const std::string& name, std::initializer_list<std::string_view
 
 }  // namespace
 
+bool HasEffects(const FamilySpec& spec) {
+  return !spec.bridge.provider.empty() || spec.effects.contains("described");
+}
+
 Result<EffectSide> HfSide(const Model& model) {
   const FamilySpec& spec = model.spec();
-  const bool described = !spec.bridge.provider.empty() || spec.effects.contains("described");
-  if (!described) {
-    return Fail(ErrorKind::kUnsupported, "no-effects",
-                fmt::format("family {} has no effects table", spec.name));
+  if (!HasEffects(spec)) {
+    return Fail(
+        ErrorKind::kUnsupported, "no-effects",
+        fmt::format("nobody has described yet what a config of family {} computes", spec.name), "",
+        "its weights can be judged (`verify`); `families list` names the levels of each");
   }
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
   EffectSide side;
