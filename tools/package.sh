@@ -10,6 +10,6 @@ shift
 export CXX=c++  # as CMake calls it by itself: the cache tells compilers apart by name
 version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
 step "Installing the Python package ($version)" "$python" -m pip install --no-deps --no-build-isolation \
-  --force-reinstall -C build-dir="build/py$version" -C cmake.build-type=RelWithDebInfo \
-  -C 'cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1' -C cmake.define.WEIGHBRIDGE_WERROR=ON \
-  -C cmake.define.WEIGHBRIDGE_SHARED_FMT=ON "$@" "$root" >&2
+  --force-reinstall --config-settings build-dir="build/py$version" --config-settings cmake.build-type=RelWithDebInfo \
+  --config-settings 'cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1' --config-settings cmake.define.WEIGHBRIDGE_WERROR=ON \
+  --config-settings cmake.define.WEIGHBRIDGE_SHARED_FMT=ON "$@" "$root" >&2
