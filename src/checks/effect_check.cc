@@ -42,9 +42,10 @@ struct Difference {
   std::string effect, cause;
   json hf, megatron;  // as they are shown
   std::vector<std::string> hf_fields, megatron_fields;
-  bool only_beyond = false;  // the longest position: a note
+  bool only_beyond = false;    // the longest position: a note
+  bool with_rotation = false;  // the kind of layer brings another RoPE table
 
-  auto Key() const { return std::tie(effect, cause, hf, megatron); }
+  auto Key() const { return std::tie(effect, cause, hf, megatron, with_rotation); }
 };
 
 struct Place {
@@ -95,20 +96,24 @@ class Comparison {
   Comparison(const EffectSide& hf, const EffectSide& megatron) : hf_(hf), megatron_(megatron) {}
 
   Status Run() {
-    Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt);
+    Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt, false);
     for (int64_t layer = 0; layer < hf_.layers; ++layer) {
       WB_TRY(const Effects a, LayerEffects(hf_, layer));
       WB_TRY(Effects b, LayerEffects(megatron_, layer));
       hf_windows_ |= HasWindow(a);
       megatron_windows_ |= HasWindow(b);
       // A table that goes with the kind of layer is no difference of its own.
+      bool with_rotation = false;
       if (HasWindow(a) != HasWindow(b)) {
         WB_TRY(const Effects as_hf, LayerEffects(megatron_, layer, HasWindow(a)));
         for (const char* name : {"rope.table", "rope.factor"}) {
-          if (const auto it = as_hf.find(name); it != as_hf.end()) b[name] = it->second;
+          const auto it = as_hf.find(name);
+          if (it == as_hf.end()) continue;
+          with_rotation |= it->second.value != b[name].value;
+          b[name] = it->second;
         }
       }
-      Compare(a, b, layer);
+      Compare(a, b, layer, with_rotation);
     }
     for (Place& place : places_) ClassifyWindow(place.difference);
     return {};
@@ -122,7 +127,8 @@ class Comparison {
     return it != effects.end() && !it->second.value.is_null();
   }
 
-  void Compare(const Effects& a, const Effects& b, std::optional<int64_t> layer) {
+  void Compare(const Effects& a, const Effects& b, std::optional<int64_t> layer,
+               bool with_rotation) {
     for (const auto& [name, x] : a) {
       const auto y = b.find(name);
       if (y == b.end()) continue;
@@ -130,6 +136,7 @@ class Comparison {
         found->effect = name;
         found->hf_fields = x.fields;
         found->megatron_fields = y->second.fields;
+        found->with_rotation = with_rotation && name == "attention.window";
         Add(*std::move(found), layer);
       }
     }
@@ -247,7 +254,7 @@ class Reporter {
     const bool structural = DecidesParameters(d);
     const bool refused = d.effect == "router.refused";
     Add({std::move(cause),
-         {{place.layers, std::string(info.module), d.effect}},
+         {{place.layers, std::string(info.module), d.effect, d.with_rotation}},
          structural || refused});
     if (!structural) return;
     for (const std::string& field : d.megatron_fields) {

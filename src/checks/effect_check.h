@@ -17,6 +17,8 @@ struct EffectPlace {
   std::vector<int64_t> layers;  // counted from 0; empty: the effect is one of the whole model
   std::string module;           // as Megatron-Core calls it, beneath its layer; empty: all of them
   std::string effect;           // family/effects/effects.h
+  // Another kind of layer, which has another RoPE table: the rotation differs too.
+  bool with_rotation = false;
 };
 
 struct EffectCause {

@@ -44,6 +44,7 @@ constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
 bool ShowsIn(const EffectPlace& place, std::string_view module) {
   constexpr std::string_view kInner = "mtp_model_layer.";
   if (module.starts_with(kInner)) module.remove_prefix(kInner.size());
+  if (place.with_rotation && module == "self_attention.rotary_pos_emb") return true;
   const std::string& effect = place.module;
   if (IsOfAllNorms(place) &&
       std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
