@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <iterator>
@@ -236,7 +238,7 @@ class Reporter {
     const Difference& d = place.difference;
     const EffectInfo& info = *FindEffectInfo(d.effect);
     const std::string where = Where(place, info);
-    const Behaviour* behaviour = BehaviourOf(d);
+    const Behaviour* behaviour = BehaviourOf(d, origin);
     std::string message =
         fmt::format("{}{}: {} by {}, {} by {}", info.title,
                     place.layers.empty() ? "" : " of " + LayersOf(place), Shown(d.hf), HfSource(d),
@@ -309,10 +311,12 @@ class Reporter {
     return fmt::format("HF {}, Megatron {}", Shown(d.hf), Shown(d.megatron));
   }
 
-  const Behaviour* BehaviourOf(const Difference& d) const {
+  // What the config alone makes another is not put down to what the runtime does unsaid.
+  const Behaviour* BehaviourOf(const Difference& d, Origin origin) const {
     for (const std::string& field : d.megatron_fields) {
       const auto it = megatron_.behaviours.find(field);
-      if (it != megatron_.behaviours.end()) return it->second;
+      if (it == megatron_.behaviours.end()) continue;
+      if (origin == Origin::kRuntime || !it->second->hidden) return it->second;
     }
     return nullptr;
   }
@@ -482,6 +486,74 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   return {};
 }
 
+// Where an effect decides which tensors there are: its tensors, as parts of their names.
+struct Decided {
+  std::string_view effect;
+  std::array<std::string_view, 4> parts;
+};
+constexpr Decided kDecided[] = {
+    {"attention.bias", {".linear_qkv.bias", ".linear_proj.bias"}},
+    {"attention.sinks", {".softmax_offset"}},
+    {"layer.mixer", {".self_attention.", ".mixer.", ".input_layernorm."}},
+    {"layer.mlp", {".mlp.", ".pre_mlp_layernorm."}},
+    {"linear.bias",
+     {".linear_qkv.bias", ".linear_proj.bias", ".linear_fc1.bias", ".linear_fc2.bias"}},
+    {"moe.shared_gate", {".shared_experts.gate_weight"}},
+    {"moe.shared_size", {".shared_experts."}},
+    {"mtp.depth", {"mtp."}},
+    {"norm.qk.kind", {".q_layernorm.", ".k_layernorm."}},
+    {"router.bias", {".router.expert_bias"}},
+    {"tying", {"output_layer."}},
+};
+constexpr std::string_view kOfInventory[] = {
+    "bias-missing",   "expert-missing",      "layernorm-alias",       "mtp-missing", "tensor-extra",
+    "tensor-missing", "router-bias-missing", "shared-expert-missing", "tie-mismatch"};
+
+// The layer in "decoder.layers.3.mlp..."; nullopt: of stacked layers, or of none.
+std::optional<int64_t> LayerIn(std::string_view name) {
+  constexpr std::string_view kLayers = "decoder.layers.";
+  if (!name.starts_with(kLayers)) return std::nullopt;
+  name.remove_prefix(kLayers.size());
+  int64_t layer = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+  return error == std::errc() ? std::optional(layer) : std::nullopt;
+}
+
+// Whether tensor `name` is there or not by this effect.
+bool Decides(const EffectPlace& place, std::string_view name) {
+  const auto known = std::find_if(std::begin(kDecided), std::end(kDecided),
+                                  [&](const Decided& d) { return d.effect == place.effect; });
+  if (known == std::end(kDecided)) return false;
+  const auto layer = LayerIn(name);
+  const bool in_layers =
+      !layer || place.layers.empty() ||
+      std::find(place.layers.begin(), place.layers.end(), *layer) != place.layers.end();
+  return in_layers && std::any_of(known->parts.begin(), known->parts.end(), [&](auto part) {
+           return !part.empty() && name.find(part) != name.npos;
+         });
+}
+
+// A config that asks for other tensors and the tensors that are there by it are one mistake: the
+// causes of the inventory go into that of the config.
+void TakeInventory(EffectCause& found, Report& report) {
+  if (!found.structural) return;
+  const auto of_inventory = [&](const Cause& cause) {
+    const bool known = std::find(std::begin(kOfInventory), std::end(kOfInventory), cause.id) !=
+                       std::end(kOfInventory);
+    return known && cause.origin == Origin::kCheckpoint && !cause.where.empty() &&
+           std::all_of(cause.where.begin(), cause.where.end(), [&](const std::string& name) {
+             if (name.starts_with("... ")) return true;  // of a long list
+             return std::any_of(found.places.begin(), found.places.end(),
+                                [&](const EffectPlace& place) { return Decides(place, name); });
+           });
+  };
+  std::erase_if(report.causes, [&](Cause& cause) {
+    if (!of_inventory(cause)) return false;
+    Join(std::move(cause), found.cause);
+    return true;
+  });
+}
+
 }  // namespace
 
 EffectFindings FindEffectDifferences(const Model& model, const MegatronConfig& config,
@@ -503,6 +575,7 @@ bool CompareEffects(const Model& model, const MegatronConfig& config, const Runt
                     bool without_mtp, Report& report) {
   EffectFindings findings = FindEffectDifferences(model, config, choice, without_mtp);
   for (EffectCause& found : findings.causes) {
+    TakeInventory(found, report);
     const auto known = std::find_if(report.causes.begin(), report.causes.end(),
                                     [&](const Cause& c) { return IsSame(c, found.cause); });
     if (known == report.causes.end()) {

@@ -28,7 +28,9 @@ struct Shown {
 constexpr Shown kShown[] = {
     {"mlp", {"mlp", "mlp.experts", "mlp.shared_experts"}},
     {"mixer.norm", {"mixer", "self_attention.gated_delta_net"}},
-    {"self_attention", {"self_attention.gated_delta_net"}},
+    {"self_attention",
+     {"self_attention.gated_delta_net", "self_attention.q_layernorm",
+      "self_attention.core_attention"}},
     {"self_attention.linear_kv_up_proj.layer_norm", {"self_attention.linear_qkv"}},
 };
 

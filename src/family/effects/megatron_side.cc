@@ -61,8 +61,8 @@ std::optional<int64_t> Period(const json& pattern) {
   return sum > 0 ? std::optional(sum) : std::nullopt;
 }
 
-// _is_local_attn_layer of the classes of Gemma: of (a, b) only each layer whose number, counted from
-// 1, is a multiple of a + b has no window. A pattern may be longer than the model.
+// _is_local_attn_layer of the classes of Gemma: of (a, b) only each layer whose number, counted
+// from 1, is a multiple of a + b has no window. A pattern may be longer than the model.
 void ExpandPattern(int64_t layers, json& fields) {
   const json pattern = fields.value("interleaved_attn_pattern", json());
   if (!pattern.is_array()) return;
