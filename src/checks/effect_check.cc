@@ -26,6 +26,8 @@ namespace {
 
 using nlohmann::json;
 
+// router_refused of runtimes/megatron-core.toml, where a field helps.
+constexpr std::string_view kOneExpert = "a softmax over the one expert that is chosen";
 constexpr double kTolerance = 1e-6;  // relative; both sides are computed in double
 
 bool Equal(double a, double b) {
@@ -347,13 +349,16 @@ class Reporter {
 
   // None of the keys is in config.json; what is off by default is no loss.
   bool HfLost(const Difference& d) const {
-    return !d.hf.is_null() && !d.hf_fields.empty() &&
+    return !d.hf.is_null() && d.hf != false && !d.hf_fields.empty() &&
            std::none_of(d.hf_fields.begin(), d.hf_fields.end(), [&](const std::string& f) {
              return hf_.given.contains(f) || hf_.behaviours.contains(f);
            });
   }
 
   std::string Hint(const Difference& d, Origin origin) const {
+    if (d.effect == "router.refused" && d.megatron != kOneExpert) {
+      return fmt::format("correct {} in {}: no model is built of it", Fields(d), config_.origin);
+    }
     if (origin == Origin::kRuntime) {
       return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
              "it does by itself";
@@ -449,6 +454,31 @@ MegatronConfig WithRightSizes(const Model& model, MegatronConfig config) {
   return config;
 }
 
+std::set<std::string> EffectsOf(const std::vector<Place>& places) {
+  std::set<std::string> effects;
+  for (const Place& place : places) effects.insert(place.difference.effect);
+  return effects;
+}
+
+// The effects that would differ were the config right: hidden behaviours read its fields too, and
+// what follows from a wrong one is no mistake of the runtime. All of `all` where that cannot be
+// told.
+std::set<std::string> LeftByRuntime(const EffectSide& hf, json fields,
+                                    const std::vector<Place>& by_config,
+                                    const std::vector<Place>& all,
+                                    const std::function<Result<EffectSide>(const json&)>& resolve) {
+  for (const Place& place : by_config) {
+    for (const std::string& field : place.difference.megatron_fields) {
+      const auto right = hf.fields.find(field);
+      if (right != hf.fields.end()) fields[field] = *right;
+    }
+  }
+  const auto side = resolve(fields);
+  if (!side) return EffectsOf(all);
+  const auto left = Differences(hf, *side);
+  return EffectsOf(left ? *left : all);
+}
+
 Status Compare(const Model& model, const MegatronConfig& recorded, const RuntimeChoice& choice,
                bool without_mtp, EffectFindings& findings) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
@@ -476,11 +506,14 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   };
   WB_TRY(const EffectSide real, with_hidden(config.fields));
   WB_TRY(const std::vector<Place> all, Differences(hf, real));
-  std::set<std::string> of_config;
-  for (const Place& place : by_config) of_config.insert(place.difference.effect);
+  const std::set<std::string> of_runtime =
+      by_config.empty() ? EffectsOf(all)
+                        : LeftByRuntime(hf, config.fields, by_config, all, with_hidden);
+  const std::set<std::string> of_config = EffectsOf(by_config);
   Reporter reporter(hf, real, config, with_hidden, name, findings);
   for (const Place& place : all) {
-    const bool by_runtime = !of_config.contains(place.difference.effect);
+    const std::string& effect = place.difference.effect;
+    const bool by_runtime = !of_config.contains(effect) && of_runtime.contains(effect);
     reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);
   }
   return {};

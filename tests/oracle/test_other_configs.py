@@ -25,7 +25,7 @@ def rope(kind, theta, **fields):
     return {"rope_parameters": dict(rope_type=kind, rope_theta=theta, **fields)}
 
 
-YARN = rope("yarn", 1e6, factor=3.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
+YARN = dict(factor=3.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
 MIXER = dict(mamba_d_ssm=96, mamba_n_heads=8, mamba_d_head=12, mamba_n_groups=1, mamba_d_state=10, mamba_chunk_size=8,
              mamba_rms_norm=True, mamba_norm_before_gate=False)
@@ -36,8 +36,8 @@ VARIANTS = {
     "llama3_rope_high_factor": ("LlamaConfig", rope("llama3", 5e5, **{**LLAMA3, "high_freq_factor": 8.0}), {"rope-scaling": "runtime"}),
     "linear_rope": ("LlamaConfig", rope("linear", 2e4, factor=2.5), {}),
     # "truncate" is on by default in transformers, and what the Bridge hands on instead is not.
-    "yarn": ("Qwen2Config", YARN, {"rope-scaling": "config"}),
-    "yarn_truncated": ("Qwen3Config", rope("yarn", 1e6, **{**YARN["rope_parameters"], "truncate": True, "rope_type": "yarn"}), {}),
+    "yarn": ("Qwen2Config", rope("yarn", 1e6, **YARN), {"rope-scaling": "config"}),
+    "yarn_truncated": ("Qwen3Config", rope("yarn", 1e6, **YARN, truncate=True), {}),
     "window_mistral": ("MistralConfig", {"sliding_window": 7, "rms_norm_eps": 2e-6}, {}),
     "gelu_mistral": ("MistralConfig", {"sliding_window": None, "hidden_act": "gelu"}, {"activation": "config"}),
     "windows_qwen2": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}, {"attention-window": "config"}),
@@ -80,7 +80,7 @@ def test_the_verdict_is_what_the_logits_of_both_libraries_say(weighbridge, compa
     folder, recorded = made(name)
     assert recorded["ok"] and not recorded["fwd_err"], recorded
     # The numbers decide what is right, before the program is asked.
-    assert (recorded["fwd_max_abs"] > 1e-5 * recorded["fwd_ref_absmax"]) == bool(causes), recorded
+    assert (recorded["fwd_max_abs"] > 2e-6 * recorded["fwd_ref_absmax"]) == bool(causes), recorded
     pair = folder / "hf", folder / "meg"
     weighbridge("verify", *pair, "--json", tmp_path / "verify.json")
     reports = {"verify": json.loads((tmp_path / "verify.json").read_text())}

@@ -321,7 +321,7 @@ CASES = {
     "NaN in some rows": ("llama", one_layer(set_values(DOWN, lambda x: rows_of(x, 3, 5, lambda r: np.full_like(r, np.nan)))), "not-finite", [FC2.format(1)]),
     "a flipped bit": ("llama", one_layer(flipped), "bit-flip", [FC2.format(1)]),
     "a value changed": ("llama", one_layer(set_values(DOWN, another_value)), "bit-flip", [FC2.format(1)]),
-    "experts of the router moved": ("qwen3_moe", every_layer(set_values(MLP + "gate.weight", lambda x: np.roll(x, 1, 0))), "expert-order", ["decoder.layers.*.mlp.router.weight"]),
+    "experts of the router moved": ("qwen3_moe", one_layer(set_values(MLP + "gate.weight", lambda x: np.roll(x, 1, 0)), 0), "expert-order", ["decoder.layers.0.mlp.router.weight"]),
     "correction biases of the router moved": ("deepseek_v3", one_layer(set_values(ROUTER_BIAS, lambda x: np.roll(x, 1, 0)), 2), "expert-order", ["decoder.layers.2.mlp.router.expert_bias"]),
     "an adapter merged": ("llama", one_layer(set_values(DOWN, adapted)), "adapter-unmerged", [FC2.format(1)]),
     "two layers swapped": ("llama", swap_layers("", 0, 2), "layer-offset", None),

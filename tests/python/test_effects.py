@@ -259,6 +259,30 @@ def test_a_softmax_over_one_expert_is_what_megatron_core_refuses(judge, options)
     assert causes == {"router-formula": "config"} and "refuses" not in report["causes"][0]["message"]
 
 
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss_ns"])
+def test_a_correction_bias_beside_a_softmax_is_what_megatron_core_refuses(judge, name):
+    causes, report = judge(name, megatron={"moe_router_enable_expert_bias": True})
+    assert causes == {"router-formula": "config"} and len(report["causes"]) == 1
+    assert "Megatron-Core does not build" in report["causes"][0]["message"]
+
+
+# What the runtime makes of a wrong field is the field's: an epsilon of latents, groups of experts, a softmax without its bias.
+@pytest.mark.parametrize(("name", "fields", "causes"), [
+    ("deepseek_v3_nomtp", {"layernorm_epsilon": 1e-5}, ["norm-eps"]),
+    ("deepseek_v3_nomtp", {"moe_router_topk": 3}, ["router-formula"]),
+    ("deepseek_v3_nomtp", {"moe_router_score_function": "softmax"}, ["router-formula"]),
+    ("llama_untied", {"add_qkv_bias": True}, ["bias-missing"]),
+])
+def test_a_wrong_field_is_one_cause_of_the_config(judge, name, fields, causes):
+    found, report = judge(name, megatron=fields)
+    assert [cause["id"] for cause in report["causes"]] == causes and set(found.values()) == {"config"}, report["causes"]
+
+
+def test_biases_of_all_linear_layers_are_one_cause(judge):
+    _, report = judge("llama_untied", megatron={"add_bias_linear": True}, hf={"attention_bias": MISSING, "mlp_bias": MISSING})
+    assert [cause["id"] for cause in report["causes"]] == ["bias-missing"]
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_a_factor_of_rope_that_is_not_passed_on_is_named(judge, factor):
     """Megatron-LM once used 8 whatever it was told."""
