@@ -46,10 +46,10 @@ struct Difference {
   std::string effect, cause;
   json hf, megatron;  // as they are shown
   std::vector<std::string> hf_fields, megatron_fields;
-  bool only_beyond = false;    // the longest position: a note
-  bool with_rotation = false;  // the kind of layer brings another RoPE table
+  bool only_beyond = false;       // the longest position: a note
+  std::vector<std::string> also;  // EffectPlace
 
-  auto Key() const { return std::tie(effect, cause, hf, megatron, with_rotation); }
+  auto Key() const { return std::tie(effect, cause, hf, megatron, also); }
 };
 
 struct Place {
@@ -126,6 +126,17 @@ class Comparison {
   std::vector<Place>& places() { return places_; }
 
  private:
+  // The field behind it decides the norms that have no effect of their own too.
+  static bool IsOfAllNorms(const std::string& effect) {
+    return effect == "norm.input.kind" || effect == "norm.input.convention";
+  }
+
+  static std::vector<std::string> WithNormsOfTheirOwn(const Effects& layer) {
+    if (layer.contains("norm.latent.eps")) return {"self_attention.linear_qkv"};
+    if (layer.contains("ssm.key_dim")) return {"self_attention.gated_delta_net"};
+    return {};
+  }
+
   static bool HasWindow(const Effects& effects) {
     const auto it = effects.find("attention.window");
     return it != effects.end() && !it->second.value.is_null();
@@ -140,7 +151,11 @@ class Comparison {
         found->effect = name;
         found->hf_fields = x.fields;
         found->megatron_fields = y->second.fields;
-        found->with_rotation = with_rotation && name == "attention.window";
+        if (with_rotation && name == "attention.window") {
+          found->also = {"self_attention.rotary_pos_emb"};
+        } else if (IsOfAllNorms(name)) {
+          found->also = WithNormsOfTheirOwn(a);
+        }
         Add(*std::move(found), layer);
       }
     }
@@ -258,7 +273,7 @@ class Reporter {
     const bool structural = DecidesParameters(d);
     const bool refused = d.effect == "router.refused";
     Add({std::move(cause),
-         {{place.layers, std::string(info.module), d.effect, d.with_rotation}},
+         {{place.layers, std::string(info.module), d.effect, d.also}},
          structural || refused});
     if (!structural) return;
     for (const std::string& field : d.megatron_fields) {

@@ -46,7 +46,7 @@ constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
 bool ShowsIn(const EffectPlace& place, std::string_view module) {
   constexpr std::string_view kInner = "mtp_model_layer.";
   if (module.starts_with(kInner)) module.remove_prefix(kInner.size());
-  if (place.with_rotation && module == "self_attention.rotary_pos_emb") return true;
+  if (std::find(place.also.begin(), place.also.end(), module) != place.also.end()) return true;
   const std::string& effect = place.module;
   if (IsOfAllNorms(place) &&
       std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
@@ -142,7 +142,8 @@ class Explainer {
       return;
     }
     effect.cause.where = std::move(where);
-    AddCause(std::move(effect.cause), report_);
+    // The config's mistake and the runtime's of one kind are two: no AddCause.
+    report_.causes.push_back(std::move(effect.cause));
     ExplainWalk(left);
   }
 
