@@ -23,8 +23,8 @@ inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
 // two equal keys counts, as in Python.
 Result<nlohmann::json> ParseJson(std::string_view text, const std::string& name);
 
-// As ParseJson, with the keys of each object in the text's order and {"__float__": ...} as it is: for
-// files that are edited.
+// As ParseJson, with the keys of each object in the text's order and {"__float__": ...} as it is:
+// for files that are edited.
 Result<nlohmann::ordered_json> ParseOrderedJson(std::string_view text, const std::string& name);
 
 // The text of a config file as Python's json.dumps(indent=2) writes it, NaN and Infinity included,

@@ -417,8 +417,8 @@ class Resolver {
     });
     Add("router.refused", [](Reader& r) -> json {
       // The fields that a reader would have to change.
-      for (const char* field : {"moe_router_topk", "moe_router_score_function",
-                                "moe_router_enable_expert_bias"}) {
+      for (const char* field :
+           {"moe_router_topk", "moe_router_score_function", "moe_router_enable_expert_bias"}) {
         r.Get(field);
       }
       return r.Get("router_refused");
