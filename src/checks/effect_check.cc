@@ -49,7 +49,7 @@ struct Difference {
   bool only_beyond = false;       // the longest position: a note
   std::vector<std::string> also;  // EffectPlace
 
-  auto Key() const { return std::tie(effect, cause, hf, megatron, also); }
+  auto Key() const { return std::tie(effect, cause, hf, megatron); }
 };
 
 struct Place {
@@ -191,7 +191,15 @@ class Comparison {
       return p.difference.Key() == difference.Key();
     });
     const auto index = static_cast<size_t>(known - places_.begin());
-    if (index == places_.size()) places_.push_back({std::move(difference), {}});
+    if (index == places_.size()) {
+      places_.push_back({std::move(difference), {}});
+    } else {
+      for (std::string& module : difference.also) {
+        std::vector<std::string>& all = places_[index].difference.also;
+        if (std::find(all.begin(), all.end(), module) == all.end())
+          all.push_back(std::move(module));
+      }
+    }
     if (layer) places_[index].layers.push_back(*layer);
   }
 
