@@ -18,14 +18,17 @@ using nlohmann::json;
 constexpr std::string_view kMark = "\x01weighbridge-number:";
 constexpr std::string_view kEscapedMark = "\\u0001weighbridge-number:";
 
-std::optional<double> MarkedNumber(std::string_view text) {
-  if (!text.starts_with(kMark)) return std::nullopt;
-  text.remove_prefix(kMark.size());
+std::optional<double> NumberOfWord(std::string_view text) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   if (text == "Infinity") return kInfinity;
   if (text == "-Infinity") return -kInfinity;
   if (text == "NaN") return std::numeric_limits<double>::quiet_NaN();
   return std::nullopt;
+}
+
+std::optional<double> MarkedNumber(std::string_view text) {
+  if (!text.starts_with(kMark)) return std::nullopt;
+  return NumberOfWord(text.substr(kMark.size()));
 }
 
 // Builds the DOM as nlohmann's own parser does, and stops at a depth that recursion elsewhere
@@ -117,6 +120,19 @@ Result<Json> Parse(std::string_view text, const std::string& name) {
   return parsed;
 }
 
+// {"__float__": "Infinity"} becomes the number, as PreTrainedConfig._decode_special_floats has it.
+void DecodeTaggedNumbers(json& value) {
+  if (!value.is_structured()) return;
+  if (value.is_object() && value.size() == 1 && value.begin().key() == "__float__" &&
+      value.begin()->is_string()) {
+    if (const auto number = NumberOfWord(value.begin()->get_ref<const std::string&>())) {
+      value = *number;
+    }
+    return;
+  }
+  for (json& inner : value) DecodeTaggedNumbers(inner);
+}
+
 // Numbers that JSON has no spelling for become marked strings, the reverse of MarkBareNumbers.
 void MarkNumbers(nlohmann::ordered_json& value) {
   if (value.is_structured()) {
@@ -131,7 +147,9 @@ void MarkNumbers(nlohmann::ordered_json& value) {
 }  // namespace
 
 Result<json> ParseJson(std::string_view text, const std::string& name) {
-  return Parse<json>(text, name);
+  auto parsed = Parse<json>(text, name);
+  if (parsed) DecodeTaggedNumbers(*parsed);
+  return parsed;
 }
 
 Result<nlohmann::ordered_json> ParseOrderedJson(std::string_view text, const std::string& name) {

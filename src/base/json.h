@@ -17,12 +17,14 @@ inline constexpr uint64_t kMaxJsonFileBytes = 16u << 20;
 
 // Parses strict JSON, plus the bare words NaN, Infinity and -Infinity that Python's json module
 // writes
-// ("time_step_limit": [0.0, Infinity]). `name` is what messages call the text. Errors: kCorrupt
+// ("time_step_limit": [0.0, Infinity]), and {"__float__": "Infinity"}, by which transformers spells
+// such a number since 5.0. `name` is what messages call the text. Errors: kCorrupt
 // header-corrupt with NAME:OFFSET; nesting deeper than kMaxJsonDepth is one of them. The last of
 // two equal keys counts, as in Python.
 Result<nlohmann::json> ParseJson(std::string_view text, const std::string& name);
 
-// As ParseJson, with the keys of each object in the text's order: for files that are edited.
+// As ParseJson, with the keys of each object in the text's order and {"__float__": ...} as it is:
+// for files that are edited.
 Result<nlohmann::ordered_json> ParseOrderedJson(std::string_view text, const std::string& name);
 
 // The text of a config file as Python's json.dumps(indent=2) writes it, NaN and Infinity included,

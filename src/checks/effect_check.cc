@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <iterator>
@@ -24,6 +26,8 @@ namespace {
 
 using nlohmann::json;
 
+// router_refused of runtimes/megatron-core.toml, where a field helps.
+constexpr std::string_view kOneExpert = "a softmax over the one expert that is chosen";
 constexpr double kTolerance = 1e-6;  // relative; both sides are computed in double
 
 bool Equal(double a, double b) {
@@ -42,7 +46,8 @@ struct Difference {
   std::string effect, cause;
   json hf, megatron;  // as they are shown
   std::vector<std::string> hf_fields, megatron_fields;
-  bool only_beyond = false;  // the longest position: a note
+  bool only_beyond = false;       // the longest position: a note
+  std::vector<std::string> also;  // EffectPlace
 
   auto Key() const { return std::tie(effect, cause, hf, megatron); }
 };
@@ -95,20 +100,24 @@ class Comparison {
   Comparison(const EffectSide& hf, const EffectSide& megatron) : hf_(hf), megatron_(megatron) {}
 
   Status Run() {
-    Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt);
+    Compare(WholeEffects(hf_), WholeEffects(megatron_), std::nullopt, false);
     for (int64_t layer = 0; layer < hf_.layers; ++layer) {
       WB_TRY(const Effects a, LayerEffects(hf_, layer));
       WB_TRY(Effects b, LayerEffects(megatron_, layer));
       hf_windows_ |= HasWindow(a);
       megatron_windows_ |= HasWindow(b);
       // A table that goes with the kind of layer is no difference of its own.
+      bool with_rotation = false;
       if (HasWindow(a) != HasWindow(b)) {
         WB_TRY(const Effects as_hf, LayerEffects(megatron_, layer, HasWindow(a)));
         for (const char* name : {"rope.table", "rope.factor"}) {
-          if (const auto it = as_hf.find(name); it != as_hf.end()) b[name] = it->second;
+          const auto it = as_hf.find(name);
+          if (it == as_hf.end()) continue;
+          with_rotation |= it->second.value != b[name].value;
+          b[name] = it->second;
         }
       }
-      Compare(a, b, layer);
+      Compare(a, b, layer, with_rotation);
     }
     for (Place& place : places_) ClassifyWindow(place.difference);
     return {};
@@ -117,12 +126,24 @@ class Comparison {
   std::vector<Place>& places() { return places_; }
 
  private:
+  // The field behind it decides the norms that have no effect of their own too.
+  static bool IsOfAllNorms(const std::string& effect) {
+    return effect == "norm.input.kind" || effect == "norm.input.convention";
+  }
+
+  static std::vector<std::string> WithNormsOfTheirOwn(const Effects& layer) {
+    if (layer.contains("norm.latent.eps")) return {"self_attention.linear_qkv"};
+    if (layer.contains("ssm.key_dim")) return {"self_attention.gated_delta_net"};
+    return {};
+  }
+
   static bool HasWindow(const Effects& effects) {
     const auto it = effects.find("attention.window");
     return it != effects.end() && !it->second.value.is_null();
   }
 
-  void Compare(const Effects& a, const Effects& b, std::optional<int64_t> layer) {
+  void Compare(const Effects& a, const Effects& b, std::optional<int64_t> layer,
+               bool with_rotation) {
     for (const auto& [name, x] : a) {
       const auto y = b.find(name);
       if (y == b.end()) continue;
@@ -130,6 +151,11 @@ class Comparison {
         found->effect = name;
         found->hf_fields = x.fields;
         found->megatron_fields = y->second.fields;
+        if (with_rotation && name == "attention.window") {
+          found->also = {"self_attention.rotary_pos_emb"};
+        } else if (IsOfAllNorms(name)) {
+          found->also = WithNormsOfTheirOwn(a);
+        }
         Add(*std::move(found), layer);
       }
     }
@@ -165,7 +191,15 @@ class Comparison {
       return p.difference.Key() == difference.Key();
     });
     const auto index = static_cast<size_t>(known - places_.begin());
-    if (index == places_.size()) places_.push_back({std::move(difference), {}});
+    if (index == places_.size()) {
+      places_.push_back({std::move(difference), {}});
+    } else {
+      for (std::string& module : difference.also) {
+        std::vector<std::string>& all = places_[index].difference.also;
+        if (std::find(all.begin(), all.end(), module) == all.end())
+          all.push_back(std::move(module));
+      }
+    }
     if (layer) places_[index].layers.push_back(*layer);
   }
 
@@ -229,7 +263,7 @@ class Reporter {
     const Difference& d = place.difference;
     const EffectInfo& info = *FindEffectInfo(d.effect);
     const std::string where = Where(place, info);
-    const Behaviour* behaviour = BehaviourOf(d);
+    const Behaviour* behaviour = BehaviourOf(d, origin);
     std::string message =
         fmt::format("{}{}: {} by {}, {} by {}", info.title,
                     place.layers.empty() ? "" : " of " + LayersOf(place), Shown(d.hf), HfSource(d),
@@ -247,7 +281,7 @@ class Reporter {
     const bool structural = DecidesParameters(d);
     const bool refused = d.effect == "router.refused";
     Add({std::move(cause),
-         {{place.layers, std::string(info.module), d.effect}},
+         {{place.layers, std::string(info.module), d.effect, d.also}},
          structural || refused});
     if (!structural) return;
     for (const std::string& field : d.megatron_fields) {
@@ -302,10 +336,12 @@ class Reporter {
     return fmt::format("HF {}, Megatron {}", Shown(d.hf), Shown(d.megatron));
   }
 
-  const Behaviour* BehaviourOf(const Difference& d) const {
+  // What the config alone makes another is not put down to what the runtime does unsaid.
+  const Behaviour* BehaviourOf(const Difference& d, Origin origin) const {
     for (const std::string& field : d.megatron_fields) {
       const auto it = megatron_.behaviours.find(field);
-      if (it != megatron_.behaviours.end()) return it->second;
+      if (it == megatron_.behaviours.end()) continue;
+      if (origin == Origin::kRuntime || !it->second->hidden) return it->second;
     }
     return nullptr;
   }
@@ -336,13 +372,16 @@ class Reporter {
 
   // None of the keys is in config.json; what is off by default is no loss.
   bool HfLost(const Difference& d) const {
-    return !d.hf.is_null() && !d.hf_fields.empty() &&
+    return !d.hf.is_null() && d.hf != false && !d.hf_fields.empty() &&
            std::none_of(d.hf_fields.begin(), d.hf_fields.end(), [&](const std::string& f) {
              return hf_.given.contains(f) || hf_.behaviours.contains(f);
            });
   }
 
   std::string Hint(const Difference& d, Origin origin) const {
+    if (d.effect == "router.refused" && d.megatron != kOneExpert) {
+      return fmt::format("correct {} in {}: no model is built of it", Fields(d), config_.origin);
+    }
     if (origin == Origin::kRuntime) {
       return "the files are right, the runtime computes otherwise: --runtime none leaves out what "
              "it does by itself";
@@ -438,6 +477,31 @@ MegatronConfig WithRightSizes(const Model& model, MegatronConfig config) {
   return config;
 }
 
+std::set<std::string> EffectsOf(const std::vector<Place>& places) {
+  std::set<std::string> effects;
+  for (const Place& place : places) effects.insert(place.difference.effect);
+  return effects;
+}
+
+// The effects that would differ were the config right: hidden behaviours read its fields too, and
+// what follows from a wrong one is no mistake of the runtime. All of `all` where that cannot be
+// told.
+std::set<std::string> LeftByRuntime(const EffectSide& hf, json fields,
+                                    const std::vector<Place>& by_config,
+                                    const std::vector<Place>& all,
+                                    const std::function<Result<EffectSide>(const json&)>& resolve) {
+  for (const Place& place : by_config) {
+    for (const std::string& field : place.difference.megatron_fields) {
+      const auto right = hf.fields.find(field);
+      if (right != hf.fields.end()) fields[field] = *right;
+    }
+  }
+  const auto side = resolve(fields);
+  if (!side) return EffectsOf(all);
+  const auto left = Differences(hf, *side);
+  return EffectsOf(left ? *left : all);
+}
+
 Status Compare(const Model& model, const MegatronConfig& recorded, const RuntimeChoice& choice,
                bool without_mtp, EffectFindings& findings) {
   WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
@@ -465,14 +529,85 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   };
   WB_TRY(const EffectSide real, with_hidden(config.fields));
   WB_TRY(const std::vector<Place> all, Differences(hf, real));
-  std::set<std::string> of_config;
-  for (const Place& place : by_config) of_config.insert(place.difference.effect);
+  const std::set<std::string> of_runtime =
+      by_config.empty() ? EffectsOf(all)
+                        : LeftByRuntime(hf, config.fields, by_config, all, with_hidden);
+  const std::set<std::string> of_config = EffectsOf(by_config);
   Reporter reporter(hf, real, config, with_hidden, name, findings);
   for (const Place& place : all) {
-    const bool by_runtime = !of_config.contains(place.difference.effect);
+    const std::string& effect = place.difference.effect;
+    const bool by_runtime = !of_config.contains(effect) && of_runtime.contains(effect);
     reporter.Tell(place, by_runtime ? Origin::kRuntime : Origin::kConfig);
   }
   return {};
+}
+
+// Where an effect decides which tensors there are: its tensors, as parts of their names.
+struct Decided {
+  std::string_view effect;
+  std::array<std::string_view, 4> parts;
+};
+constexpr Decided kDecided[] = {
+    {"attention.bias", {".linear_qkv.bias", ".linear_proj.bias"}},
+    {"attention.sinks", {".softmax_offset"}},
+    {"layer.mixer", {".self_attention.", ".mixer.", ".input_layernorm."}},
+    {"layer.mlp", {".mlp.", ".pre_mlp_layernorm."}},
+    {"linear.bias",
+     {".linear_qkv.bias", ".linear_proj.bias", ".linear_fc1.bias", ".linear_fc2.bias"}},
+    {"moe.shared_gate", {".shared_experts.gate_weight"}},
+    {"moe.shared_size", {".shared_experts."}},
+    {"mtp.depth", {"mtp."}},
+    {"norm.qk.kind", {".q_layernorm.", ".k_layernorm."}},
+    {"router.bias", {".router.expert_bias"}},
+    {"tying", {"output_layer."}},
+};
+constexpr std::string_view kOfInventory[] = {
+    "bias-missing",   "expert-missing",      "layernorm-alias",       "mtp-missing", "tensor-extra",
+    "tensor-missing", "router-bias-missing", "shared-expert-missing", "tie-mismatch"};
+
+// The layer in "decoder.layers.3.mlp..."; nullopt: of stacked layers, or of none.
+std::optional<int64_t> LayerIn(std::string_view name) {
+  constexpr std::string_view kLayers = "decoder.layers.";
+  if (!name.starts_with(kLayers)) return std::nullopt;
+  name.remove_prefix(kLayers.size());
+  int64_t layer = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+  return error == std::errc() ? std::optional(layer) : std::nullopt;
+}
+
+// Whether tensor `name` is there or not by this effect.
+bool Decides(const EffectPlace& place, std::string_view name) {
+  const auto known = std::find_if(std::begin(kDecided), std::end(kDecided),
+                                  [&](const Decided& d) { return d.effect == place.effect; });
+  if (known == std::end(kDecided)) return false;
+  const auto layer = LayerIn(name);
+  const bool in_layers =
+      !layer || place.layers.empty() ||
+      std::find(place.layers.begin(), place.layers.end(), *layer) != place.layers.end();
+  return in_layers && std::any_of(known->parts.begin(), known->parts.end(), [&](auto part) {
+           return !part.empty() && name.find(part) != name.npos;
+         });
+}
+
+// A config that asks for other tensors and the tensors that are there by it are one mistake: the
+// causes of the inventory go into that of the config.
+void TakeInventory(EffectCause& found, Report& report) {
+  if (!found.structural) return;
+  const auto of_inventory = [&](const Cause& cause) {
+    const bool known = std::find(std::begin(kOfInventory), std::end(kOfInventory), cause.id) !=
+                       std::end(kOfInventory);
+    return known && cause.origin == Origin::kCheckpoint && !cause.where.empty() &&
+           std::all_of(cause.where.begin(), cause.where.end(), [&](const std::string& name) {
+             if (name.starts_with("... ")) return true;  // of a long list
+             return std::any_of(found.places.begin(), found.places.end(),
+                                [&](const EffectPlace& place) { return Decides(place, name); });
+           });
+  };
+  std::erase_if(report.causes, [&](Cause& cause) {
+    if (!of_inventory(cause)) return false;
+    Join(std::move(cause), found.cause);
+    return true;
+  });
 }
 
 }  // namespace
@@ -496,6 +631,7 @@ bool CompareEffects(const Model& model, const MegatronConfig& config, const Runt
                     bool without_mtp, Report& report) {
   EffectFindings findings = FindEffectDifferences(model, config, choice, without_mtp);
   for (EffectCause& found : findings.causes) {
+    TakeInventory(found, report);
     const auto known = std::find_if(report.causes.begin(), report.causes.end(),
                                     [&](const Cause& c) { return IsSame(c, found.cause); });
     if (known == report.causes.end()) {

@@ -17,6 +17,9 @@ struct EffectPlace {
   std::vector<int64_t> layers;  // counted from 0; empty: the effect is one of the whole model
   std::string module;           // as Megatron-Core calls it, beneath its layer; empty: all of them
   std::string effect;           // family/effects/effects.h
+  // Other modules that differ by it: the rotation where another kind of layer has another RoPE
+  // table, what has norms within it (the projections of MLA, delta nets).
+  std::vector<std::string> also;
 };
 
 struct EffectCause {

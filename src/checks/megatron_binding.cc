@@ -341,8 +341,10 @@ class Binder {
     row.status = RowStatus::kExtra;
     row.metrics = NotCompared();
     const bool head = model_.spec().tied && tensor.key == model_.tied_megatron();
+    const bool bias = tensor.key.find(".bias") != std::string::npos;
     const std::string id = head                ? "tie-mismatch"
                            : IsMtp(tensor.key) ? "mtp-missing"
+                           : bias              ? "bias-missing"
                                                : "tensor-extra";
     row.why = fmt::format("{}: no rule of family {} explains it", id, model_.spec().name);
     where_[id].push_back(tensor.key);

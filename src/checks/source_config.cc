@@ -156,7 +156,7 @@ tl::unexpected<Error> Several(const std::string& names, const MegatronConfig& me
 
 tl::unexpected<Error> NothingFits(const std::optional<Attempt>& nearest, const std::string& why,
                                   const MegatronConfig& megatron) {
-  std::string text = fmt::format("no family fits what {} says", megatron.origin);
+  std::string text = fmt::format("no family fits {}", megatron.origin);
   if (nearest) {
     text += fmt::format("; the nearest is {}", nearest->family->name);
     for (size_t i = 0; i < std::min<size_t>(nearest->differences.size(), 3); ++i) {

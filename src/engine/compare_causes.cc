@@ -28,7 +28,9 @@ struct Shown {
 constexpr Shown kShown[] = {
     {"mlp", {"mlp", "mlp.experts", "mlp.shared_experts"}},
     {"mixer.norm", {"mixer", "self_attention.gated_delta_net"}},
-    {"self_attention", {"self_attention.gated_delta_net"}},
+    {"self_attention",
+     {"self_attention.gated_delta_net", "self_attention.q_layernorm",
+      "self_attention.core_attention"}},
     {"self_attention.linear_kv_up_proj.layer_norm", {"self_attention.linear_qkv"}},
 };
 
@@ -44,6 +46,7 @@ constexpr std::string_view kOtherNorms[] = {"self_attention.q_layernorm",
 bool ShowsIn(const EffectPlace& place, std::string_view module) {
   constexpr std::string_view kInner = "mtp_model_layer.";
   if (module.starts_with(kInner)) module.remove_prefix(kInner.size());
+  if (std::find(place.also.begin(), place.also.end(), module) != place.also.end()) return true;
   const std::string& effect = place.module;
   if (IsOfAllNorms(place) &&
       std::find(std::begin(kOtherNorms), std::end(kOtherNorms), module) != std::end(kOtherNorms)) {
@@ -139,7 +142,8 @@ class Explainer {
       return;
     }
     effect.cause.where = std::move(where);
-    AddCause(std::move(effect.cause), report_);
+    // The config's mistake and the runtime's of one kind are two: no AddCause.
+    report_.causes.push_back(std::move(effect.cause));
     ExplainWalk(left);
   }
 

@@ -96,6 +96,7 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
        {{"scale", ValueOf(effects, "softmax.scale")},
         {"window", ValueOf(effects, "attention.window")},
         {"softcap", ValueOf(effects, "attention.softcap")},
+        {"clip", ValueOf(effects, "attention.clip")},
         {"sinks", ValueOf(effects, "attention.sinks", "none")}}},
       {"activation",
        {{"function", f.value("activation_func", json("gelu"))},

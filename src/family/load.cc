@@ -151,6 +151,7 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
   rule.arguments = t.Json("args");
   rule.constant = t.Json("const");
   rule.fallback = t.Json("default");
+  rule.unsaid = t.Json("unsaid");
   rule.null_value = t.Json("null");
   rule.dim = t.Expression("dim");
   rule.flag = t.Expression("flag");
@@ -175,6 +176,9 @@ Result<ConfigRule> ReadConfigRule(const toml::node& node, TomlTable& owner,
                       !rule.flag.empty() + !rule.rope.empty() + !rule.layer_kind.empty() +
                       !rule.list.empty() + !rule.table.empty();
   if (sources != 1) t.SetError(table, fmt::format("'{}' needs exactly one source", field));
+  if (!rule.unsaid.is_null() && rule.rope.find('.') == std::string::npos) {
+    t.SetError(table, fmt::format("'{}': 'unsaid' goes with rope = \"KIND.FIELD\"", field));
+  }
   WB_RETURN_IF_ERROR(t.Finish());
   return rule;
 }
@@ -199,7 +203,10 @@ Status ReadFaults(TomlTable& bridge, std::map<std::string, nlohmann::json>& out)
   const toml::table* table = bridge.Table("faults");
   if (table == nullptr) return {};
   TomlTable t(*table, bridge.origin());
-  for (const std::string& field : t.Keys()) out[field] = t.Json(field);
+  for (const std::string& field : t.Keys()) {
+    nlohmann::json value = t.Json(field);
+    out[field] = value == "none" ? nlohmann::json() : std::move(value);
+  }
   return t.Finish();
 }
 

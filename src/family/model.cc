@@ -700,7 +700,7 @@ class Model::Builder {
       WB_TRY(const int64_t value, Value(rule.flag));
       return nlohmann::json(value != 0);
     }
-    if (!rule.rope.empty()) return RopeValue(rule.rope);
+    if (!rule.rope.empty()) return RopeValue(rule.rope, rule.unsaid);
     if (!rule.layer_kind.empty()) {
       nlohmann::json list = nlohmann::json::array();
       for (const std::string& kind : m_.layer_kinds_[rule.layer_kind]) {
@@ -731,8 +731,9 @@ class Model::Builder {
     return value == nullptr ? nlohmann::json() : *value;
   }
 
-  // "KIND": whether the RoPE table is of that kind; "KIND.FIELD": its field, when it is.
-  nlohmann::json RopeValue(const std::string& text) const {
+  // "KIND": whether the RoPE table is of that kind; "KIND.FIELD": its field, when it is, or
+  // `unsaid`.
+  nlohmann::json RopeValue(const std::string& text, const nlohmann::json& unsaid) const {
     const nlohmann::json* table =
         FirstKey(config_, {"rope_scaling", "rope_parameters.full_attention", "rope_parameters"});
     const nlohmann::json empty = nlohmann::json::object();
@@ -744,7 +745,7 @@ class Model::Builder {
     if (dot == std::string::npos) return kind == text;
     if (kind != text.substr(0, dot)) return nullptr;
     const nlohmann::json* value = FindKey(*table, text.substr(dot + 1));
-    return value == nullptr ? nlohmann::json() : *value;
+    return value == nullptr || value->is_null() ? unsaid : *value;
   }
 
   Status Config() {

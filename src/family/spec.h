@@ -46,6 +46,7 @@ struct ConfigRule {
   nlohmann::json arguments;     // of the function
   nlohmann::json constant;      // when not null, the value
   nlohmann::json fallback;      // when the source has none; null: its absence is an error
+  nlohmann::json unsaid;        // when the RoPE table is of the kind and lacks the field
   nlohmann::json null_value;    // when a key is there and null; null: as where it is absent
   std::string dim, flag;        // expressions
   std::string rope;             // "KIND" or "KIND.FIELD" of the RoPE table

@@ -17,6 +17,17 @@ TEST(ParseJson, ReadsWhatPythonWritesForNumbersThatAreNotFinite) {
   EXPECT_EQ((*json)["text"], "Infinity \"NaN");
 }
 
+TEST(ParseJson, ReadsTheTagsThatTransformersWritesForNumbersThatAreNotFinite) {
+  const auto json = ParseJson(R"({"limit": [0.0, {"__float__": "Infinity"}, {"__float__": "NaN"}],
+                                  "text": {"__float__": "much"}, "two": {"__float__": "NaN", "b": 1}})",
+                              "x");
+  ASSERT_TRUE(json) << json.error().what;
+  EXPECT_EQ((*json)["limit"][1].get<double>(), INFINITY);
+  EXPECT_TRUE(std::isnan((*json)["limit"][2].get<double>()));
+  EXPECT_EQ((*json)["text"]["__float__"], "much");
+  EXPECT_EQ((*json)["two"]["__float__"], "NaN");
+}
+
 TEST(ParseJson, RefusesTextThatOnlyLooksLikeANumberThatIsNotFinite) {
   for (const char* text :
        {"[Infinit]", "[InfinityInfinity]", "{NaN: 1}", "[- Infinity]", "[nan]"}) {

@@ -265,6 +265,13 @@ def one_expert(expert, value):
     return stacked
 
 
+def another_value(x):
+    """One element with a value that no few bits make of it."""
+    x = x.copy()
+    x[3, 5] *= np.asarray(-1.7, x.dtype)
+    return x
+
+
 O_PROJ, DOWN = ATTENTION + "o_proj.weight", MLP + "down_proj.weight"
 ROUTER_BIAS = MLP + "gate.e_score_correction_bias"
 NORM = "model.layers.{}.input_layernorm.weight"
@@ -313,6 +320,9 @@ CASES = {
     "NaN": ("llama", one_layer(set_values(DOWN, lambda x: np.full_like(x, np.nan))), "not-finite", [FC2.format(1)]),
     "NaN in some rows": ("llama", one_layer(set_values(DOWN, lambda x: rows_of(x, 3, 5, lambda r: np.full_like(r, np.nan)))), "not-finite", [FC2.format(1)]),
     "a flipped bit": ("llama", one_layer(flipped), "bit-flip", [FC2.format(1)]),
+    "a value changed": ("llama", one_layer(set_values(DOWN, another_value)), "bit-flip", [FC2.format(1)]),
+    "experts of the router moved": ("qwen3_moe", one_layer(set_values(MLP + "gate.weight", lambda x: np.roll(x, 1, 0)), 0), "expert-order", ["decoder.layers.0.mlp.router.weight"]),
+    "correction biases of the router moved": ("deepseek_v3", one_layer(set_values(ROUTER_BIAS, lambda x: np.roll(x, 1, 0)), 2), "expert-order", ["decoder.layers.2.mlp.router.expert_bias"]),
     "an adapter merged": ("llama", one_layer(set_values(DOWN, adapted)), "adapter-unmerged", [FC2.format(1)]),
     "two layers swapped": ("llama", swap_layers("", 0, 2), "layer-offset", None),
     "one tensor of two layers swapped": ("llama", swap_layers("down_proj", 0, 2), "layer-offset", [FC2.format(0), FC2.format(2)]),
@@ -360,6 +370,20 @@ def test_several_mistakes_are_each_named(judge, name):
     change, causes = SEVERAL[name]
     report = judge("llama", change)
     assert {c["id"] for c in report["causes"]} == causes, report["causes"]
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_next"])
+def test_a_checkpoint_that_went_through_bf16_has_one_cause(run, tmp_path, family):
+    """The router's bias and norms whose stored value is one less went with it."""
+    assert run("toy", tmp_path / "good", "--family", family, "--dtype", "fp32").returncode == 0
+    def change(s):
+        for name in s.tensors:
+            s[name] = through(ml_dtypes.bfloat16, s[name])
+    bad = changed(tmp_path / "good", tmp_path / "bad", change)
+    assert run("import", bad, tmp_path / "megatron").returncode == 0
+    run("verify", tmp_path / "good", tmp_path / "megatron", "--runtime", "none", "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [c["id"] for c in report["causes"]] == ["dtype-rounded"], report["causes"]
 
 
 def test_what_nothing_explains_has_its_nearest_hypothesis(judge):

@@ -259,6 +259,30 @@ def test_a_softmax_over_one_expert_is_what_megatron_core_refuses(judge, options)
     assert causes == {"router-formula": "config"} and "refuses" not in report["causes"][0]["message"]
 
 
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss_ns"])
+def test_a_correction_bias_beside_a_softmax_is_what_megatron_core_refuses(judge, name):
+    causes, report = judge(name, megatron={"moe_router_enable_expert_bias": True})
+    assert causes == {"router-formula": "config"} and len(report["causes"]) == 1
+    assert "Megatron-Core does not build" in report["causes"][0]["message"]
+
+
+# What the runtime makes of a wrong field is the field's: an epsilon of latents, groups of experts, a softmax without its bias.
+@pytest.mark.parametrize(("name", "fields", "causes"), [
+    ("deepseek_v3_nomtp", {"layernorm_epsilon": 1e-5}, ["norm-eps"]),
+    ("deepseek_v3_nomtp", {"moe_router_topk": 3}, ["router-formula"]),
+    ("deepseek_v3_nomtp", {"moe_router_score_function": "softmax"}, ["router-formula"]),
+    ("llama_untied", {"add_qkv_bias": True}, ["bias-missing"]),
+])
+def test_a_wrong_field_is_one_cause_of_the_config(judge, name, fields, causes):
+    found, report = judge(name, megatron=fields)
+    assert [cause["id"] for cause in report["causes"]] == causes and set(found.values()) == {"config"}, report["causes"]
+
+
+def test_biases_of_all_linear_layers_are_one_cause(judge):
+    _, report = judge("llama_untied", megatron={"add_bias_linear": True}, hf={"attention_bias": MISSING, "mlp_bias": MISSING})
+    assert [cause["id"] for cause in report["causes"]] == ["bias-missing"]
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_a_factor_of_rope_that_is_not_passed_on_is_named(judge, factor):
     """Megatron-LM once used 8 whatever it was told."""
@@ -297,6 +321,65 @@ def test_the_default_spec_makes_every_layer_a_mixture(judge):
     causes, report = judge("deepseek_v3_nomtp", megatron={"transformer_layer_spec": spec})
     assert causes == {"layer-pattern": "runtime"}
     assert report["causes"][0]["where"] == ["decoder.layers.0"]
+
+
+# None does not round the range of YaRN's correction; the Bridge writes it where config.json does not say "truncate".
+@pytest.mark.parametrize(("rounds", "says", "causes"), [
+    (None, {}, {"rope-scaling": "config"}), (True, {}, {}), (None, {"truncate": False}, {}), (False, {"truncate": False}, {}),
+])
+def test_a_yarn_range_is_rounded_only_where_the_config_says_so(judge, rounds, says, causes):
+    table = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    fields = {"position_embedding_type": "yarn", "yarn_rotary_scaling_factor": 4.0, "yarn_original_max_position_embeddings": 64,
+              "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0, "yarn_mscale": None, "yarn_mscale_all_dim": None,
+              "yarn_correction_range_round_to_int": rounds}
+    assert judge("llama_untied", megatron=fields, hf={"rope_parameters": {**table, **says}})[0] == causes
+
+
+def test_import_says_what_a_yarn_table_leaves_to_transformers(run, imported_toy):
+    sides = imported_toy("qwen2", 'rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}')
+    written = (sides[1] / "iter_0000000/run_config.yaml").read_text()
+    for line in ("yarn_correction_range_round_to_int: true", "yarn_beta_fast: 32", "yarn_beta_slow: 1"):
+        assert f"  {line}" in written
+    assert verify(run, *sides)[0] == {}
+    # The Bridge's own checkpoint is taken for what it is meant to be.
+    edit_yaml(sides[1] / "iter_0000000/run_config.yaml", {"yarn_correction_range_round_to_int": None})
+    result = run("export", sides[1], sides[0].parent / "back")
+    assert result.returncode == 0, result.stderr
+
+
+# With (5, 1) each sixth layer is without a window, of two as of twelve.
+@pytest.mark.parametrize(("pattern", "full"), [([5, 1], []), ([1, 1], [1, 3]), ([2, 1], [2]), ([1, 2], [2]), ([0, 1], [0, 1, 2, 3])])
+def test_windows_follow_the_pattern_of_gemma_3(run, imported_toy, pattern, full):
+    sides = imported_toy("gemma3", "num_hidden_layers=4", "sliding_window_pattern=2", "rms_norm_eps=1e-05",
+                         'layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"]')
+    edit_yaml(sides[1] / "iter_0000000/run_config.yaml", {"interleaved_attn_pattern": pattern})
+    causes, report = verify(run, *sides)
+    wrong = {layer for layer in range(4) if (layer in full) != (layer in (1, 3))}
+    assert set(causes) == ({"layer-pattern"} if wrong and len(full) < 4 else {"attention-window"} if wrong else set())
+    if wrong:
+        named = {int(layer) for where in report["causes"][0]["where"] for span in re.findall(r"layers\.([\d,-]+)", where)
+                 for part in span.split(",") for layer in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+        assert named == wrong
+
+
+def test_an_infinity_that_transformers_wrote_as_a_tag_is_one(run, imported_toy):
+    sides = imported_toy("falcon_h1", 'time_step_limit=[0.0, {"__float__": "Infinity"}]')
+    assert verify(run, *sides, "--runtime", "none")[0] == {}
+
+
+# A config that asks for other tensors, and the tensors that it gave, are one mistake.
+@pytest.mark.parametrize(("family", "settings", "without", "cause"), [
+    ("qwen3", ["attention_bias=true"], ["attention_bias=false"], "bias-missing"),
+    ("qwen3_moe", ["mlp_only_layers=[0]"], ["mlp_only_layers=[]"], "layer-pattern"),
+])
+def test_tensors_that_a_wrong_config_left_out_are_one_cause(run, imported_toy, tmp_path, family, settings, without, cause):
+    hf, megatron = imported_toy(family, *without)
+    megatron = megatron.rename(tmp_path / "without")
+    shutil.rmtree(hf)
+    hf, _ = imported_toy(family, *settings)
+    causes, report = verify(run, hf, megatron)
+    assert causes == {cause: "config"} and len(report["causes"]) == 1, report["causes"]
+    assert report["counts"]["failed"] > 0
 
 
 def test_a_difference_names_layers_values_and_both_keys(judge):

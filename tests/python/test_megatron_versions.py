@@ -121,7 +121,7 @@ def test_a_config_that_no_family_means_is_said(run, tmp_path, copy):
     edit_run_config(folder, "^  normalization: RMSNorm$", "  normalization: LayerNorm")
     result = run("export", folder, tmp_path / "out")
     assert result.returncode == 2 and not (tmp_path / "out").exists()
-    assert "no family fits what run_config.yaml says" in result.stderr
+    assert "no family fits run_config.yaml" in result.stderr
     assert "the nearest is" in result.stderr and "--like" in result.stderr
     # A family that was asked for is taken, and the difference is told.
     result = run("export", folder, tmp_path / "out", "--family", "llama")

@@ -64,7 +64,7 @@ constexpr std::array<CauseText, 37> kTexts = {{
      "convert between w and 1 + w exactly where layernorm_zero_centered_gamma says so"},
     {"dtype-rounded", "values went through a narrower dtype", "a cast while converting",
      "convert in the dtype of the source"},
-    {"router-bias-rounded", "the router's correction bias went through a 16-bit dtype",
+    {"router-bias-rounded", "the router's bias went through a 16-bit dtype",
      "a blanket cast of buffers (Float16Module, export_dtype)", "keep expert_bias in float32"},
     {"scaled", "all values are multiplied by one constant",
      "a scale folded into the weight (adapter, embedding, softmax)",

@@ -99,6 +99,7 @@ class Explainer {
     form.convolution = p.shape.size() > 2 || name.find("conv1d") != std::string::npos;
     form.vocabulary =
         name.ends_with("word_embeddings.weight") || name.ends_with("output_layer.weight");
+    form.expert_rows = name.find(".router.") != std::string::npos;
     form.tp_sizes = {2, 4, 8, 16, 3, 6, 32};
     return form;
   }
@@ -540,6 +541,8 @@ class Explainer {
       finding.proof = Proof::kStructural;
       finding.steps = {
           {"not-finite", fmt::format("{} of {} values looked at", s.not_finite, s.seen)}};
+    } else if (const auto few = search.BitFlips(/*any=*/true)) {
+      finding.steps = few->steps;
     } else if (const auto rank = std::fabs(s.correlation) > 0.3 ? search.LowRank() : std::nullopt;
                rank) {
       finding.steps = {{"adapter-unmerged",
@@ -681,8 +684,22 @@ class Explainer {
       }
       if (f.left > 0) Add(f, "bit-flip", fmt::format("{} more value(s) differ", f.left), groups);
     }
+    JoinRoundings(groups);
     for (const Group& group : groups) out.causes.push_back(CauseOf(group));
     return out;
+  }
+
+  // A checkpoint that went through a narrower dtype as a whole took the router's bias with it.
+  void JoinRoundings(std::vector<Group>& groups) const {
+    const auto named = [&](std::string_view cause) {
+      return std::find_if(groups.begin(), groups.end(),
+                          [&](const Group& g) { return g.cause == cause; });
+    };
+    const auto all = named("dtype-rounded"), bias = named("router-bias-rounded");
+    if (all == groups.end() || bias == groups.end()) return;
+    if (2 * all->parameters.size() < in_.usable.size() || all->seen != bias->seen) return;
+    all->parameters.insert(all->parameters.end(), bias->parameters.begin(), bias->parameters.end());
+    groups.erase(bias);
   }
 
   static void Add(const Finding& f, const std::string& cause, const std::string& what,

@@ -28,6 +28,7 @@ struct TensorForm {
   TensorCut cut;              // how ranks hold it
   bool convolution = false;   // more than two axes, or the kernel of one
   bool vocabulary = false;    // rows are tokens
+  bool expert_rows = false;   // rows are experts
   std::vector<int> tp_sizes;  // of ranks, the likely ones first
 };
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 #include <tuple>
@@ -62,6 +63,13 @@ void VisitDiffering(std::span<const std::byte> a, std::span<const std::byte> b, 
   for (size_t i = 0; i < a.size() / bytes; ++i) {
     if (std::memcmp(&a[i * bytes], &b[i * bytes], bytes) != 0) visit(static_cast<int64_t>(i));
   }
+}
+
+// "3, 0, 1, 2", the first of many.
+std::string OrderText(const std::vector<int64_t>& order) {
+  const auto shown = std::min<std::ptrdiff_t>(16, std::ssize(order));
+  return fmt::format("{}{}", fmt::join(order.begin(), order.begin() + shown, ", "),
+                     shown < std::ssize(order) ? ", ..." : "");
 }
 
 // A sum over elements that does not depend on their order.
@@ -202,6 +210,7 @@ void TensorSearch::Discover() {
   DiscoverShift();
   known_ = moves_.size();
   DiscoverHeads();
+  DiscoverExperts();
 }
 
 void TensorSearch::DiscoverShards() {
@@ -307,13 +316,19 @@ void TensorSearch::DiscoverHeads() {
     mixed = mixed || part_of(order[i]) != part_of(static_cast<int64_t>(i));
   }
   if (!moved) return;
-  moves_.push_back(
-      {mixed ? "qkv-order" : "qkv-head-order",
-       fmt::format("heads in the order {}{}",
-                   fmt::join(order.begin(),
-                             order.begin() + std::min<std::ptrdiff_t>(16, std::ssize(order)), ", "),
-                   order.size() > 16 ? ", ..." : ""),
-       BlocksInOrder(form_.shape, block, order)});
+  moves_.push_back({mixed ? "qkv-order" : "qkv-head-order",
+                    "heads in the order " + OrderText(order),
+                    BlocksInOrder(form_.shape, block, order)});
+}
+
+// Of a router: which expert's row stands where.
+void TensorSearch::DiscoverExperts() {
+  const int64_t n = form_.shape[0];
+  if (!form_.expert_rows || n < 2 || n > kMostBlocks) return;
+  const std::vector<int64_t> order = MatchBlocks(n, 1);
+  if (order.empty() || std::is_sorted(order.begin(), order.end(), std::less_equal<>())) return;
+  moves_.push_back({"expert-order", "the router's rows in the order " + OrderText(order),
+                    BlocksInOrder(form_.shape, 1, order)});
 }
 
 // Of a vocabulary: the row that stands in the middle of what differs is looked for everywhere.
@@ -354,8 +369,8 @@ bool TensorSearch::MayBeFlips() const {
   return sample_.mismatched <= kFewElements && pair_.numel() >= 16 * sample_.mismatched;
 }
 
-// A few elements with a bit or a byte changed.
-std::optional<Explanation> TensorSearch::BitFlips() const {
+// A few elements with a bit or a byte changed, or with `any` other value.
+std::optional<Explanation> TensorSearch::BitFlips(bool any) const {
   if (!MayBeFlips()) return std::nullopt;
   const DType dtype = pair_.dtype();
   std::string text;
@@ -364,7 +379,8 @@ std::optional<Explanation> TensorSearch::BitFlips() const {
     const int64_t e = sample_.elements[i];
     const auto expected = Expected(e);
     const uint64_t found = sample_.found[i];
-    if (!expected || e == previous + 1 || !FewBits(*expected ^ found)) return std::nullopt;
+    if (!expected || e == previous + 1) return std::nullopt;
+    if (!any && !FewBits(*expected ^ found)) return std::nullopt;
     previous = e;
     text += fmt::format("{}{}: {} became {}", text.empty() ? "" : "; ",
                         IndexToString(pair_.actual.shape, e), FormatBits(dtype, *expected),
@@ -522,7 +538,7 @@ std::optional<Explanation> TensorSearch::Search(bool pairs) {
   for (const ValueChange& change : changes_) alone.push_back({own, {}, &change});
   // A rounding may change a few values only.
   if (auto found = TryAll(alone)) return found;
-  if (auto found = BitFlips()) return found;
+  if (auto found = BitFlips(/*any=*/false)) return found;
   alone.clear();
   for (size_t m = 0; m < known_; ++m) {
     alone.push_back({own, {m}});

@@ -86,6 +86,8 @@ class TensorSearch {
   std::optional<Explanation> Search(bool pairs);
   // The same of another tensor's values in this one's place, as they are or changed once more.
   std::optional<Explanation> SearchFrom(const ParameterBytes& other, bool changed);
+  // A few isolated elements and nothing else differ. After TakeSample.
+  std::optional<Explanation> BitFlips(bool any) const;
   ValueStatistics Statistics() const;
   // Both sides hold the same values, in whatever order. The first call reads both once more.
   bool SameValues();
@@ -109,12 +111,12 @@ class TensorSearch {
                     std::atomic<int64_t>& differing) const;
   void FreeEdge(Candidate& candidate) const;
   bool MayBeFlips() const;
-  std::optional<Explanation> BitFlips() const;
   int64_t Columns() const;  // of the first axis' rows
   void Generate();
   void Discover();
   void DiscoverShards();
   void DiscoverHeads();
+  void DiscoverExperts();
   void DiscoverShift();
   std::vector<int64_t> MatchBlocks(int64_t blocks, int64_t rows) const;
   bool SameAt(int64_t found_element, int64_t expected_element) const;

@@ -58,6 +58,14 @@ void AddRoundings(const ValueForm& form, std::vector<ValueChange>& out) {
                      return narrow ? RoundToBits(form.to, BitsToDouble(through, *narrow))
                                    : std::nullopt;
                    }});
+    if (form.op == Op::kNone) continue;
+    out.push_back({"dtype-rounded", fmt::format("values went through {}", ShortName(through)),
+                   [form, through](double x) -> std::optional<uint64_t> {
+                     const auto narrow = RoundToBits(through, x);
+                     return narrow ? RoundToBits(form.to,
+                                                 Applied(form.op, BitsToDouble(through, *narrow)))
+                                   : std::nullopt;
+                   }});
   }
 }
 

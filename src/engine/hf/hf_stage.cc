@@ -145,11 +145,11 @@ class HfStage final : public Stage {
         return spec_.value("latent", json()).is_null() ? Qkv(in[0]) : LatentQkv(in[0]);
       case ModuleId::kQkNorm:
         if (HasL2Norm()) return {L2Norm(in[0]), L2Norm(in[1])};
-        return {HeadNorm(in[0], "q_norm"), HeadNorm(in[1], "k_norm")};
+        return {Clipped(HeadNorm(in[0], "q_norm")), Clipped(HeadNorm(in[1], "k_norm"))};
       case ModuleId::kRope:
         return Rotate(in[0], in[1]);
       case ModuleId::kCoreAttention:
-        return {Attend(in[0], in[1], in[2])};
+        return {Attend(in[0], in[1], Clipped(in[2]))};
       case ModuleId::kProjection:
         return {Project(in[0], in[1])};
       case ModuleId::kDeltaNet:
@@ -191,6 +191,12 @@ class HfStage final : public Stage {
         return {Norm(in[0], "shared_head.norm", "final")};
     }
     throw Unsupported("a module that is not known");
+  }
+
+  // OLMoE's clip_qkv: q and k after their norms, v as it is.
+  Tensor Clipped(const Tensor& x) const {
+    const json bound = spec_.value("attention", json::object()).value("clip", json());
+    return bound.is_null() ? x : x.clamp(-bound.get<double>(), bound.get<double>());
   }
 
   int64_t vocabulary() const override { return w_.Stored("lm_head.weight").size(0); }

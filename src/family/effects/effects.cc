@@ -12,9 +12,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 66> kEffects = {{
+constexpr std::array<EffectInfo, 67> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
+    {"attention.clip", "config-lost", "the clipping of q, k and v", "self_attention"},
     {"attention.gate", "head-geometry", "the gate of attention's output",
      "self_attention.linear_qkv"},
     {"attention.sinks", "attention-sinks", "the attention sinks", "self_attention.core_attention"},
@@ -303,6 +304,7 @@ class Resolver {
       return width && !skipped ? json(*width) : json();
     });
     Add("attention.softcap", Cap("attn_logit_softcapping"));
+    Add("attention.clip", Cap("clip_qkv"));
     Add("attention.sinks", [](Reader& r) -> json {
       const std::string type = r.Text("softmax_type");
       return type == "learnable" ? "learned" : type == "off-by-one" ? "zero" : "none";
@@ -415,7 +417,10 @@ class Resolver {
     });
     Add("router.refused", [](Reader& r) -> json {
       // The fields that a reader would have to change.
-      for (const char* field : {"moe_router_topk", "moe_router_score_function"}) r.Get(field);
+      for (const char* field :
+           {"moe_router_topk", "moe_router_score_function", "moe_router_enable_expert_bias"}) {
+        r.Get(field);
+      }
       return r.Get("router_refused");
     });
     Add("router.scaling", [](Reader& r) -> json {

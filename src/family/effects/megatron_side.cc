@@ -49,18 +49,28 @@ void FillDefaults(const RuntimeTable& runtime, const std::string& provider, json
   }
 }
 
-// (a, b): a layers with a window, then b without, and so on.
+// The sum of (a, b); nullopt: it is no such pair.
+std::optional<int64_t> Period(const json& pattern) {
+  constexpr int64_t kMost = int64_t{1} << 32;
+  if (!pattern.is_array() || pattern.size() != 2) return std::nullopt;
+  int64_t sum = 0;
+  for (const json& part : pattern) {
+    if (!part.is_number_integer() || part < 0 || part > kMost) return std::nullopt;
+    sum += part.get<int64_t>();
+  }
+  return sum > 0 ? std::optional(sum) : std::nullopt;
+}
+
+// _is_local_attn_layer of the classes of Gemma: of (a, b) only each layer whose number, counted
+// from 1, is a multiple of a + b has no window. A pattern may be longer than the model.
 void ExpandPattern(int64_t layers, json& fields) {
   const json pattern = fields.value("interleaved_attn_pattern", json());
   if (!pattern.is_array()) return;
   json list = json::array();
-  const bool pair = pattern.size() == 2 && pattern[0].is_number_integer() &&
-                    pattern[1].is_number_integer() && pattern[0] >= 0 && pattern[1] >= 0 &&
-                    pattern[0] < layers + 1 && pattern[1] < layers + 1 &&
-                    pattern[0].get<int64_t>() + pattern[1].get<int64_t>() > 0;
-  if (pair) {
-    const auto local = pattern[0].get<int64_t>(), period = local + pattern[1].get<int64_t>();
-    for (int64_t i = 0; i < layers; ++i) list.push_back(i % period < local ? 1 : 0);
+  if (const auto period = Period(pattern)) {
+    for (int64_t number = 1; number <= layers; ++number) {
+      list.push_back(number % *period != 0 ? 1 : 0);
+    }
   } else {
     for (const json& kind : pattern) list.push_back(kind == "sliding_attention" ? 1 : 0);
   }
@@ -144,7 +154,8 @@ class RopeMaker {
     s.original_max_position_embeddings = PositiveOr(f_, n.original, 4096);
     s.beta_fast = PositiveOr(f_, n.fast, 32);
     s.beta_slow = PositiveOr(f_, n.slow, 1);
-    s.truncate = f_.value(n.truncate, json(true)) != false;
+    // None, which the Bridge hands on where the HF config has no "truncate", does not round either.
+    s.truncate = f_.value(n.truncate, json(true)) == true;
     rope_.frequencies = YarnFrequencies(rope_.base, channels, s);
     rope_.recipe = {{"kind", "yarn"}, {"base", rope_.base}, {"channels", channels}};
     AddRecipe(s, rope_.recipe);
