@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import functools
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,8 +57,6 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, enum.Enum):
         return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", "_args_": [_plain(value.value, depth + 1)],
                 "_call_": True}
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TypeError(str(value))
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

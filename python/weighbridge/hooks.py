@@ -29,7 +29,7 @@ _METHODS = {
                          "_convert_pattern_to_regex"),
     "auto_bridge": ("load_hf_weights", "export_hf_weights", "get_conversion_tasks", "to_megatron_model"),
 }
-_LARGEST = 1 << 22  # elements of a made-up tensor; larger ones are made smaller
+_LARGEST = 1 << 18  # elements of a made-up tensor; larger ones are made smaller
 _SECONDS = 20.0  # for all that is tried
 # A rule's parameters: (Megatron's name, Hugging Face's names: one, or by role).
 Sample = tuple[str, "str | dict[str, str]"]
@@ -135,25 +135,30 @@ def _tried(method: str, bridge: Any, mappings: list[Any], samples: Mapping[int, 
     changed: dict[str, str] = {}
     untried: dict[str, str] = {}
     state = _MadeUp(shapes)
+    queues: dict[int, list[Sample]] = {}
     for number, rule_samples in samples.items():
-        there = [sample for sample in rule_samples if all(name in state for name in _names(sample))]
-        if not there:
+        queues[number] = _spread([sample for sample in rule_samples if all(name in state for name in _names(sample))])
+        if not queues[number]:
             untried[str(number)] = "the Hugging Face side has none of its tensors"
-        for sample in _spread(there):
+    # One of every rule before the second of any, so that time runs out for none of them alone.
+    for turn in range(max(map(len, queues.values()), default=0)):
+        for number, queue in queues.items():
+            if str(number) in changed or turn >= len(queue):
+                continue
+            if turn > 0 and time.monotonic() > deadline:
+                return {"changed": changed, "untried": untried}
             try:
                 if "torch" not in sys.modules:
                     raise RuntimeError("torch has not been imported")
-                if time.monotonic() > deadline:
-                    raise TimeoutError("it takes too long on made-up tensors")
-                text = (_try_loaded(bridge, sample, state) if method == LOADED
-                        else _try_converted(bridge, mappings[number], sample, state))
+                text = (_try_loaded(bridge, queue[turn], state) if method == LOADED
+                        else _try_converted(bridge, mappings[number], queue[turn], state))
             except Exception as error:  # whatever a hook in the making raises
                 untried.setdefault(str(number), f"it raised {type(error).__name__} on made-up tensors: {error}"[:300])
                 continue
             if text:
                 changed[str(number)] = text
-                break
-    return {"changed": changed, "untried": {n: why for n, why in untried.items() if n not in changed}}
+                untried.pop(str(number), None)
+    return {"changed": changed, "untried": untried}
 
 
 def hooks_of(bridge: Any, model_bridge: Any, registry: Any, pretrained: Any, mappings: list[Any],

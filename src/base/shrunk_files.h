@@ -8,8 +8,8 @@ namespace weighbridge {
 
 // Installs, once for the process, a handler for SIGBUS. In a file that we have mapped it puts zeros
 // where the file has ended and has `tell` called on a thread of its own before the reader goes on;
-// any other fault, and every fault in a child process, is left to the handler that was there before.
-// `tell` must not wait for the reader. Without a thread to be had nothing is installed.
+// any other fault, and every fault in a child process, is left to the handler that was there
+// before. `tell` must not wait for the reader. Without a thread to be had nothing is installed.
 void SurviveShrunkFiles(void (*tell)());
 
 // The file that shrank since the last call; empty: none. From any thread.

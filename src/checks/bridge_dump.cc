@@ -61,6 +61,7 @@ Status ParseArgs(const json& args, const std::string& where, RegistryRule& rule)
     return Wrong(where, "permute_dims are to be numbers of axes");
   }
   rule.permute_dims = permuted.get<std::vector<int64_t>>();
+  rule.gathers_on_export = args.value("is_grouped_export", json(false)) == true;
   rule.transposes_on_export = args.value("transpose_on_export", json(false)) == true;
   return {};
 }

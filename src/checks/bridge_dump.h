@@ -35,6 +35,7 @@ struct RegistryRule {
   std::map<std::string, std::string> own;
   std::vector<int64_t> permute_dims;  // empty: none
   bool transposes_on_export = false;
+  bool gathers_on_export = false;  // all experts into one tensor (is_grouped_export)
   // What the rule raised while it was inspected; the rest is what could be read before. Empty:
   // nothing.
   std::string raised;

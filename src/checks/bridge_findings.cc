@@ -54,8 +54,8 @@ void Findings::AddTo(Report& report) const {
     Names where;
     if (f.rule != nullptr) where.push_back(f.rule->Text());
     where.insert(where.end(), f.parameters.begin(), f.parameters.end());
-    report.causes.push_back({f.id, Proof::kStructural, Origin::kConfig, std::move(where),
-                             f.message, f.evidence, f.hint});
+    report.causes.push_back({f.id, Proof::kStructural, Origin::kConfig, std::move(where), f.message,
+                             f.evidence, f.hint});
   }
 }
 
@@ -99,8 +99,8 @@ std::optional<Finding> HookUse::Judge(const RegistryRule& rule, std::optional<Fi
     if (row.status == RowStatus::kSkipped) return of_rule;
     if (changed != hook.changed.end() && of_rule) {
       row.status = RowStatus::kSkipped;
-      row.why = fmt::format("{} changes it, which may make up for this: {}", hook.code,
-                            of_rule->message);
+      row.why =
+          fmt::format("{} changes it, which may make up for this: {}", hook.code, of_rule->message);
       return std::nullopt;
     }
     if (changed != hook.changed.end()) {
@@ -120,8 +120,8 @@ std::optional<Finding> HookUse::Judge(const RegistryRule& rule, std::optional<Fi
 }
 
 bool HookUse::Does(std::string_view transform) const {
-  const auto there = std::count_if(
-      dump_.hooks.begin(), dump_.hooks.end(), [&](const BridgeHook& hook) {
+  const auto there =
+      std::count_if(dump_.hooks.begin(), dump_.hooks.end(), [&](const BridgeHook& hook) {
         const KnownHook* known = FindKnownHook(hook.code);
         return known != nullptr && known->transform == transform;
       });
@@ -163,9 +163,8 @@ void DescribeBridge(const BridgeDump& dump, Report& report) {
     for (const auto& [field, type] : dump.left_out) {
       fields.push_back(fmt::format("{} ({})", field, type));
     }
-    report.unproven.push_back(
-        fmt::format("fields of the provider that are no plain values were not compared: {}",
-                    Joined(fields)));
+    report.unproven.push_back(fmt::format(
+        "fields of the provider that are no plain values were not compared: {}", Joined(fields)));
   }
   report.unproven.emplace_back(
       "rules and classes were judged by their names: no weight was moved. "
@@ -198,8 +197,8 @@ void AddRaised(const BridgeDump& dump, Findings& findings) {
 void SkipOwnCode(const RegistryRule& rule, const Names& own, ResultRow& row,
                  std::set<std::string>& unproven) {
   row.status = RowStatus::kSkipped;
-  row.why = fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(),
-                        Joined(own));
+  row.why =
+      fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(), Joined(own));
   for (const std::string& code : own) {
     unproven.insert(fmt::format("{} is code of the bridge's own, which was not judged", code));
   }
@@ -213,8 +212,7 @@ std::optional<Finding> WrongRoleNames(const RegistryRule& rule, const MappingCla
                                 : fmt::format("{} {} a Hugging Face tensor in the role '{}'",
                                               rule.Text(), what, role),
                    fmt::format("the roles of {} are {}", known.name, fmt::join(known.roles, ", ")),
-                   &rule,
-                   fmt::format("it reads {}", Joined(NamesOf(rule.hf)))};
+                   &rule, fmt::format("it reads {}", Joined(NamesOf(rule.hf)))};
   };
   for (const auto& [role, pattern] : rule.hf) {
     if (std::find(known.roles.begin(), known.roles.end(), role) == known.roles.end()) {

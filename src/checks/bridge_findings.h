@@ -1,5 +1,5 @@
-// What is wrong with the rules of a bridge, collected over the parameters that show it; shared by the
-// check against a family (bridge_lint.cc) and the one against inventories (inventory_lint.cc).
+// What is wrong with the rules of a bridge, collected over the parameters that show it; shared by
+// the check against a family (bridge_lint.cc) and the one against inventories (inventory_lint.cc).
 #pragma once
 
 #include <cstdint>

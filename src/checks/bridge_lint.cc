@@ -178,6 +178,13 @@ class FamilyLint {
                               : "takes gate and up for halves, and they alternate",
                           fmt::format("{} has both in {}", p.hf[0], known.name));
     }
+    const bool stacked = p.storage->transform.starts_with("expert");
+    if (rule.gathers_on_export != stacked) {
+      return ClassFinding(rule,
+                          stacked ? "does not gather all experts into one tensor on export"
+                                  : "gathers experts into one tensor on export, and this is none",
+                          fmt::format("is_grouped_export is {}", rule.gathers_on_export));
+    }
     const bool squeezed = p.storage->transform == "identity" && Flag(p, "squeeze");
     if (squeezed != known.squeezes && (squeezed || p.storage->transform == "identity")) {
       return ClassFinding(rule,
@@ -214,7 +221,7 @@ class FamilyLint {
                           shape + "; transpose_on_export is not set");
     }
     const bool twice = !by_shape || !needed;
-    if (rule.transposes_on_export && twice) {
+    if (rule.transposes_on_export && rule.gathers_on_export && twice) {
       return ClassFinding(
           rule, "transposes on export what lies alike",
           shape +

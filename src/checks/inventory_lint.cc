@@ -80,9 +80,8 @@ class InventoryLint {
   }
 
   void Judge(const DumpedTensor& tensor, const RegistryRule* rule) {
-    const Names read = rule == nullptr || rule->hf.empty()
-                           ? Names()
-                           : NamesOf(*SourcesOf(*rule, tensor.name));
+    const Names read =
+        rule == nullptr || rule->hf.empty() ? Names() : NamesOf(*SourcesOf(*rule, tensor.name));
     ResultRow row = RowOf(tensor.name, tensor.shape, read);
     std::optional<Finding> finding =
         rule == nullptr ? std::optional(Missing(tensor)) : Wrong(tensor, *rule, read, row);
@@ -140,14 +139,13 @@ class InventoryLint {
       if (!role_again && (is_new || stacked || tied)) continue;
       return Finding{
           "rule-double",
-          role_again
-              ? fmt::format("{} reads one Hugging Face tensor in two roles", rule.Text())
-              : fmt::format("{} reads a Hugging Face tensor that another parameter reads",
-                            rule.Text()),
+          role_again ? fmt::format("{} reads one Hugging Face tensor in two roles", rule.Text())
+                     : fmt::format("{} reads a Hugging Face tensor that another parameter reads",
+                                   rule.Text()),
           "one of the two names the wrong tensor", &rule,
-          role_again ? fmt::format("{} is read twice for {}", name, tensor.name)
-                     : fmt::format("{} is read for {} and for {}", name, first->second,
-                                   tensor.name)};
+          role_again
+              ? fmt::format("{} is read twice for {}", name, tensor.name)
+              : fmt::format("{} is read for {} and for {}", name, first->second, tensor.name)};
     }
     return std::nullopt;
   }
@@ -161,11 +159,11 @@ class InventoryLint {
       text += (text.empty() ? "" : ", ") + ToString(shapes.back());
     }
     if (Fits(tensor, rule, known, shapes)) return std::nullopt;
-    return Finding{
-        "rule-class",
-        fmt::format("{} cannot make the Megatron tensor of what it reads", rule.Text()),
-        "use a mapping class that makes this shape of all tensors of the parameter", &rule,
-        fmt::format("{} is {}, read is {}", tensor.name, ToString(tensor.shape), text)};
+    return Finding{"rule-class",
+                   fmt::format("{} cannot make the Megatron tensor of what it reads", rule.Text()),
+                   "use a mapping class that makes this shape of all tensors of the parameter",
+                   &rule,
+                   fmt::format("{} is {}, read is {}", tensor.name, ToString(tensor.shape), text)};
   }
 
   // By what each class does to shapes; of classes that reshape, by the number of elements.
@@ -240,8 +238,7 @@ class InventoryLint {
                                    rule.Text(), first.Text()),
                        "make the earlier pattern narrower, or move the later rule before it",
                        &rule,
-                       fmt::format("{}: it would read {}", tensor.name,
-                                   Joined(NamesOf(*sources))),
+                       fmt::format("{}: it would read {}", tensor.name, Joined(NamesOf(*sources))),
                        {tensor.name}});
         break;
       }

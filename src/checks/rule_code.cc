@@ -9,7 +9,7 @@ namespace {
 
 // What they do stands in the dump: the names that a rule has and what they resolve to, its
 // arguments.
-constexpr std::array<std::string_view, 6> kSeen = {"__init__", "resolve", "_validate_patterns",
+constexpr std::array<std::string_view, 6> kSeen = {"__init__",  "resolve",  "_validate_patterns",
                                                    "group_key", "__repr__", "__doc__"};
 
 // Methods of a known class are known with it, where it is the rule's own or one that it is made of.

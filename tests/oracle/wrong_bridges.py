@@ -191,6 +191,8 @@ ALL = [
           replaced("final_layernorm.weight", of_class("AutoMapping", permute_dims=(1, 0))), alike=False),
     Wrong("experts transposed on export alone", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
           rules=replaced("mlp.experts.linear_fc2.weight*", attribute("transpose_on_export", True))),
+    Wrong("experts not gathered on export", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
+          rules=replaced("mlp.experts.linear_fc2.weight*", attribute("is_grouped_export", False))),
     Wrong("experts not transposed", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
           rules=replaced("mlp.experts.linear_fc2.weight*", of_class("FusedExpertMapping"))),
     Wrong("gate and up taken for halves", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc1.weight*",

@@ -196,19 +196,29 @@ def test_every_permutation_of_axes_is_judged(megatron, axes):
 
 def test_transposition_on_export_alone_is_judged():
     dump = dump_of("gpt_oss_ns")
-    rule(dump, "mlp.experts.linear_fc2.weight*")["args"] = {"transpose_on_export": True}
+    rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["transpose_on_export"] = True
     cause = only_cause(dump)
     assert cause.id == "rule-class" and "on export" in cause.message
 
     dump = dump_of("gpt_oss_ns")
-    become(rule(dump, "mlp.experts.linear_fc2.weight*"), "FusedExpertMapping", args={})
+    become(rule(dump, "mlp.experts.linear_fc2.weight*"), "FusedExpertMapping", args={"is_grouped_export": True})
     cause = only_cause(dump)
     assert cause.id == "rule-class" and "does not transpose" in cause.message
-    rule(dump, "mlp.experts.linear_fc2.weight*")["args"] = {"permute_dims": [1, 0]}
+    rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["permute_dims"] = [1, 0]
     assert dump.lint().ok
 
-    become(rule(dump, "mlp.experts.linear_fc1.weight*"), "FusedGatedExpertMapping", args={"transpose_on_export": True})
+    become(rule(dump, "mlp.experts.linear_fc1.weight*"), "FusedGatedExpertMapping",
+           args={"transpose_on_export": True, "is_grouped_export": True})
     assert "alternate" in only_cause(dump).message
+
+
+def test_experts_that_are_not_gathered_on_export_or_others_that_are_are_named():
+    dump = dump_of("gpt_oss_ns")
+    del rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["is_grouped_export"]
+    assert "does not gather" in only_cause(dump).message
+    dump = dump_of("llama_untied")
+    rule(dump, "mlp.linear_fc2.weight")["args"] = {"is_grouped_export": True}
+    assert "gathers" in only_cause(dump).message
 
 
 def test_a_rule_that_raised_is_named_and_the_others_are_judged():
@@ -440,8 +450,8 @@ def test_fields_that_are_no_settings_are_listed_with_what_they_are(model):
     dump = wb.inspect_bridge(bridge_of(model, AutoMapping(*WORD), provider_bridge=lambda pretrained: provider))
     assert dump.document["provider"]["num_layers"] == 2
     assert {name: text.split(",")[0] for name, text in dump.document["left_out"].items()} == {
-        "schedule": "object", "limit": "inf", "loop": "holds itself"}
-    assert "schedule (object)" in str(dump.lint())  # NaN and infinity are no JSON
+        "schedule": "object", "loop": "holds itself"}
+    assert dump.document["provider"]["limit"] == float("inf") and "schedule (object)" in str(dump.lint())
 
 
 class Hooked:
