@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "cli/model_input.h"
 #include "python/src/errors.h"
@@ -35,6 +36,23 @@ Out Data(const nb::handle& self, const std::string& name) {
   std::span<const std::byte> bytes;
   Run([&] { bytes = tensors.checkpoint().Data(info); });
   return {bytes.data(), {bytes.size()}, self};
+}
+
+using Writable = nb::ndarray<uint8_t, nb::numpy, nb::ndim<1>>;
+
+// The same for who may write to it: in memory alone, a file never changes. None where that cannot
+// be promised.
+nb::object PrivateData(const nb::handle& self, const std::string& name) {
+  const auto& tensors = nb::cast<const Tensors&>(self);
+  const TensorInfo& info = tensors.Find(name);
+  std::span<const std::byte> bytes;
+  Status allowed;
+  Run([&] {
+    bytes = tensors.checkpoint().Data(info);
+    allowed = AllowPrivateWrites(bytes);
+  });
+  if (!allowed) return nb::none();
+  return nb::cast(Writable(const_cast<std::byte*>(bytes.data()), {bytes.size()}, self));
 }
 
 std::vector<std::string> Names(const Tensors& self) {
@@ -111,6 +129,10 @@ void BindCheckpoints(nb::module_& module) {
           nb::arg("name"))
       .def(
           "data", [](const nb::handle self, const std::string& name) { return Data(self, name); },
+          nb::arg("name"))
+      .def(
+          "private_data",
+          [](const nb::handle self, const std::string& name) { return PrivateData(self, name); },
           nb::arg("name"));
   module.def("xxh3", &Hash, nb::arg("bytes"));
 }

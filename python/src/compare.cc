@@ -7,6 +7,7 @@
 
 #include "base/threads.h"
 #include "python/src/checkpoints.h"
+#include "python/src/held_tensors.h"
 #include "python/src/work.h"
 #include "weighbridge/compare.h"
 
@@ -69,7 +70,8 @@ nb::dict CompareDicts(const Tensors& expected, const Tensors& actual, double ato
   CompareOptions options = Options(atol, rtol, threads);
   options.ignore = std::move(ignore);
   StateDictComparison compared;
-  Run([&] { compared = CompareStateDicts(expected.checkpoint(), actual.checkpoint(), options); });
+  const KeptTensors a(expected.checkpoint()), b(actual.checkpoint());
+  Run([&] { compared = CompareStateDicts(a, b, options); });
   nb::dict out;
   out["equal"] = compared.equal;
   out["compared"] = compared.compared;

@@ -33,4 +33,34 @@ class HeldTensors final : public Checkpoint {
   std::vector<TensorInfo> tensors_;
 };
 
+// A Checkpoint whose tensors Python may hold views of: nothing of it is given back while it is
+// compared.
+class KeptTensors final : public Checkpoint {
+ public:
+  explicit KeptTensors(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+
+  const std::filesystem::path& path() const override { return checkpoint_.path(); }
+  std::string_view format() const override { return checkpoint_.format(); }
+  const std::vector<FileInfo>& files() const override { return checkpoint_.files(); }
+  const std::vector<TensorInfo>& tensors() const override { return checkpoint_.tensors(); }
+  std::span<const std::byte> Data(const TensorInfo& tensor) const override {
+    return checkpoint_.Data(tensor);
+  }
+  void DropBehind(const TensorInfo&) const override {}
+  std::vector<std::filesystem::path> extra_files() const override {
+    return checkpoint_.extra_files();
+  }
+  std::vector<CheckpointNote> notes() const override { return checkpoint_.notes(); }
+  const QuantizedTensor* Quantized(const TensorInfo& tensor) const override {
+    return checkpoint_.Quantized(tensor);
+  }
+  const TensorFault* Fault(const TensorInfo& tensor) const override {
+    return checkpoint_.Fault(tensor);
+  }
+  const Checkpoint& Stored() const override { return checkpoint_.Stored(); }
+
+ private:
+  const Checkpoint& checkpoint_;
+};
+
 }  // namespace weighbridge::python

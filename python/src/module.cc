@@ -1,9 +1,12 @@
 // weighbridge._core: what the Python files of the package are written over. Its types stand in
 // _core.pyi.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include "checks/bridge_dump.h"
 #include "cli/call.h"
 #include "cli/version_text.h"
 #include "python/src/checkpoints.h"
@@ -36,6 +39,7 @@ nb::tuple RunCommand(const std::vector<std::string>& arguments) {
 
 NB_MODULE(_core, module) {
   module.def("run", &weighbridge::python::RunCommand, nb::arg("arguments"));
+  module.def("match_rule", &weighbridge::MatchRule, nb::arg("pattern"), nb::arg("name"));
   module.def("version", &weighbridge::cli::VersionText);
   weighbridge::python::BindCheckpoints(module);
   weighbridge::python::BindCompare(module);

@@ -6,9 +6,12 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <string>
 #include <thread>
 
+#include "base/shrunk_files.h"
 #include "base/stop.h"
+#include "python/src/errors.h"
 
 namespace nb = nanobind;
 
@@ -17,12 +20,40 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookForSignals{50};
 
-// Blocks every signal in the threads that are started while it lives: those are Python's to handle.
+Error ShrunkError(const std::string& file) {
+  return {ErrorKind::kIo, "file-shrank",
+          "a file shrank, or could not be read, while it was in use: what was read are zeros", file,
+          "is another program writing it? open it again when it is complete"};
+}
+
+// Raises in the main thread, at the next instruction of Python's, what a file that shrank has done.
+int RaiseShrunk(void*) {
+  const std::string file = TakeShrunkFile();
+  if (file.empty()) return 0;  // Run has raised it
+  try {
+    Raise(ShrunkError(file));
+  } catch (nb::python_error& error) {
+    error.restore();
+  }
+  return -1;
+}
+
+// On the thread of base/shrunk_files.h, without the GIL.
+void TellPython() {
+  constexpr int kTries = 100;  // while 32 calls of others are pending
+  for (int i = 0; i < kTries && Py_AddPendingCall(RaiseShrunk, nullptr) != 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+// Blocks the signals that are Python's to handle in the threads that are started while it lives.
+// Faults are the thread's own.
 class NoSignals {
  public:
   NoSignals() {
     sigset_t all;
     sigfillset(&all);
+    for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, fault);
     ::pthread_sigmask(SIG_BLOCK, &all, &before_);
   }
   ~NoSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
@@ -69,6 +100,7 @@ class Worker {
 }  // namespace
 
 void Run(const std::function<void()>& work) {
+  SurviveShrunkFiles(TellPython);
   bool raised = false;
   {
     const nb::gil_scoped_release released;
@@ -81,6 +113,7 @@ void Run(const std::function<void()>& work) {
     }
   }
   if (raised) throw nb::python_error();
+  if (const std::string file = TakeShrunkFile(); !file.empty()) Raise(ShrunkError(file));
 }
 
 }  // namespace weighbridge::python

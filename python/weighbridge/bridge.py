@@ -6,27 +6,27 @@ nor Megatron is imported here; whoever has such an object has both.
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _core
 from ._errors import Error
 from .checkpoint import load
-from .commands import Path, _call, _judge
+from .code import classes_of, own_code
+from .commands import Path, _call, _judge, paths_of
+from .hooks import Sample, hooks_of, provider_hooks
 from .report import Report
 
 SCHEMA = "weighbridge.bridge/1"
+COMMON = "megatron.bridge.models.conversion.param_mapping"
 # Attributes of a mapping that say what it converts, rather than how its process groups stand.
 _ARGS = ("permute_dims", "transpose_on_export", "allow_hf_name_mismatch", "is_grouped_export")
-# Classes whose resolve() fills wildcards by the common rule.
-_GENERIC_RESOLVE = {
-    "MegatronParamMapping", "AutoMapping", "QKVMapping", "QKVGMapping", "KVMapping", "GDNLinearMapping",
-    "GDNLinearMappingSeparate", "ConcatenatedQKVMapping", "GatedMLPMapping", "FusedExpertMapping", "FusedGatedExpertMapping",
-}
+# Deeper than any setting: a value that holds itself.
+_DEEPEST = 30
 
 
 class BridgeDump:
@@ -39,82 +39,113 @@ class BridgeDump:
         with open(path, "w", encoding="utf-8") as f:
             json.dump(self.document, f, indent=1)
 
-    def lint(self, *, family: Iterable[Path] = (), runtime: str | None = None) -> Report:
+    def lint(self, *, family: Path | Sequence[Path] = (), runtime: str | None = None) -> Report:
         """`weighbridge families lint --bridge` of it: names the offending rule before any weight moves."""
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "bridge.json")
             self.save(path)
-            return _judge("families lint", [], bridge=path, family=list(family), runtime=runtime)
+            return _judge("families lint", [], bridge=path, family=paths_of(family), runtime=runtime)
 
     def __repr__(self) -> str:
         return f"<BridgeDump of {self.document['bridge']}: {len(self.document['mappings'])} rules>"
 
 
-def _defined_in(kind: type, method: str) -> str:
-    """The class whose code a method is."""
-    for base in kind.__mro__:
-        if method in vars(base):
-            return base.__name__
-    return kind.__name__
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """As run_config.yaml has it; raises TypeError for what is no setting."""
+    if depth > _DEEPEST:
+        raise TypeError("holds itself, or is very deep")
     if isinstance(value, enum.Enum):
-        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", "_args_": [_plain(value.value)],
+        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", "_args_": [_plain(value.value, depth + 1)],
                 "_call_": True}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy or torch
-        return _plain(value.item())
+        return _plain(value.item(), depth + 1)
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return {"_target_": str(value), "_call_": False}
+    if isinstance(value, functools.partial) and hasattr(value.func, "__qualname__"):
+        return {"_target_": f"{value.func.__module__}.{value.func.__qualname__}", "_partial_": True,
+                "_args_": _plain(value.args, depth + 1), **_plain(value.keywords, depth + 1)}
     if callable(value) and hasattr(value, "__qualname__"):
         return {"_target_": f"{value.__module__}.{value.__qualname__}", "_call_": False}
     raise TypeError(type(value).__name__)
 
 
-def _fields(provider: Any) -> dict[str, Any]:
+def _fields(provider: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the plain fields, the others with what they are)."""
     names = list(getattr(type(provider), "__dataclass_fields__", vars(provider)))
     fields: dict[str, Any] = {"_target_": f"{type(provider).__module__}.{type(provider).__qualname__}"}
+    left_out: dict[str, str] = {}
     for name in names:
         try:
             fields[name] = _plain(getattr(provider, name, None))
-        except TypeError:
-            continue
-    return fields
+        except TypeError as error:
+            left_out[name] = str(error)
+        except Exception as error:  # a property that raises, a mapping that is none
+            left_out[name] = f"raises {type(error).__name__}"
+    return fields, left_out
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*\*", "(.*)").replace(r"\*", r"(\d+)"))
-
-
-def _resolved(mapping: Any, names: Iterable[str]) -> dict[str, Any]:
-    """What a class that resolves wildcards by code of its own makes of the names that it matches."""
-    pattern, out = _regex(mapping.megatron_param), {}
-    for name in names:
-        match = pattern.fullmatch(name)
-        if match and match.groups():
-            hf = mapping.resolve(match.groups()).hf_param
-            out[name] = dict(hf) if isinstance(hf, Mapping) else hf
-    return out
-
-
-def _rule(mapping: Any, names: Iterable[str]) -> dict[str, Any]:
-    kind = type(mapping)
+def _hf_names(mapping: Any) -> str | dict[str, str]:
     hf = mapping.hf_param
-    rule: dict[str, Any] = {
-        "megatron": mapping.megatron_param, "hf": dict(hf) if isinstance(hf, Mapping) else hf, "class": kind.__name__,
-        "importer": _defined_in(kind, "hf_to_megatron"), "exporter": _defined_in(kind, "megatron_to_hf"),
-    }
-    args = {name: _plain(getattr(mapping, name)) for name in _ARGS if getattr(mapping, name, None)}
-    if args:
-        rule["args"] = args
-    if _defined_in(kind, "resolve") not in _GENERIC_RESOLVE:
-        rule["resolved"] = _resolved(mapping, names)
-    return rule
+    return {str(role): str(name) for role, name in hf.items()} if isinstance(hf, Mapping) else str(hf)
+
+
+def _matches(pattern: str, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """{name: what the wildcards stand for} of the names that a rule matches."""
+    found = {name: _core.match_rule(pattern, name) for name in names}
+    return {name: tuple(captures) for name, captures in found.items() if captures is not None}
+
+
+def _resolved(mapping: Any, captures: tuple[str, ...]) -> Any:
+    return mapping.resolve(captures) if captures else mapping
+
+
+class _Rules:
+    """The rules of a registry as the dump has them, and the parameters that each of them takes."""
+
+    def __init__(self, mappings: Iterable[Any], names: Iterable[str]) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.samples: dict[int, list[Sample]] = {}
+        self._left = dict.fromkeys(names)
+        for number, mapping in enumerate(mappings):
+            self.entries.append(self._entry(number, mapping))
+
+    def _entry(self, number: int, mapping: Any) -> dict[str, Any]:
+        kind = type(mapping)
+        entry: dict[str, Any] = {"class": kind.__name__, "classes": classes_of(kind)}
+        try:
+            entry["own"] = own_code(mapping, COMMON)
+            entry["megatron"] = str(mapping.megatron_param)
+            entry["hf"] = _hf_names(mapping)
+            args = {name: _plain(getattr(mapping, name)) for name in _ARGS if getattr(mapping, name, None)}
+            if args:
+                entry["args"] = args
+            self._take(number, mapping, entry)
+        except Exception as error:  # whatever a rule in the making raises
+            entry["raised"] = f"{type(error).__name__}: {error}"[:500]
+        return entry
+
+    def _take(self, number: int, mapping: Any, entry: dict[str, Any]) -> None:
+        """Looks at the names that this rule is the first to match."""
+        taken = _matches(entry["megatron"], self._left)
+        own_resolve = "resolve" in entry["own"]
+        resolved: dict[str, Any] = {}
+        for name, captures in taken.items():
+            one = _resolved(mapping, captures)
+            hf = _hf_names(one)
+            self.samples.setdefault(number, []).append((name, hf))
+            if own_resolve and captures:
+                resolved[name] = hf
+            if type(one) is not type(mapping):
+                entry["own"]["resolve() to another class"] = classes_of(type(one))[0]
+            self._left.pop(name)
+        if own_resolve:
+            entry["resolved"] = resolved
 
 
 def _config_of(pretrained: Any) -> dict[str, Any]:
@@ -126,9 +157,12 @@ def _config_of(pretrained: Any) -> dict[str, Any]:
                 config: dict[str, Any] = json.load(f)
             return config
     source = getattr(pretrained, "config", pretrained)
-    if isinstance(source, Mapping):
-        return dict(source)
-    document: dict[str, Any] = json.loads(json.dumps(source.to_dict(), default=str))
+    try:
+        document: dict[str, Any] = json.loads(json.dumps(
+            dict(source) if isinstance(source, Mapping) else source.to_dict(), default=str))
+    except Exception as error:
+        raise Error("invalid", "bridge-config",
+                    f"the config of the Hugging Face model cannot be read: {type(error).__name__}: {error}") from error
     return document
 
 
@@ -179,7 +213,7 @@ def _model_inventory(model: Any) -> list[list[Any]]:
     return list(rows.values())
 
 
-def _provider_of(bridge: Any, model_bridge: Any, pretrained: Any, notes: list[str]) -> dict[str, Any] | None:
+def _provider_of(bridge: Any, model_bridge: Any, pretrained: Any, notes: list[str]) -> Any:
     try:
         if hasattr(bridge, "to_megatron_provider"):
             provider = bridge.to_megatron_provider(load_weights=False)
@@ -193,13 +227,23 @@ def _provider_of(bridge: Any, model_bridge: Any, pretrained: Any, notes: list[st
             provider.finalize()
     except Exception as error:
         notes.append(f"the provider's own check refuses its fields: {type(error).__name__}: {error}")
-    return _fields(provider)
+    return provider
+
+
+def _registry_of(model_bridge: Any) -> tuple[Any, list[Any]]:
+    try:
+        registry = model_bridge.mapping_registry()
+        return registry, list(registry)
+    except Exception as error:
+        raise Error("invalid", "bridge-registry",
+                    f"the bridge makes no rules: mapping_registry() raised {type(error).__name__}: {error}",
+                    type(model_bridge).__name__) from error
 
 
 def inspect_bridge(bridge: Any, *, hf: Any = None, model: Any = None) -> BridgeDump:
-    """Writes down a live bridge: its rules in order, mapping classes, the provider's fields, and the names and shapes of
-    both sides. `hf`: a checkpoint or state dict, when the bridge does not know where its weights are; `model`: the Megatron
-    model on one rank, which a model that no family describes needs."""
+    """Writes down a live bridge: its rules in order, mapping classes and whose code they run, hooks on weights, the provider's
+    fields, and the names and shapes of both sides. `hf`: a checkpoint or state dict, when the bridge does not know where its
+    weights are; `model`: the Megatron model on one rank, which a model that no family describes needs."""
     model_bridge = getattr(bridge, "_model_bridge", bridge)
     if not hasattr(model_bridge, "mapping_registry"):
         raise TypeError(f"{type(bridge).__name__} is no bridge: it has no mapping_registry()")
@@ -209,17 +253,31 @@ def inspect_bridge(bridge: Any, *, hf: Any = None, model: Any = None) -> BridgeD
     notes: list[str] = []
     config = _config_of(pretrained)
     inventory = _model_inventory(model) if model is not None else None
-    names = _family_names(config) + [row[0] for row in inventory or []]
-    registry = model_bridge.mapping_registry()
+    registry, mappings = _registry_of(model_bridge)
+    rules = _Rules(mappings, [row[0] for row in inventory or []] + _family_names(config))
     document: dict[str, Any] = {
         "schema": SCHEMA, "version": _core.version(), "bridge": type(model_bridge).__name__, "config": config,
-        "mappings": [_rule(mapping, names) for mapping in registry],
-        "provider": _provider_of(bridge, model_bridge, pretrained, notes),
-    }
+        "mappings": rules.entries, "provider": None}
+    provider = _provider_of(bridge, model_bridge, pretrained, notes)
+    if provider is not None:
+        document["provider"], document["left_out"] = _fields(provider)
     hf_inventory = _hf_inventory(pretrained, hf)
+    document["hooks"] = hooks_of(bridge, model_bridge, registry, pretrained, mappings, rules.samples, _shapes(rules, hf_inventory))
+    document["hooks"] += provider_hooks(provider)
     if hf_inventory is not None:
         document["hf"] = hf_inventory
     if inventory is not None:
         document["megatron"] = inventory
     document["notes"] = notes
     return BridgeDump(document)
+
+
+def _shapes(rules: _Rules, inventory: list[list[Any]] | None) -> dict[str, list[int]]:
+    """Of the Hugging Face tensors; small matrices where they are not known."""
+    if inventory is not None:
+        return {name: shape for name, shape, *_ in inventory}
+    names: list[str] = []
+    for samples in rules.samples.values():
+        for _, hf in samples:
+            names += [hf] if isinstance(hf, str) else list(hf.values())
+    return {name: [8] if name.endswith(("bias", "norm.weight")) else [8, 8] for name in names}

@@ -12,8 +12,9 @@ from .tensors import as_numpy, as_torch
 
 
 class Checkpoint(Mapping[str, Any]):
-    """A lazy mapping from names to tensors. Opening reads headers only; a tensor is a view of the mapped file, not to be
-    written to, and keeps the file mapped. What a Megatron checkpoint holds in several pieces is joined in memory once and
+    """A lazy mapping from names to tensors. Opening reads headers only; a tensor is a view of the mapped file and
+    keeps it mapped. Arrays of numpy cannot be written to; what is written to a tensor of torch stays in memory, and is what this
+    Checkpoint has from then on. A file that shrinks raises Error ("file-shrank"). What a Megatron checkpoint holds in several pieces is joined in memory once and
     kept as long as the mapping lives."""
 
     def __init__(self, path: str | os.PathLike[str], framework: str | None = None) -> None:
@@ -44,7 +45,8 @@ class Checkpoint(Mapping[str, Any]):
 
     def torch(self, name: str) -> Any:
         dtype, shape, _ = self._tensors.info(name)
-        return as_torch(dtype, shape, self._tensors.data(name))
+        data = self._tensors.private_data(name)
+        return as_torch(dtype, shape, self._tensors.data(name).copy() if data is None else data)
 
     def __getitem__(self, name: str) -> Any:
         framework = self._framework or ("torch" if "torch" in sys.modules else "numpy")

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from . import _core
@@ -12,6 +12,11 @@ from .report import Report
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Option: TypeAlias = "None | bool | int | float | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+
+
+def paths_of(paths: Path | Iterable[Path]) -> list[Path]:
+    """One path or several."""
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
 
 
 def _words(options: Mapping[str, Option]) -> list[str]:
@@ -57,7 +62,7 @@ def roundtrip(
     first_stage_layers: int | None = None, last_stage_layers: int | None = None, pp_layout: str | None = None,
     account_for_embedding_in_pipeline_split: bool = False, account_for_loss_in_pipeline_split: bool = False,
     level: str = "L1", ranks: bool = False, dialect: str = "te", without_mtp: bool = False, pad_vocab: int | None = None,
-    config: Path | None = None, family: Sequence[Path] = (), memory: str | None = None, threads: int | None = None,
+    config: Path | None = None, family: Path | Sequence[Path] = (), memory: str | None = None, threads: int | None = None,
     json: Path | None = None, html: Path | None = None, junit: Path | None = None, card: Path | None = None,
 ) -> Report:
     """Hugging Face -> Megatron -> Hugging Face on any parallel grid, byte for byte, without writing anything."""
@@ -76,7 +81,7 @@ def verify(
     pp: int = 1, vpp: int = 1, ep: int = 1, etp: int = 1, first_stage_layers: int | None = None,
     last_stage_layers: int | None = None, pp_layout: str | None = None,
     account_for_embedding_in_pipeline_split: bool = False, account_for_loss_in_pipeline_split: bool = False,
-    pad_vocab: int | None = None, like: Path | None = None, config: Path | None = None, family: Sequence[Path] = (),
+    pad_vocab: int | None = None, like: Path | None = None, config: Path | None = None, family: Path | Sequence[Path] = (),
     memory: str | None = None, threads: int | None = None, json: Path | None = None, html: Path | None = None,
     junit: Path | None = None, card: Path | None = None,
 ) -> Report:
@@ -91,7 +96,7 @@ def verify(
 
 
 def diff(
-    a: Path, b: Path, *, atol: float = 0.0, rtol: float = 0.0, allow_skip: Sequence[str] = (), threads: int | None = None,
+    a: Path, b: Path, *, atol: float = 0.0, rtol: float = 0.0, allow_skip: str | Sequence[str] = (), threads: int | None = None,
     json: Path | None = None, html: Path | None = None, junit: Path | None = None, card: Path | None = None,
 ) -> Report:
     """Two state dicts of any format, key by key; `a` is the expected side."""
@@ -101,7 +106,7 @@ def diff(
 
 def diagnose(
     hf: Path, megatron: Path, *, runtime: str | None = None, without_mtp: bool = False, expect_dtype: str | None = None,
-    strict_padding: bool = False, config: Path | None = None, family: Sequence[Path] = (), memory: str | None = None,
+    strict_padding: bool = False, config: Path | None = None, family: Path | Sequence[Path] = (), memory: str | None = None,
     threads: int | None = None, json: Path | None = None, html: Path | None = None, junit: Path | None = None,
     card: Path | None = None,
 ) -> Report:
@@ -140,7 +145,7 @@ class Manifest:
 
 def manifest(
     ckpt: Path, *, output: Path | None = None, like: Path | None = None, config: Path | None = None,
-    family: Sequence[Path] = (), without_mtp: bool = False, threads: int | None = None,
+    family: Path | Sequence[Path] = (), without_mtp: bool = False, threads: int | None = None,
 ) -> Manifest:
     """The hash of every tensor, equal for a model on either side of a conversion; written to `output` if it is given."""
     _, text = _call(["manifest"], [ckpt], {

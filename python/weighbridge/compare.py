@@ -1,13 +1,14 @@
 """Exact comparison of tensors and state dicts, whatever their dtypes."""
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import _core
-from ._errors import ParityError
+from ._errors import Error, ParityError
 from .checkpoint import Checkpoint
 from .tensors import lend
 
@@ -90,10 +91,19 @@ class StateDictComparison:
         return self
 
 
+def _tolerances(atol: float, rtol: float) -> tuple[float, float]:
+    """As they are, where a difference can still be too large."""
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if not math.isfinite(value) or value < 0:
+            raise Error("usage", "tolerance", f"{value} is no tolerance: with it every value or none would be equal", name,
+                        "give a number from 0 on")
+    return float(atol), float(rtol)
+
+
 def compare_tensors(expected: Any, actual: Any, *, atol: float = 0.0, rtol: float = 0.0,
                     threads: int = 0) -> TensorComparison:
     """Two tensors of torch or numpy; equal means equal bits unless a tolerance is given (atol + rtol * |expected|)."""
-    return TensorComparison(**_core.compare_tensors(lend(expected), lend(actual), atol, rtol, threads))
+    return TensorComparison(**_core.compare_tensors(lend(expected), lend(actual), *_tolerances(atol, rtol), threads))
 
 
 def _tensors_of(side: Any) -> _core.Tensors:
@@ -118,11 +128,12 @@ def _differences(rows: Sequence[dict[str, Any]]) -> tuple[TensorDifference, ...]
     return tuple(TensorDifference(**row) for row in rows)
 
 
-def compare_state_dicts(expected: Any, actual: Any, *, atol: float = 0.0, rtol: float = 0.0, ignore: Sequence[str] = (),
+def compare_state_dicts(expected: Any, actual: Any, *, atol: float = 0.0, rtol: float = 0.0, ignore: str | Sequence[str] = (),
                         threads: int = 0, verbose: bool = True) -> StateDictComparison:
     """Two state dicts: mappings of torch or numpy tensors, modules, checkpoints of `load`, or paths of any format. Prints
-    what it found unless `verbose` is False. Tensors of a GPU are copied to the CPU, all of them at once."""
-    found = _core.compare_state_dicts(_tensors_of(expected), _tensors_of(actual), atol, rtol, threads, list(ignore))
+    what it found unless `verbose` is False. `ignore`: names or patterns ("*") that are left out. Tensors of a GPU are copied to the CPU, all of them at once."""
+    found = _core.compare_state_dicts(_tensors_of(expected), _tensors_of(actual), *_tolerances(atol, rtol), threads,
+                                      [ignore] if isinstance(ignore, str) else list(ignore))
     for key in ("shape_mismatches", "dtype_mismatches", "differences"):
         found[key] = _differences(found[key])
     for key in ("missing", "extra"):

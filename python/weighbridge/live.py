@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from . import _core
 from ._errors import Error, ParityError
@@ -152,6 +153,30 @@ def _from_all(value: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
+def _reason(error: Exception) -> str:
+    return error.what if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+
+
+def _as_error(error: Exception) -> Error:
+    """What can be sent to other ranks."""
+    if isinstance(error, Error):
+        return Error(error.kind, error.id, error.what, error.at, error.hint)
+    return Error("internal", "internal", f"{type(error).__name__}: {error}")
+
+
+def _together(work: Callable[[], Any]) -> list[Any]:
+    """What `work` gives each rank; raises on all ranks where one raised, so that none waits for another that has left."""
+    try:
+        mine: Any = work()
+    except Exception as error:
+        mine = _as_error(error)
+    all_of_them = _from_all([mine])
+    for one in all_of_them:
+        if isinstance(one, Error):
+            raise one
+    return all_of_them
+
+
 def _first() -> bool:
     distributed = _distributed()
     return distributed is None or distributed.get_rank() == 0
@@ -211,8 +236,8 @@ def _expected_ranks(hf: Path, model: Any, vocab: int | None, options: Mapping[st
             report = roundtrip(hf, ranks=True, vpp=len(parts_of(model)), pad_vocab=vocab, **sizes, **options)
             rows = {(r.rank, r.megatron.name): _Expected(r.megatron.shape, str(r.megatron.dtype), str(r.xxh3))
                     for r in report.results if r.rank is not None and r.megatron is not None}
-        except Error as error:
-            rows = error
+        except Exception as error:
+            rows = _as_error(error)
     rows = _from_first(rows)
     if isinstance(rows, Error):
         raise rows
@@ -241,6 +266,15 @@ def _as_dtype(tensor: Any, dtype: str) -> Any:
 
 
 def _judge_local(rank: Rank, name: str, tensor: Any, expected: _Expected | None) -> LiveRow:
+    """One row whatever happens: other ranks wait for it."""
+    try:
+        return _compare_local(rank, name, tensor, expected)
+    except Exception as error:
+        return LiveRow(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), str(tensor.device), "mismatch",
+                       f"it cannot be compared: {_reason(error)}", rank)
+
+
+def _compare_local(rank: Rank, name: str, tensor: Any, expected: _Expected | None) -> LiveRow:
     dtype, shape, data = lend(tensor)
 
     def row(status: str, why: str = "") -> LiveRow:
@@ -315,26 +349,16 @@ def _write_rank(folder: str, model: Any, provider: Mapping[str, Any] | None) -> 
 
 
 def diagnose_live(hf: Path, model: Any, *, provider: Mapping[str, Any] | None = None, scratch: Path | None = None,
-                  family: Sequence[Path] = (), expect_dtype: str | None = None) -> Report:
+                  family: Path | Sequence[Path] = (), expect_dtype: str | None = None) -> Report:
     """`verify` of what all ranks hold, with the search for the mistake that explains it. Writes the model once, as files of
     ranks, into a folder beneath `scratch` that all ranks see (default: the system's temporary folder), and removes it."""
-    folder = _from_first(tempfile.mkdtemp(prefix="weighbridge-", dir=scratch) if _first() else None)
+    folder = _together(lambda: tempfile.mkdtemp(prefix="weighbridge-", dir=scratch) if _first() else None)[0]
     try:
-        _write_rank(folder, model, provider)
-        _from_all([None])  # all ranks have written
-        outcome: Any = None
-        if _first():
-            try:
-                outcome = verify(hf, folder, family=family, expect_dtype=expect_dtype).document
-            except Error as error:
-                outcome = error
-        outcome = _from_first(outcome)
+        _together(lambda: _write_rank(folder, model, provider))
+        outcome = _together(lambda: verify(hf, folder, family=family, expect_dtype=expect_dtype).document if _first() else None)[0]
     finally:
         if _first():
-            import shutil
             shutil.rmtree(folder, ignore_errors=True)
-    if isinstance(outcome, Error):
-        raise outcome
     return Report(outcome)
 
 
@@ -367,22 +391,31 @@ def _judge_exported(name: str, tensor: Any, state: Mapping[str, Any], names: set
 
     if name not in names:
         return row("extra", "the original has no tensor of this name")
-    found = compare_tensors(state[name], tensor)
+    try:
+        found = compare_tensors(state[name], tensor)
+    except Exception as error:  # of a tensor that has no bytes to compare, or of the files
+        return row("mismatch", f"it cannot be compared: {_reason(error)}")
     if found.ok:
         return row("match" if found.dtypes_match else "match-widened")
     return row("mismatch", found.message)
 
 
+def _twice(name: str, tensor: Any) -> LiveRow:
+    return LiveRow(name, tuple(int(n) for n in tensor.shape), str(tensor.dtype).removeprefix("torch."),
+                   str(getattr(tensor, "device", "")), "extra", "a second tensor of this name")
+
+
 def _judge_stream(exported: Iterable[tuple[str, Any]], state: Mapping[str, Any], left_out: set[str]) -> list[LiveRow]:
-    names, rows, seen = _names_of(state), [], set()
+    names, rows, again, seen = _names_of(state), [], [], set()
     for item in exported:
         name, tensor = item[0], item[1]
         if name in seen:
-            rows.append(LiveRow(name, (), "", "", "extra", "exported twice"))
+            again.append(_twice(name, tensor))
             continue
         seen.add(name)
         rows.append(_judge_exported(name, tensor, state, names))
-    rows = list(_worst(_from_all(rows)).values())
+    # A second tensor of a name is an error of its own, whatever the first was.
+    rows = list(_worst(_from_all(rows)).values()) + list(_worst(_from_all(again)).values())
     for name in sorted(names - {row.name for row in rows}):
         status, why = ("skipped", "the family does not need it") if name in left_out else ("missing", "never exported")
         rows.append(LiveRow(name, (), "", "", status, why))
@@ -396,7 +429,7 @@ def _folder_of(hf_pretrained: Any) -> str | None:
     return os.fspath(folder) if folder is not None and os.path.exists(os.fspath(folder)) else None
 
 
-def _left_out(folder: str | None, family: Sequence[Path]) -> set[str]:
+def _left_out(folder: str | None, family: Path | Sequence[Path]) -> set[str]:
     """Tensors of the files that no Megatron parameter needs, by our family."""
     if folder is None:
         return set()
@@ -407,17 +440,29 @@ def _left_out(folder: str | None, family: Sequence[Path]) -> set[str]:
     return {tensor.name for row in report.results if row.status == "skipped" for tensor in row.hf}
 
 
-def weights_verification_table(bridge: Any, hf_pretrained: Any, megatron_model: Any = None, *, direct: bool = True,
-                               family: Sequence[Path] = (), scratch: Path | None = None) -> LiveVerdict:
+@overload
+def weights_verification_table(bridge: Any, megatron_model: Any, *, hf_pretrained: Any = None, direct: bool = True,
+                               family: Path | Sequence[Path] = (), scratch: Path | None = None) -> LiveVerdict: ...
+
+
+@overload
+def weights_verification_table(bridge: Any, hf_pretrained: Any, megatron_model: Any, *, direct: bool = True,
+                               family: Path | Sequence[Path] = (), scratch: Path | None = None) -> LiveVerdict: ...
+
+
+def weights_verification_table(bridge: Any, *models: Any, hf_pretrained: Any = None, megatron_model: Any = None,
+                               direct: bool = True, family: Path | Sequence[Path] = (),
+                               scratch: Path | None = None) -> LiveVerdict:
     """Drop-in for Megatron Bridge's helper, in its form (bridge, megatron_model) and in (bridge, hf_pretrained,
-    megatron_model): streams what the bridge exports, compares bit for bit, misses nothing on either side.
+    megatron_model), by place or by keyword: streams what the bridge exports, compares bit for bit, misses nothing on either
+    side.
 
     A bridge that imports and exports wrongly in the same way passes that. `direct` therefore judges what each rank holds
     against what our family says that a faultless import gives it; where something differs, the rules of the bridge
-    (inspect_bridge) and the files of the ranks (diagnose_live, beneath `scratch`) are searched for the mistake.
+    (inspect_bridge) and the files of the ranks (diagnose_live, beneath `scratch`) are searched for the mistake. What fails in
+    that search stands under `unproven`; the rows stay.
     """
-    if megatron_model is None:
-        hf_pretrained, megatron_model = bridge.hf_pretrained, hf_pretrained
+    hf_pretrained, megatron_model = _models_of(bridge, models, hf_pretrained, megatron_model)
     folder = _folder_of(hf_pretrained)
     out = LiveVerdict("Hugging Face Weights Verification")
     stream = bridge.export_hf_weights(megatron_model, show_progress=False)
@@ -428,37 +473,48 @@ def weights_verification_table(bridge: Any, hf_pretrained: Any, megatron_model: 
     elif folder is None:
         out.unproven.append("what the ranks hold was not looked at: the files of the Hugging Face model are not known")
     else:
-        _add_direct(out, bridge, hf_pretrained, folder, megatron_model, family, scratch)
+        _add_direct(out, folder, megatron_model, family)
     if not out.ok:
         _add_causes(out, bridge, folder, megatron_model, family, scratch)
     return out
 
 
-def _add_direct(out: LiveVerdict, bridge: Any, hf_pretrained: Any, folder: str, model: Any, family: Sequence[Path],
-                scratch: Path | None) -> None:
+def _models_of(bridge: Any, models: tuple[Any, ...], hf_pretrained: Any, megatron_model: Any) -> tuple[Any, Any]:
+    """(Hugging Face's, Megatron's) of the arguments by place, the last of which is Megatron's unless that has a name."""
+    places = list(models)
+    if megatron_model is None and places:
+        megatron_model = places.pop()
+    if hf_pretrained is None and places:
+        hf_pretrained = places.pop()
+    if megatron_model is None or places:
+        raise TypeError("weights_verification_table takes a bridge, optionally the Hugging Face model, and the Megatron model")
+    return (bridge.hf_pretrained if hf_pretrained is None else hf_pretrained), megatron_model
+
+
+def _add_direct(out: LiveVerdict, folder: str, model: Any, family: Path | Sequence[Path]) -> None:
     try:
         out.rows += _judge_ranks(folder, model, {"family": family})
-    except Error as error:
-        out.unproven.append(f"what the ranks hold was not judged: {error.what}")
+    except Exception as error:
+        out.unproven.append(f"what the ranks hold was not judged: {_reason(error)}")
 
 
-def _add_causes(out: LiveVerdict, bridge: Any, folder: str | None, model: Any, family: Sequence[Path],
+def _add_causes(out: LiveVerdict, bridge: Any, folder: str | None, model: Any, family: Path | Sequence[Path],
                 scratch: Path | None) -> None:
     provider = None
     try:
         dump = inspect_bridge(bridge)
         provider = dump.document["provider"]
         out.causes += dump.lint(family=family).causes
-    except (Error, TypeError) as error:
-        out.unproven.append(f"the bridge's rules were not judged: {error}")
+    except Exception as error:
+        out.unproven.append(f"the bridge's rules were not judged: {_reason(error)}")
     if folder is None:
         return
     try:
         report = diagnose_live(folder, model, provider=provider, scratch=scratch, family=family)
         known = {(cause.id, cause.message) for cause in out.causes}
         out.causes += [cause for cause in report.causes if (cause.id, cause.message) not in known]
-    except Error as error:
-        out.unproven.append(f"the search for the mistake did not run: {error.what}")
+    except Exception as error:
+        out.unproven.append(f"the search for the mistake did not run: {_reason(error)}")
 
 
 def verify_live(tensors: Any, manifest: Manifest | Path) -> LiveVerdict:
@@ -470,7 +526,11 @@ def verify_live(tensors: Any, manifest: Manifest | Path) -> LiveVerdict:
             manifest = Manifest(json.load(f))
     entries = {entry["name"]: entry for entry in manifest.tensors}
     out, seen = LiveVerdict("Live model against manifest"), set()
-    for name, tensor in tensors.items() if isinstance(tensors, Mapping) else tensors:
+    for item in tensors.items() if isinstance(tensors, Mapping) else tensors:
+        name, tensor = item[0], item[1]
+        if name in seen:
+            out.rows.append(_twice(name, tensor))
+            continue
         seen.add(name)
         out.rows.append(_judge_entry(name, tensor, entries.get(name)))
     for name in sorted(entries.keys() - seen):

@@ -152,6 +152,7 @@ class Report:
                 lines.append(f"  hint: {cause.hint}")
         if len(self.causes) > SHOWN_CAUSES:
             lines.append(f"and {len(self.causes) - SHOWN_CAUSES} more causes")
+        lines += [f"not proven: {text}" for text in self.unproven]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,16 +44,14 @@ def as_numpy(dtype: str, shape: list[int], data: npt.NDArray[np.uint8]) -> npt.N
 
 
 def as_torch(dtype: str, shape: list[int], data: npt.NDArray[np.uint8]) -> Any:
-    """`data` seen as a torch tensor. It is not to be written to: the memory may be a file's."""
+    """`data` seen as a torch tensor, which may be written to where `data` may."""
     import torch
     element = getattr(torch, {**_NUMPY, **_ML_DTYPES}.get(dtype, "uint8"), None)
     if element is None:
         raise Error("unsupported", "dtype", f"this torch has no dtype for {dtype}")
     if data.size == 0:
         return torch.empty(shape, dtype=element)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of memory that is not writable
-        flat = torch.frombuffer(data, dtype=element)
+    flat = torch.frombuffer(data, dtype=element)
     return flat if dtype not in _NUMPY and dtype not in _ML_DTYPES else flat.reshape(shape)
 
 
@@ -63,14 +60,45 @@ def is_torch(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _lend_torch(tensor: Any) -> Lent:
+def _refuse(what: str, hint: str = "") -> Error:
+    return Error("unsupported", "tensor", what, "", hint)
+
+
+def _strided(tensor: Any) -> Any:
+    """The tensor, where it has memory of its own that holds its values in order of its strides."""
+    if hasattr(tensor, "device_mesh") or hasattr(tensor, "to_local"):
+        raise _refuse("a distributed tensor (DTensor) is in parts on several ranks",
+                      "compare what .to_local() or .full_tensor() gives")
+    if tensor.is_quantized:
+        raise _refuse(f"a quantized tensor ({tensor.dtype}) has scales besides its codes",
+                      "compare .int_repr() and the scales, or what .dequantize() gives")
+    if tensor.layout is not _torch().strided:
+        raise _refuse(f"a tensor of layout {tensor.layout} does not hold all of its elements", "compare what .to_dense() gives")
+    if getattr(tensor, "is_nested", False):
+        raise _refuse("a nested tensor has no shape", "compare its parts")
+    if tensor.device.type == "meta":
+        raise _refuse("a tensor of the meta device has a shape and no values")
+    return tensor
+
+
+def _torch() -> Any:
     import torch
+    return torch
+
+
+def _lend_torch(tensor: Any) -> Lent:
+    tensor = _strided(tensor)
     name = str(tensor.dtype).removeprefix("torch.")
     short = _SHORT.get(name)
-    if short is None or tensor.layout is not torch.strided:
-        raise Error("unsupported", "dtype", f"tensors of {tensor.dtype}, {tensor.layout} are not compared")
-    plain = tensor.detach().to("cpu").contiguous()
-    return short, list(plain.shape), plain.reshape(-1).view(torch.uint8).numpy()
+    if short is None:
+        raise Error("unsupported", "dtype", f"tensors of {tensor.dtype} are not compared")
+    try:
+        # Conjugated and negated views are values that no memory holds yet.
+        plain = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+        data = plain.reshape(-1).view(_torch().uint8).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise _refuse(f"a tensor of {type(tensor).__name__} gives no bytes: {error}") from error
+    return short, list(plain.shape), data
 
 
 def lend(value: Any) -> Lent:

@@ -27,6 +27,9 @@ std::array<Mapping, kMaxMappings>& Mappings() {
   return *table;
 }
 
+// Set when a file found no place in the table: from then on no address is known to be no file's.
+std::atomic<bool> table_was_full{false};
+
 void RegisterMapping(const void* data, size_t size, const std::string& name) {
   for (Mapping& m : Mappings()) {
     uintptr_t expected = 0;
@@ -38,15 +41,26 @@ void RegisterMapping(const void* data, size_t size, const std::string& name) {
     m.begin.store(reinterpret_cast<uintptr_t>(data));
     return;
   }
+  table_was_full.store(true);
+}
+
+// Async-signal-safe. nullptr: no mapped file holds it, or none of the table.
+Mapping* MappingOf(const void* address) {
+  const auto a = reinterpret_cast<uintptr_t>(address);
+  for (Mapping& m : Mappings()) {
+    const uintptr_t begin = m.begin.load();
+    if (begin > 1 && begin <= a && a < m.end) return &m;
+  }
+  return nullptr;
 }
 
 void UnregisterMapping(const void* data) {
-  for (Mapping& m : Mappings()) {
-    if (m.begin.load() == reinterpret_cast<uintptr_t>(data)) {
-      m.begin.store(0);
-      return;
-    }
-  }
+  if (Mapping* m = MappingOf(data)) m->begin.store(0);
+}
+
+uintptr_t PageOf(uintptr_t address) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  return address / page * page;
 }
 
 class Descriptor {
@@ -107,7 +121,8 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::filesystem
   file->path_ = path;
   file->size_ = static_cast<uint64_t>(st.st_size);
   if (file->size_ > 0) {
-    void* data = ::mmap(nullptr, file->size_, PROT_READ, MAP_SHARED, fd.get(), 0);
+    // Private, so that AllowPrivateWrites can let a caller write to memory and never to the file.
+    void* data = ::mmap(nullptr, file->size_, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd.get(), 0);
     if (data == MAP_FAILED) return Fail(ErrnoError(errno, "cannot map the file", path));
     file->data_ = static_cast<const std::byte*>(data);
     RegisterMapping(data, file->size_, path.string());
@@ -157,12 +172,33 @@ Result<std::string> ReadTextFile(const std::filesystem::path& path, uint64_t max
 }
 
 const char* MappedFileNameAt(const void* address) {
-  const auto a = reinterpret_cast<uintptr_t>(address);
-  for (const Mapping& m : Mappings()) {
-    const uintptr_t begin = m.begin.load();
-    if (begin > 1 && begin <= a && a < m.end) return m.name.data();
+  const Mapping* mapping = MappingOf(address);
+  return mapping == nullptr ? "" : mapping->name.data();
+}
+
+bool PutZerosFrom(const void* address) {
+  const Mapping* mapping = MappingOf(address);
+  if (mapping == nullptr) return false;
+  const uintptr_t begin = PageOf(reinterpret_cast<uintptr_t>(address));
+  void* zeros = ::mmap(reinterpret_cast<void*>(begin), mapping->end - begin, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  return zeros != MAP_FAILED;
+}
+
+Status AllowPrivateWrites(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return {};
+  const Mapping* mapping = MappingOf(bytes.data());
+  if (mapping == nullptr && !table_was_full.load()) return {};
+  if (mapping == nullptr) {
+    return Fail(ErrorKind::kUnsupported, "too-many-files", "too many files are open to know them");
   }
-  return "";
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t begin = PageOf(first);
+  if (::mprotect(reinterpret_cast<void*>(begin), first + bytes.size() - begin,
+                 PROT_READ | PROT_WRITE) != 0) {
+    return Fail(ErrnoError(errno, "cannot make memory writable", mapping->name.data()));
+  }
+  return {};
 }
 
 }  // namespace weighbridge

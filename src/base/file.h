@@ -1,6 +1,7 @@
 // Reading files: the only door to file content. A MappedFile is immutable and may be read from any
-// thread. A file that shrinks while it is mapped raises SIGBUS; InstallSigbusReporter (cli) turns
-// that into an error message, since no reader can prevent it.
+// thread. A file that shrinks while it is mapped raises SIGBUS, which no reader can prevent: the
+// program names the file and ends (cli/run.cc), the Python package goes on and raises an error
+// (base/shrunk_files.h).
 #pragma once
 
 #include <cstddef>
@@ -28,7 +29,8 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
 
   // Tells the kernel that [offset, offset + length) will not be read again soon, so that reading a
-  // file larger than memory does not push everything else out.
+  // file larger than memory does not push everything else out. What was
+  // written there (AllowPrivateWrites) is lost.
   void DropBehind(uint64_t offset, uint64_t length) const;
 
  private:
@@ -47,5 +49,13 @@ Error ErrnoError(int error_number, const std::string& action, const std::filesys
 // The name of the mapped file that holds `address`, or "" (async-signal-safe look-up; at most the
 // first 4096 mappings are known).
 const char* MappedFileNameAt(const void* address);
+
+// In the mapped file that holds `address`: zeros in place of everything from its page on, for a
+// file that ends before it. False when no mapped file holds it. Async-signal-safe.
+bool PutZerosFrom(const void* address);
+
+// Lets the caller write to `bytes` of a mapped file, in memory alone: the file stays as it is.
+// Memory of no mapped file is left as it is. Errors: kUnsupported when it cannot be told.
+Status AllowPrivateWrites(std::span<const std::byte> bytes);
 
 }  // namespace weighbridge

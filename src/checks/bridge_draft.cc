@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "checks/mapping_classes.h"
+#include "checks/rule_code.h"
 
 namespace weighbridge {
 namespace {
@@ -227,7 +228,7 @@ class Draft {
   std::string Param(const Drafted& d) const {
     const RegistryRule& rule = *d.rule;
     const bool outer = rule.megatron.find('*') == std::string::npos;
-    const MappingClass* known = FindMappingClass(rule.importer);
+    const MappingClass* known = KnownClassOf(rule);
     std::string text = fmt::format("\n# {}\n", rule.Text());
     if (known == nullptr) text += "# CHECK: the class converts by code of its own\n";
     text += LayersOf(d);
@@ -295,7 +296,7 @@ class Draft {
     const std::string_view transform = vocab              ? "pad_vocab"
                                        : known == nullptr ? "identity"
                                                           : known->transforms[0];
-    if (d.rule->transposes) {
+    if (d.rule->permute_dims == std::vector<int64_t>{1, 0}) {
       text += "transform = { name = \"identity\", transposed = true }\n";
     } else if (transform != "identity") {
       text += fmt::format("transform = \"{}\"\n", transform);

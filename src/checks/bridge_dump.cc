@@ -9,8 +9,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMaxWildcards = 8;  // more would make matching slow, and no registry has them
-
 tl::unexpected<Error> Wrong(const std::string& where, const std::string& what) {
   return Fail(ErrorKind::kInvalid, "bridge-dump", what, where,
               "the file has to be one that weighbridge.inspect_bridge wrote");
@@ -21,10 +19,6 @@ Result<std::string> TextOf(const json& table, const char* key, const std::string
     return Wrong(where, fmt::format("'{}' is to be a text", key));
   }
   return table[key].get<std::string>();
-}
-
-bool TooManyWildcards(const std::string& pattern) {
-  return std::count(pattern.begin(), pattern.end(), '*') > static_cast<int>(kMaxWildcards);
 }
 
 Result<RuleSources> ParseSources(const json& hf, const std::string& where) {
@@ -38,10 +32,38 @@ Result<RuleSources> ParseSources(const json& hf, const std::string& where) {
     }
   }
   if (out.empty()) return Wrong(where, "a rule is to have HF names");
-  for (const auto& [role, pattern] : out) {
-    if (TooManyWildcards(pattern)) return Wrong(where, "too many wildcards in " + pattern);
-  }
   return out;
+}
+
+Result<std::vector<std::string>> ParseTexts(const json& list, const std::string& where) {
+  if (!list.is_array() ||
+      !std::all_of(list.begin(), list.end(), [](const json& text) { return text.is_string(); })) {
+    return Wrong(where, "a list of texts was expected");
+  }
+  return list.get<std::vector<std::string>>();
+}
+
+Result<std::map<std::string, std::string>> ParseTextTable(const json& table,
+                                                          const std::string& where) {
+  if (!table.is_object() ||
+      !std::all_of(table.begin(), table.end(), [](const json& text) { return text.is_string(); })) {
+    return Wrong(where, "a table of texts was expected");
+  }
+  return table.get<std::map<std::string, std::string>>();
+}
+
+Status ParseArgs(const json& args, const std::string& where, RegistryRule& rule) {
+  if (!args.is_object()) return Wrong(where, "the arguments of a rule are to be a table");
+  const json permuted = args.value("permute_dims", json::array());
+  if (!permuted.is_array() || !std::all_of(permuted.begin(), permuted.end(), [](const json& axis) {
+        return axis.is_number_integer() && axis <= 64 && axis >= -64;
+      })) {
+    return Wrong(where, "permute_dims are to be numbers of axes");
+  }
+  rule.permute_dims = permuted.get<std::vector<int64_t>>();
+  rule.gathers_on_export = args.value("is_grouped_export", json(false)) == true;
+  rule.transposes_on_export = args.value("transpose_on_export", json(false)) == true;
+  return {};
 }
 
 Result<RegistryRule> ParseRule(const json& entry, size_t number) {
@@ -49,25 +71,50 @@ Result<RegistryRule> ParseRule(const json& entry, size_t number) {
   if (!entry.is_object()) return Wrong(where, "a rule is to be a table");
   RegistryRule rule;
   rule.number = number;
-  WB_TRY(rule.megatron, TextOf(entry, "megatron", where));
-  if (TooManyWildcards(rule.megatron)) return Wrong(where, "too many wildcards");
-  WB_TRY(rule.hf, ParseSources(entry.value("hf", json()), where));
   WB_TRY(rule.mapping_class, TextOf(entry, "class", where));
-  WB_TRY(rule.importer, TextOf(entry, "importer", where));
-  WB_TRY(rule.exporter, TextOf(entry, "exporter", where));
-  const json permuted = entry.contains("args") && entry["args"].is_object()
-                            ? entry["args"].value("permute_dims", json())
-                            : json();
-  rule.transposes = permuted == json::array({1, 0});
-  if (!permuted.is_null() && !rule.transposes) {
-    return Wrong(where, "permute_dims other than (1, 0) are not known");
+  WB_TRY(rule.classes, ParseTexts(entry.value("classes", json()), where));
+  WB_TRY(rule.own, ParseTextTable(entry.value("own", json::object()), where));
+  if (entry.contains("raised")) {
+    WB_TRY(rule.raised, TextOf(entry, "raised", where));
   }
+  // What raised may have raised before its names were known.
+  if (rule.raised.empty() || entry.contains("megatron")) {
+    WB_TRY(rule.megatron, TextOf(entry, "megatron", where));
+  }
+  if (rule.raised.empty() || entry.contains("hf")) {
+    WB_TRY(rule.hf, ParseSources(entry.value("hf", json()), where));
+  }
+  WB_RETURN_IF_ERROR(ParseArgs(entry.value("args", json::object()), where, rule));
   const json resolved = entry.value("resolved", json::object());
   if (!resolved.is_object()) return Wrong(where, "what a rule resolves to is to be a table");
   for (const auto& [name, hf] : resolved.items()) {
     WB_TRY(rule.resolved[name], ParseSources(hf, where));
   }
   return rule;
+}
+
+Result<std::map<size_t, std::string>> ParseByRule(const json& table, const std::string& where) {
+  WB_TRY(const auto texts, ParseTextTable(table, where));
+  std::map<size_t, std::string> out;
+  for (const auto& [number, text] : texts) {
+    if (number.empty() || number.size() > 9 ||
+        number.find_first_not_of("0123456789") != std::string::npos) {
+      return Wrong(where, fmt::format("'{}' is no number of a rule", number));
+    }
+    out.emplace(std::stoul(number), text);
+  }
+  return out;
+}
+
+Result<BridgeHook> ParseHook(const json& entry, size_t number) {
+  const std::string where = fmt::format("hooks[{}]", number);
+  if (!entry.is_object()) return Wrong(where, "a hook is to be a table");
+  BridgeHook hook;
+  WB_TRY(hook.method, TextOf(entry, "method", where));
+  WB_TRY(hook.code, TextOf(entry, "code", where));
+  WB_TRY(hook.changed, ParseByRule(entry.value("changed", json::object()), where));
+  WB_TRY(hook.untried, ParseByRule(entry.value("untried", json::object()), where));
+  return hook;
 }
 
 Result<std::vector<DumpedTensor>> ParseInventory(const json& rows, const std::string& where) {
@@ -84,22 +131,104 @@ Result<std::vector<DumpedTensor>> ParseInventory(const json& rows, const std::st
   return out;
 }
 
-// Both at the beginning of what is left.
-bool Match(std::string_view pattern, std::string_view name, std::vector<std::string>& captures) {
-  const size_t star = pattern.find('*');
-  if (star == std::string_view::npos) return pattern == name;
-  if (!name.starts_with(pattern.substr(0, star))) return false;
-  name.remove_prefix(star);
-  pattern.remove_prefix(star);
-  const bool any = pattern.starts_with("**");
-  const size_t longest =
-      any ? name.size() : std::min(name.find_first_not_of("0123456789"), name.size());
-  for (size_t length = longest + 1; length-- > (any ? 0 : 1);) {
-    captures.emplace_back(name.substr(0, length));
-    if (Match(pattern.substr(any ? 2 : 1), name.substr(length), captures)) return true;
-    captures.pop_back();
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
+// The pattern in pieces: a letter that stands for itself, a run of digits, any text.
+struct Piece {
+  enum Kind { kLetter, kDigits, kAny } kind;
+  char letter;
+};
+
+std::vector<Piece> PiecesOf(std::string_view pattern) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] != '*') {
+      pieces.push_back({Piece::kLetter, pattern[i]});
+    } else if (i + 1 < pattern.size() && pattern[i + 1] == '*') {
+      pieces.push_back({Piece::kAny, '*'});
+      ++i;
+    } else {
+      pieces.push_back({Piece::kDigits, '*'});
+    }
   }
-  return false;
+  return pieces;
+}
+
+// For each piece and each place in `name`: whether what is left of the pattern, from that piece on,
+// matches what is left of the name. Filled from the back, each field from its neighbours.
+class MatchTable {
+ public:
+  MatchTable(const std::vector<Piece>& pieces, std::string_view name)
+      : width_(name.size() + 1), fits_((pieces.size() + 1) * width_) {
+    fits_[pieces.size() * width_ + name.size()] = true;
+    for (size_t p = pieces.size(); p-- > 0;) {
+      for (size_t n = name.size() + 1; n-- > 0;)
+        fits_[p * width_ + n] = Fits(pieces[p], p, n, name);
+    }
+  }
+  bool at(size_t piece, size_t place) const { return fits_[piece * width_ + place]; }
+
+ private:
+  bool Fits(const Piece& piece, size_t p, size_t n, std::string_view name) const {
+    const bool more = n < name.size();
+    switch (piece.kind) {
+      case Piece::kLetter:
+        return more && name[n] == piece.letter && at(p + 1, n + 1);
+      case Piece::kDigits:
+        return more && IsDigit(name[n]) && (at(p + 1, n + 1) || at(p, n + 1));
+      case Piece::kAny:
+        return at(p + 1, n) || (more && at(p, n + 1));
+    }
+    return false;
+  }
+
+  size_t width_;
+  std::vector<bool> fits_;
+};
+
+// The end of what the wildcard `p` takes from `begin` on: as much as the rest allows.
+size_t LongestEnd(const MatchTable& table, const Piece& piece, size_t p, size_t begin,
+                  std::string_view name) {
+  size_t limit = name.size();
+  if (piece.kind == Piece::kDigits) {
+    limit = begin;
+    while (limit < name.size() && IsDigit(name[limit])) ++limit;
+  }
+  while (!table.at(p + 1, limit)) --limit;  // ends at the latest where the table says that it fits
+  return limit;
+}
+
+// Whether every wildcard is a run of digits that ends where the digits do: nothing to choose.
+bool IsPlain(const std::vector<Piece>& pieces) {
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    if (pieces[p].kind == Piece::kAny) return false;
+    const bool last = p + 1 == pieces.size();
+    if (pieces[p].kind == Piece::kDigits && !last &&
+        (pieces[p + 1].kind != Piece::kLetter || IsDigit(pieces[p + 1].letter))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::optional<std::vector<std::string>> MatchPlain(const std::vector<Piece>& pieces,
+                                                   std::string_view name) {
+  std::vector<std::string> captures;
+  size_t place = 0;
+  for (const Piece& piece : pieces) {
+    size_t end = place;
+    if (piece.kind == Piece::kLetter) {
+      if (place == name.size() || name[place] != piece.letter) return std::nullopt;
+      ++end;
+    } else {
+      while (end < name.size() && IsDigit(name[end])) ++end;
+      if (end == place) return std::nullopt;
+      captures.emplace_back(name.substr(place, end - place));
+    }
+    place = end;
+  }
+  if (place != name.size()) return std::nullopt;
+  return captures;
 }
 
 }  // namespace
@@ -126,6 +255,13 @@ Result<BridgeDump> ParseBridgeDump(const json& document) {
   if (!dump.provider.is_object() && !dump.provider.is_null()) {
     return Wrong("provider", "the provider is to be a table of fields");
   }
+  WB_TRY(dump.left_out, ParseTextTable(document.value("left_out", json::object()), "left_out"));
+  const json hooks = document.value("hooks", json::array());
+  if (!hooks.is_array()) return Wrong("hooks", "the hooks are to be a list");
+  for (size_t i = 0; i < hooks.size(); ++i) {
+    WB_TRY(BridgeHook hook, ParseHook(hooks[i], i));
+    dump.hooks.push_back(std::move(hook));
+  }
   if (document.contains("hf")) {
     WB_TRY(dump.hf, ParseInventory(document["hf"], "hf"));
   }
@@ -139,8 +275,25 @@ Result<BridgeDump> ParseBridgeDump(const json& document) {
 }
 
 std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std::string_view name) {
+  // Most rules differ from most names in what comes before the first wildcard.
+  const size_t star = pattern.find('*');
+  if (star == std::string_view::npos) {
+    return pattern == name ? std::optional(std::vector<std::string>()) : std::nullopt;
+  }
+  if (!name.starts_with(pattern.substr(0, star))) return std::nullopt;
+  const std::vector<Piece> pieces = PiecesOf(pattern.substr(star));
+  name.remove_prefix(star);
+  if (IsPlain(pieces)) return MatchPlain(pieces, name);
+  const MatchTable table(pieces, name);
+  if (!table.at(0, 0)) return std::nullopt;
   std::vector<std::string> captures;
-  if (!Match(pattern, name, captures)) return std::nullopt;
+  size_t place = 0;
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    const size_t end =
+        pieces[p].kind == Piece::kLetter ? place + 1 : LongestEnd(table, pieces[p], p, place, name);
+    if (pieces[p].kind != Piece::kLetter) captures.emplace_back(name.substr(place, end - place));
+    place = end;
+  }
   return captures;
 }
 

@@ -28,14 +28,31 @@ struct RegistryRule {
   std::string megatron;
   RuleSources hf;
   std::string mapping_class;  // "QKVMapping", for messages
-  // The classes whose code converts: those of a base class where it is inherited.
-  std::string importer, exporter;
-  bool transposes = false;  // permute_dims (1, 0)
+  // The class and those that it is made of, nearest first, each with its module.
+  std::vector<std::string> classes;
+  // Code besides Megatron Bridge's common mappings: method -> where it stands,
+  // "my_bridge.MyMapping.hf_to_megatron".
+  std::map<std::string, std::string> own;
+  std::vector<int64_t> permute_dims;  // empty: none
+  bool transposes_on_export = false;
+  bool gathers_on_export = false;  // all experts into one tensor (is_grouped_export)
+  // What the rule raised while it was inspected; the rest is what could be read before. Empty:
+  // nothing.
+  std::string raised;
   // What a class that resolves names by code of its own makes of Megatron names.
   std::map<std::string, RuleSources> resolved;
 
   // "rule 17 (QKVMapping decoder.layers.*.self_attention.linear_qkv.weight)"
   std::string Text() const;
+};
+
+// A method between files and rules, or in their place, that is not the one of Megatron Bridge's
+// base classes, and what it did to made-up tensors (docs/python.md).
+struct BridgeHook {
+  std::string method;  // "maybe_modify_loaded_hf_weight"
+  std::string code;    // where it stands, "my_bridge.MyBridge.maybe_modify_loaded_hf_weight"
+  std::map<size_t, std::string> changed;  // by the number of the rule, what it changed
+  std::map<size_t, std::string> untried;  // by the number of the rule, why
 };
 
 struct DumpedTensor {
@@ -48,6 +65,8 @@ struct BridgeDump {
   std::vector<RegistryRule> rules;
   nlohmann::json config;    // of the Hugging Face model
   nlohmann::json provider;  // its fields, as run_config.yaml has them; null: not at hand
+  std::map<std::string, std::string> left_out;  // fields that are no plain values -> their type
+  std::vector<BridgeHook> hooks;
   std::optional<std::vector<DumpedTensor>> hf, megatron;
   std::vector<std::string> notes;  // what could not be inspected
 };
@@ -56,7 +75,8 @@ struct BridgeDump {
 Result<BridgeDump> ParseBridgeDump(const nlohmann::json& document);
 
 // Megatron Bridge's matching: "*" is a run of digits, "**" any text, the whole name must match.
-// The texts that the wildcards stand for, from left to right; nullopt: no match.
+// The texts that the wildcards stand for, from left to right; nullopt: no match. Takes time and
+// memory of the product of both lengths, whatever the wildcards.
 std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std::string_view name);
 
 // Megatron Bridge's substitution: all "**" are filled first, then the "*".

@@ -5,26 +5,19 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <optional>
 #include <set>
 
 #include "base/strings.h"
+#include "checks/bridge_findings.h"
 #include "checks/effect_check.h"
 #include "checks/mapping_classes.h"
 #include "checks/megatron_config_check.h"
+#include "checks/rule_code.h"
 #include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge {
 namespace {
-
-using Names = std::vector<std::string>;
-
-Names NamesOf(const RuleSources& sources) {
-  Names names;
-  for (const auto& [role, name] : sources) names.push_back(name);
-  return names;
-}
 
 bool SameSet(Names a, Names b) {
   std::sort(a.begin(), a.end());
@@ -32,140 +25,10 @@ bool SameSet(Names a, Names b) {
   return a == b;
 }
 
-std::string Joined(const Names& names) { return fmt::format("{}", fmt::join(names, ", ")); }
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-
-// Numbers as *: one name for all layers and experts. Those of "linear_fc1" are part of a word.
-std::string Stars(const std::string& names) {
-  std::string out;
-  for (size_t i = 0; i < names.size(); ++i) {
-    const bool begins = IsDigit(names[i]) && (i == 0 || names[i - 1] == '.' ||
-                                              out.ends_with("weight") || out.ends_with("bias"));
-    size_t end = i;
-    while (begins && end < names.size() && IsDigit(names[end])) ++end;
-    const bool whole = begins && (end == names.size() || names[end] == '.' || names[end] == ',');
-    out += whole ? '*' : names[i];
-    if (whole) i = end - 1;
-  }
-  return out;
-}
-
-// What is wrong with one rule, or with none: collected over the parameters that show it.
-struct Finding {
-  std::string id, message, hint;
-  const RegistryRule* rule = nullptr;
-  std::string evidence;  // of the first parameter
-  Names parameters;      // Megatron names
-  // A mistake of one rule is one finding, however many parameters show it.
-  auto Key() const {
-    return rule == nullptr ? std::tuple(id, SIZE_MAX, message)
-                           : std::tuple(id, rule->number, std::string());
-  }
-};
-
-class Findings {
- public:
-  void Add(Finding finding) {
-    const auto [at, is_new] = index_.emplace(finding.Key(), found_.size());
-    if (is_new) {
-      found_.push_back(std::move(finding));
-    } else {
-      Names& there = found_[at->second].parameters;
-      there.insert(there.end(), finding.parameters.begin(), finding.parameters.end());
-    }
-  }
-
-  // One cause per rule: each is a mistake of its own.
-  void AddTo(Report& report) const {
-    for (const Finding& f : found_) {
-      Names where;
-      if (f.rule != nullptr) where.push_back(f.rule->Text());
-      where.insert(where.end(), f.parameters.begin(), f.parameters.end());
-      report.causes.push_back({f.id, Proof::kStructural, Origin::kConfig, std::move(where),
-                               f.message, f.evidence, f.hint});
-    }
-  }
-
- private:
-  std::vector<Finding> found_;
-  std::map<std::tuple<std::string, size_t, std::string>, size_t> index_;
-};
-
-// Which rules were the first to match some tensor, and which could have been.
-class RuleUse {
- public:
-  explicit RuleUse(const BridgeDump& dump) : dump_(dump), used_(dump.rules.size()) {}
-
-  const RegistryRule* Take(const std::string& name) {
-    const RegistryRule* rule = FirstRule(dump_, name);
-    if (rule != nullptr) used_[rule->number] = true;
-    return rule;
-  }
-
-  bool used(const RegistryRule& rule) const { return used_[rule.number]; }
-
-  // A rule that matches nothing of the model although it reads `hf`, or would but for a number in
-  // its pattern: meant for them. Rules for `other_spec`, the parameter's name under another module
-  // spec, have their reason to match nothing.
-  const RegistryRule* MeantFor(const Names& hf, const std::string& other_spec) const {
-    for (const RegistryRule& rule : dump_.rules) {
-      if (used_[rule.number] || MatchRule(rule.megatron, other_spec)) continue;
-      for (const auto& [role, pattern] : rule.hf) {
-        if (std::any_of(hf.begin(), hf.end(), [&p = pattern](const std::string& name) {
-              return MatchRule(p, name).has_value() || Stars(p) == Stars(name);
-            })) {
-          return &rule;
-        }
-      }
-    }
-    return nullptr;
-  }
-
-  int64_t unused() const { return std::count(used_.begin(), used_.end(), false); }
-
- private:
-  const BridgeDump& dump_;
-  std::vector<bool> used_;
-};
-
-ResultRow RowOf(const std::string& name, const Shape& shape, const Names& hf) {
-  ResultRow row;
-  row.megatron = {name, shape, std::nullopt};
-  for (const std::string& tensor : hf) row.hf.push_back({tensor, {}, std::nullopt});
-  row.metrics = NotCompared();
-  return row;
-}
-
-void Describe(const BridgeDump& dump, Report& report) {
-  report.command = "families lint";
-  report.level = "L0";
-  report.details.emplace_back("bridge", dump.bridge);
-  report.details.emplace_back("rules", fmt::format("{}", dump.rules.size()));
-  for (const std::string& note : dump.notes) report.unproven.push_back(note);
-  report.unproven.emplace_back(
-      "rules and classes were judged by their names: no weight was moved. "
-      "weighbridge.weights_verification_table judges what a live model holds");
-}
-
-void NoteUnused(const RuleUse& use, const BridgeDump& dump, Report& report) {
-  if (use.unused() == 0) return;
-  Names names;
-  for (const RegistryRule& rule : dump.rules) {
-    if (!use.used(rule) && names.size() < 5) names.push_back(rule.Text());
-  }
-  report.notes.push_back(
-      {"rules-unused",
-       fmt::format("{} of {} rules take no tensor of this model: {}{}", use.unused(),
-                   dump.rules.size(), Joined(names), use.unused() > 5 ? ", ..." : "")});
-}
-
-// -- against a family --
-
 class FamilyLint {
  public:
   FamilyLint(const Model& model, const BridgeDump& dump, Report& report)
-      : model_(model), dump_(dump), use_(dump), report_(report) {
+      : model_(model), dump_(dump), use_(dump), hooks_(dump), report_(report) {
     if (!dump.megatron) return;
     for (const DumpedTensor& tensor : *dump.megatron) live_.insert(tensor.name);
   }
@@ -177,9 +40,10 @@ class FamilyLint {
     for (size_t i = 0; i < taken.size(); ++i) {
       Judge(model_.parameters()[i], taken[i].first, taken[i].second);
     }
+    AddRaised(dump_, findings_);
     findings_.AddTo(report_);
     for (const std::string& text : unproven_) report_.unproven.push_back(text);
-    NoteUnused(use_, dump_, report_);
+    use_.NoteUnused(report_);
   }
 
  private:
@@ -199,14 +63,16 @@ class FamilyLint {
     ResultRow row = RowOf(name, p.shape, p.hf);
     row.transform = p.storage->transform;
     row.op = std::string(ToString(p.op));
-    const std::optional<Finding> finding =
-        rule == nullptr ? std::optional(Missing(p)) : Wrong(p, name, *rule);
+    std::optional<Finding> finding =
+        rule == nullptr ? std::optional(Missing(p)) : Wrong(p, name, *rule, row);
+    if (rule != nullptr && rule->raised.empty()) {
+      finding = hooks_.Judge(*rule, std::move(finding), row);
+    }
     if (finding) {
       row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
       row.why = finding->message;
-      Finding found = *finding;
-      found.parameters = {name};
-      findings_.Add(std::move(found));
+      finding->parameters = {name};
+      findings_.Add(*std::move(finding));
     }
     report_.results.push_back(std::move(row));
   }
@@ -226,21 +92,21 @@ class FamilyLint {
             "add a rule for it", nullptr, ""};
   }
 
+  // Sets the row's status where nothing can be said.
   std::optional<Finding> Wrong(const Parameter& p, const std::string& name,
-                               const RegistryRule& rule) {
+                               const RegistryRule& rule, ResultRow& row) {
+    if (!rule.raised.empty()) return Raised(rule);
     const RuleSources sources = *SourcesOf(rule, name);
     const Names read = NamesOf(sources);
     if (!SameSet(read, p.hf)) return WrongNames(p, name, rule, read);
-    for (const std::string& code : {rule.importer, rule.exporter}) {
-      const MappingClass* known = FindMappingClass(code);
-      if (known == nullptr) {
-        unproven_.insert(fmt::format("{} converts by code of its own, which was not judged", code));
-        continue;
-      }
-      if (auto wrong = WrongClass(p, rule, *known)) return wrong;
-      if (auto wrong = WrongRoles(p, rule, *known, sources)) return wrong;
+    const MappingClass* known = KnownClassOf(rule);
+    if (known == nullptr) {
+      SkipOwnCode(rule, OwnCodeOf(rule), row, unproven_);
+      return std::nullopt;
     }
-    return std::nullopt;
+    if (auto wrong = WrongClass(p, rule, *known)) return wrong;
+    if (auto wrong = WrongRoleNames(rule, *known)) return wrong;
+    return WrongRoles(p, rule, *known, sources);
   }
 
   Finding WrongNames(const Parameter& p, const std::string& name, const RegistryRule& rule,
@@ -262,36 +128,141 @@ class FamilyLint {
             fmt::format("its Hugging Face names should match {}", Joined(p.hf)), &rule, evidence};
   }
 
-  bool Transposed(const Parameter& p) const {
-    const auto option = p.storage->options.find("transposed");
+  static bool Flag(const Parameter& p, const std::string& name) {
+    const auto option = p.storage->options.find(name);
     return option != p.storage->options.end() && option->second == "true";
+  }
+
+  static Finding ClassFinding(const RegistryRule& rule, const std::string& what,
+                              std::string evidence) {
+    return {"rule-class", fmt::format("{} {}", rule.Text(), what),
+            "use the mapping class that does what the evidence asks for", &rule,
+            std::move(evidence)};
   }
 
   std::optional<Finding> WrongClass(const Parameter& p, const RegistryRule& rule,
                                     const MappingClass& known) {
-    const auto wrong = [&](const std::string& what, const std::string& evidence) {
-      return Finding{"rule-class", fmt::format("{} {}", rule.Text(), what),
-                     "use the mapping class that does what the evidence asks for", &rule, evidence};
-    };
     const std::string& transform = p.storage->transform;
     if (std::find(known.transforms.begin(), known.transforms.end(), transform) ==
         known.transforms.end()) {
-      return wrong(fmt::format("does not do the transform '{}'", transform),
-                   fmt::format("{} does: {}", known.name, fmt::join(known.transforms, ", ")));
+      return ClassFinding(
+          rule, fmt::format("does not do the transform '{}'", transform),
+          fmt::format("{} does: {}", known.name, fmt::join(known.transforms, ", ")));
+    }
+    if (NeedsHook(transform) && !hooks_.Does(transform)) {
+      return ClassFinding(rule, fmt::format("does not do the transform '{}'", transform),
+                          "Megatron Bridge does it in maybe_modify_loaded_hf_weight and "
+                          "maybe_modify_converted_hf_weight, which this bridge has not");
     }
     if (known.op != p.op) {
-      return wrong(known.op == Op::kNone ? "does not change values, which this norm needs"
-                                         : "changes values, which are stored alike on both sides",
-                   fmt::format("op '{}' is needed, {} does '{}'", ToString(p.op), known.name,
-                               ToString(known.op)));
+      return ClassFinding(rule,
+                          known.op == Op::kNone
+                              ? "does not change values, which this norm needs"
+                              : "changes values, which are stored alike on both sides",
+                          fmt::format("op '{}' is needed, {} does '{}'", ToString(p.op), known.name,
+                                      ToString(known.op)));
     }
-    if (transform == "identity" && p.shape.size() == 2 && rule.transposes != Transposed(p)) {
-      return wrong(rule.transposes ? "transposes a tensor that lies alike on both sides"
-                                   : "does not transpose a tensor that Megatron has transposed",
-                   fmt::format("Megatron's shape is {}", ToString(p.shape)));
-    }
+    if (auto order = WrongOrder(p, rule, known)) return order;
+    if (auto transposed = WrongTransposition(p, rule, known)) return transposed;
     if (auto cut = WrongCut(p, rule, known)) return cut;
     return AmbiguousShape(p, rule, known);
+  }
+
+  // Axes and rows besides transposition.
+  std::optional<Finding> WrongOrder(const Parameter& p, const RegistryRule& rule,
+                                    const MappingClass& known) {
+    if (Flag(p, "interleaved") != known.interleaved) {
+      return ClassFinding(rule,
+                          known.interleaved
+                              ? "takes gate and up for alternating, which they are not"
+                              : "takes gate and up for halves, and they alternate",
+                          fmt::format("{} has both in {}", p.hf[0], known.name));
+    }
+    const bool stacked = p.storage->transform.starts_with("expert");
+    if (rule.gathers_on_export != stacked) {
+      return ClassFinding(rule,
+                          stacked ? "does not gather all experts into one tensor on export"
+                                  : "gathers experts into one tensor on export, and this is none",
+                          fmt::format("is_grouped_export is {}", rule.gathers_on_export));
+    }
+    const bool squeezed = p.storage->transform == "identity" && Flag(p, "squeeze");
+    if (squeezed != known.squeezes && (squeezed || p.storage->transform == "identity")) {
+      return ClassFinding(rule,
+                          known.squeezes ? "drops a leading axis that is not there"
+                                         : "does not drop the leading axis of extent 1",
+                          fmt::format("Megatron's shape is {}", ToString(p.shape)));
+    }
+    return std::nullopt;
+  }
+
+  std::optional<Finding> WrongTransposition(const Parameter& p, const RegistryRule& rule,
+                                            const MappingClass& known) {
+    const std::string shape = fmt::format("Megatron's shape is {}", ToString(p.shape));
+    if (const std::string axes = OddAxes(p, rule, known); !axes.empty()) {
+      return ClassFinding(rule, axes, shape);
+    }
+    const bool needed = p.shape.size() == 2 && Flag(p, "transposed");
+    if (known.transposing == Transposing::kArgument && p.shape.size() == 2 &&
+        Exchanges(rule) != needed) {
+      return ClassFinding(rule,
+                          needed ? "does not transpose a tensor that Megatron has transposed"
+                                 : "transposes a tensor that lies alike on both sides",
+                          shape);
+    }
+    return WrongExport(rule, known, needed, shape);
+  }
+
+  // What transpose_on_export does beside permute_dims, of classes that export all experts in one.
+  static std::optional<Finding> WrongExport(const RegistryRule& rule, const MappingClass& known,
+                                            bool needed, const std::string& shape) {
+    const bool by_shape = known.transposing == Transposing::kByShape;
+    if (by_shape && needed && !rule.transposes_on_export) {
+      return ClassFinding(rule, "does not transpose on export what it transposes on import",
+                          shape + "; transpose_on_export is not set");
+    }
+    const bool twice = !by_shape || !needed;
+    if (rule.transposes_on_export && rule.gathers_on_export && twice) {
+      return ClassFinding(
+          rule, "transposes on export what lies alike",
+          shape +
+              "; transpose_on_export is set, and only where the original is at hand are "
+              "shapes compared first");
+    }
+    return std::nullopt;
+  }
+
+  static bool Exchanges(const RegistryRule& rule) {
+    return rule.permute_dims == std::vector<int64_t>{1, 0} ||
+           rule.permute_dims == std::vector<int64_t>{-1, -2} ||
+           rule.permute_dims == std::vector<int64_t>{-1, 0} ||
+           rule.permute_dims == std::vector<int64_t>{1, -2};
+  }
+
+  // permute_dims that no tensor of this shape can have, or that its class does not look at; empty:
+  // none of that.
+  static std::string OddAxes(const Parameter& p, const RegistryRule& rule,
+                             const MappingClass& known) {
+    if (rule.permute_dims.empty()) return "";
+    const std::string given =
+        fmt::format("has permute_dims ({})", fmt::join(rule.permute_dims, ", "));
+    if (known.transposing != Transposing::kArgument) {
+      return known.transposing == Transposing::kByShape || known.transposing == Transposing::kNever
+                 ? given + ", which its class does not look at"
+                 : given + " besides what its class transposes by itself";
+    }
+    const auto axes = static_cast<int64_t>(p.shape.size());
+    std::set<int64_t> named;
+    bool same = true;
+    for (size_t i = 0; i < rule.permute_dims.size(); ++i) {
+      const int64_t axis = rule.permute_dims[i] + (rule.permute_dims[i] < 0 ? axes : 0);
+      if (axis >= 0 && axis < axes) named.insert(axis);
+      same = same && axis == static_cast<int64_t>(i);
+    }
+    if (static_cast<int64_t>(rule.permute_dims.size()) != axes ||
+        static_cast<int64_t>(named.size()) != axes) {
+      return given + ", and the tensor has other axes";
+    }
+    return same || axes == 2 ? "" : given + ", and the tensor lies alike on both sides";
   }
 
   std::optional<Finding> WrongCut(const Parameter& p, const RegistryRule& rule,
@@ -304,26 +275,46 @@ class FamilyLint {
     // Row-parallel layers keep their biases whole.
     const bool row_bias =
         known.cut == MappingCut::kRow && p.shape.size() == 1 && needed == MappingCut::kReplicated;
-    if (known.cut == MappingCut::kAny || known.cut == needed || row_bias) return std::nullopt;
-    return Finding{
-        "rule-class",
-        fmt::format("{} cuts the tensor {} over tensor-parallel ranks, the module is cut {}",
-                    rule.Text(), kText[static_cast<size_t>(known.cut)],
-                    kText[static_cast<size_t>(needed)]),
-        "use AutoMapping, or the class of the module's cut", &rule,
-        fmt::format("{} for a tensor of shape {}", known.name, ToString(p.shape))};
+    if (known.cut != MappingCut::kAny && known.cut != needed && !row_bias) {
+      return Finding{
+          "rule-class",
+          fmt::format("{} cuts the tensor {} over tensor-parallel ranks, the module is cut {}",
+                      rule.Text(), kText[static_cast<size_t>(known.cut)],
+                      kText[static_cast<size_t>(needed)]),
+          "use AutoMapping, or the class of the module's cut", &rule,
+          fmt::format("{} for a tensor of shape {}", known.name, ToString(p.shape))};
+    }
+    return WrongParts(p, rule, known);
+  }
+
+  // Gate and up, or the parts of a mixer, are each cut over ranks.
+  static std::optional<Finding> WrongParts(const Parameter& p, const RegistryRule& rule,
+                                           const MappingClass& known) {
+    const size_t parts = p.cut.components.size();
+    if (known.packing == Packing::kEven && parts > 1) {
+      return ClassFinding(
+          rule, "cuts a tensor of several parts as if it were one: ranks get mixtures of them",
+          fmt::format("{} is cut over tensor-parallel ranks in {} parts of {} rows", p.hf[0], parts,
+                      fmt::join(p.cut.components, ", ")));
+    }
+    if (known.packing == Packing::kParts && parts <= 1) {
+      return ClassFinding(
+          rule, "cuts a tensor of one part as if it had several",
+          fmt::format("{} for a tensor of shape {}", known.name, ToString(p.shape)));
+    }
+    return std::nullopt;
   }
 
   // A tensor that fits as it is and transposed.
   std::optional<Finding> AmbiguousShape(const Parameter& p, const RegistryRule& rule,
                                         const MappingClass& known) {
-    if (!known.guesses_transpose || p.shape.size() != 2) return std::nullopt;
+    const bool by_shape =
+        known.transposing == Transposing::kByShape || known.transposing == Transposing::kOwn;
+    if (!by_shape || p.shape.size() != 2 || !Flag(p, "transposed")) return std::nullopt;
     const auto plan = model_.Plan(p);
     if (!plan || plan->sources.empty() || plan->sources[0].shape.size() < 2) return std::nullopt;
     const Shape& hf = plan->sources[0].shape;
-    const auto option = p.storage->options.find("transposed");
-    const bool transposed = option != p.storage->options.end();
-    if (hf[hf.size() - 1] != hf[hf.size() - 2] || !transposed) return std::nullopt;
+    if (hf[hf.size() - 1] != hf[hf.size() - 2]) return std::nullopt;
     return Finding{
         "rule-by-shape",
         fmt::format("{} tells by the shape whether to transpose, and this tensor is square: it is "
@@ -353,6 +344,7 @@ class FamilyLint {
   const Model& model_;
   const BridgeDump& dump_;
   RuleUse use_;
+  HookUse hooks_;
   std::set<std::string> live_;
   Findings findings_;
   std::set<std::string> unproven_;
@@ -375,148 +367,14 @@ void LintProvider(const Model& model, const BridgeDump& dump, const RuntimeChoic
   CheckMegatronConfig(model, config, by_effect, report);
 }
 
-// -- against inventories alone --
-
-class InventoryLint {
- public:
-  InventoryLint(const BridgeDump& dump, Report& report) : dump_(dump), use_(dump), report_(report) {
-    for (const DumpedTensor& tensor : *dump.hf) hf_.emplace(tensor.name, tensor.shape);
-  }
-
-  void Run() {
-    std::vector<const RegistryRule*> taken;
-    for (const DumpedTensor& tensor : *dump_.megatron) taken.push_back(use_.Take(tensor.name));
-    for (size_t i = 0; i < taken.size(); ++i) Judge((*dump_.megatron)[i], taken[i]);
-    JudgeUnread();
-    findings_.AddTo(report_);
-    NoteUnused(use_, dump_, report_);
-  }
-
- private:
-  void Judge(const DumpedTensor& tensor, const RegistryRule* rule) {
-    const Names read = rule == nullptr ? Names() : NamesOf(*SourcesOf(*rule, tensor.name));
-    ResultRow row = RowOf(tensor.name, tensor.shape, read);
-    std::optional<Finding> finding =
-        rule == nullptr ? std::optional(Missing(tensor)) : Wrong(tensor, *rule, read);
-    if (finding) {
-      row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
-      row.why = finding->message;
-      finding->parameters = {tensor.name};
-      findings_.Add(*std::move(finding));
-    }
-    report_.results.push_back(std::move(row));
-  }
-
-  Finding Missing(const DumpedTensor& tensor) {
-    return {"rule-missing", fmt::format("no rule takes {}", Stars(tensor.name)),
-            "add a rule for it, or mend the pattern of one that takes nothing", nullptr, ""};
-  }
-
-  std::optional<Finding> Wrong(const DumpedTensor& tensor, const RegistryRule& rule,
-                               const Names& read) {
-    for (const std::string& name : read) {
-      if (hf_.contains(name)) continue;
-      return Finding{
-          "rule-hf-name",
-          fmt::format("{} reads a Hugging Face tensor that the model has not", rule.Text()),
-          "mend its Hugging Face pattern", &rule, fmt::format("{} reads {}", tensor.name, name)};
-    }
-    for (const std::string& name : read) {
-      const auto [first, is_new] = readers_.emplace(name, tensor.name);
-      if (is_new || Stars(first->second) == Stars(tensor.name) || IsTie(tensor, first->second)) {
-        // Stacked experts share a tensor; layers never do.
-        if (is_new || hf_.at(name).size() > 2 || IsTie(tensor, first->second)) continue;
-      }
-      return Finding{
-          "rule-double",
-          fmt::format("{} reads a Hugging Face tensor that another parameter reads", rule.Text()),
-          "one of the two names the wrong tensor", &rule,
-          fmt::format("{} is read for {} and for {}", name, first->second, tensor.name)};
-    }
-    return WrongSize(tensor, rule, read);
-  }
-
-  static bool IsTie(const DumpedTensor& tensor, const std::string& other) {
-    const auto outer = [](const std::string& name) {
-      return name.ends_with("output_layer.weight") || name.ends_with("word_embeddings.weight");
-    };
-    return outer(tensor.name) && outer(other);
-  }
-
-  // A class that takes one tensor cannot make a larger one of it, nor one of several a smaller one.
-  std::optional<Finding> WrongSize(const DumpedTensor& tensor, const RegistryRule& rule,
-                                   const Names& read) {
-    const bool padded = tensor.name.ends_with("output_layer.weight") ||
-                        tensor.name.ends_with("word_embeddings.weight");
-    int64_t elements = 0;
-    std::string shapes;
-    for (const std::string& name : read) {
-      const Shape& shape = hf_.at(name);
-      if (shape.size() > 2) return std::nullopt;  // of experts, one each
-      elements += Numel(shape);
-      shapes += (shapes.empty() ? "" : ", ") + ToString(shape);
-    }
-    if (padded || elements == Numel(tensor.shape)) return std::nullopt;
-    return Finding{
-        "rule-class",
-        fmt::format("{} cannot make the Megatron tensor of what it reads", rule.Text()),
-        "use a mapping class that joins all tensors of the parameter", &rule,
-        fmt::format("{} is {}, read is {}", tensor.name, ToString(tensor.shape), shapes)};
-  }
-
-  // Hugging Face tensors that no Megatron tensor needs are lost by a round trip.
-  void JudgeUnread() {
-    std::map<std::string, std::string> unread;  // by pattern, the first of them
-    for (const auto& [name, shape] : hf_) {
-      if (!readers_.contains(name)) unread.emplace(Stars(name), name);
-    }
-    for (const auto& [pattern, first] : unread) {
-      const RegistryRule* meant = use_.MeantFor({first}, "");
-      findings_.Add({meant == nullptr ? "rule-missing" : "rule-dead",
-                     meant == nullptr
-                         ? fmt::format("no rule reads {}", pattern)
-                         : fmt::format("{} would read {}, but matches no Megatron tensor",
-                                       meant->Text(), pattern),
-                     meant == nullptr ? "add a rule for it" : "mend its Megatron pattern",
-                     meant,
-                     "",
-                     {first}});
-    }
-  }
-
-  const BridgeDump& dump_;
-  RuleUse use_;
-  Report& report_;
-  Findings findings_;
-  std::map<std::string, Shape> hf_;
-  std::map<std::string, std::string> readers_;  // HF name -> the first that reads it
-};
-
 }  // namespace
 
 Report LintBridge(const Model& model, const BridgeDump& dump, const RuntimeChoice& runtime) {
   Report report;
-  Describe(dump, report);
+  DescribeBridge(dump, report);
   report.details.emplace_back("family", model.spec().name);
   FamilyLint(model, dump, report).Run();
   LintProvider(model, dump, runtime, report);
-  return report;
-}
-
-Result<Report> LintInventories(const BridgeDump& dump) {
-  if (!dump.hf || !dump.megatron) {
-    return Fail(ErrorKind::kUsage, "inventory-missing",
-                fmt::format("no family describes the model, and the dump lacks the names of the {} "
-                            "side",
-                            !dump.hf ? "Hugging Face" : "Megatron"),
-                "", "give hf= and model= to inspect_bridge");
-  }
-  Report report;
-  Describe(dump, report);
-  report.unproven.emplace_back(
-      "no family describes the model: the order of rows within a tensor, "
-      "and the provider's fields, were not judged");
-  InventoryLint(dump, report).Run();
   return report;
 }
 

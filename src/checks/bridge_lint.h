@@ -16,10 +16,6 @@ namespace weighbridge {
 // (HasRuleFor), or with the dump's inventory.
 Report LintBridge(const Model& model, const BridgeDump& dump, const RuntimeChoice& runtime);
 
-// Of a model that no family describes: the two inventories of the dump against its rules. One row
-// per Megatron tensor. Not concluded. Errors: kUsage "inventory-missing" when the dump lacks one.
-Result<Report> LintInventories(const BridgeDump& dump);
-
 // True when some rule reads HF tensors of that name.
 bool HasRuleFor(const BridgeDump& dump, const std::string& hf_name);
 

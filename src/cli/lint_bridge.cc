@@ -8,6 +8,7 @@
 #include "checks/bridge_draft.h"
 #include "checks/bridge_dump.h"
 #include "checks/bridge_lint.h"
+#include "checks/inventory_lint.h"
 #include "cli/model_input.h"
 #include "family/effects/runtime.h"
 

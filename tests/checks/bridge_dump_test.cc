@@ -28,6 +28,19 @@ TEST(MatchRule, TwoStarsAreAnyTextAndTakeTheLongest) {
   EXPECT_THAT(MatchRule("**.x.*", "a.x.1.x.2"), Optional(ElementsAre("a.x.1", "2")));
 }
 
+TEST(MatchRule, ManyWildcardsTakeAsMuchAsTheRestAllows) {
+  EXPECT_THAT(MatchRule("**.*.**", "a.1.2.b"), Optional(ElementsAre("a.1", "2", "b")));
+  EXPECT_THAT(MatchRule("*1*", "1111"), Optional(ElementsAre("11", "1")));
+  EXPECT_THAT(MatchRule("***", "ab12"), Optional(ElementsAre("ab1", "2")));
+  EXPECT_FALSE(MatchRule("**x", ""));
+}
+
+TEST(MatchRule, TakesLittleTimeWhateverThePattern) {
+  std::string name;
+  for (int i = 0; i < 3000; ++i) name += "abc";
+  EXPECT_FALSE(MatchRule("**a**b**c**a**b**d", name));
+}
+
 TEST(FillRule, AllDoubleStarsAreFilledFirst) {
   EXPECT_EQ(FillRule("model.layers.*.experts.*.w", {"3", "7"}), "model.layers.3.experts.7.w");
   EXPECT_EQ(FillRule("layers.*.**", {"3", "x"}), "layers.x.3");
@@ -42,8 +55,7 @@ json Document() {
            {{{"megatron", "a.*"},
              {"hf", {{"q", "x.*.q"}, {"k", "x.*.k"}}},
              {"class", "QKVMapping"},
-             {"importer", "QKVMapping"},
-             {"exporter", "QKVMapping"}}}}};
+             {"classes", {"my_bridge.QKVMapping"}}}}}};
 }
 
 TEST(ParseBridgeDump, GivesRulesInOrderWithTheirRoles) {
@@ -69,11 +81,37 @@ TEST(ParseBridgeDump, RefusesWhatIsNoDumpAndSaysWhere) {
   document["mappings"][0].erase("class");
   EXPECT_THAT(refused(document), HasSubstr("'class'"));
   document = Document();
-  document["mappings"][0]["megatron"] = "*.*.*.*.*.*.*.*.*";
-  EXPECT_THAT(refused(document), HasSubstr("too many wildcards"));
+  document["mappings"][0].erase("classes");
+  EXPECT_THAT(refused(document), HasSubstr("list of texts"));
+  document = Document();
+  document["mappings"][0]["args"] = {{"permute_dims", {1, "0"}}};
+  EXPECT_THAT(refused(document), HasSubstr("permute_dims"));
+  document = Document();
+  document["hooks"] = {{{"method", "m"}, {"code", "c"}, {"changed", {{"x", "text"}}}}};
+  EXPECT_THAT(refused(document), HasSubstr("'x' is no number of a rule"));
   document = Document();
   document["hf"] = json::parse(R"([["x", [1, -2]]])");
   EXPECT_THAT(refused(document), HasSubstr("[name, shape]"));
+}
+
+TEST(ParseBridgeDump, TakesARuleThatRaisedBeforeItsNamesWereKnown) {
+  json document = Document();
+  document["mappings"].push_back(
+      {{"class", "Mine"}, {"classes", json::array()}, {"raised", "KeyError"}});
+  const auto dump = ParseBridgeDump(document);
+  ASSERT_TRUE(dump) << dump.error().what;
+  EXPECT_EQ(dump->rules.at(1).raised, "KeyError");
+  EXPECT_TRUE(dump->rules.at(1).hf.empty());
+}
+
+TEST(ParseBridgeDump, ReadsHooksAndWhatTheyDid) {
+  json document = Document();
+  document["hooks"] = {
+      {{"method", "m"}, {"code", "my_bridge.B.m"}, {"changed", {{"0", "changes values"}}}}};
+  const auto dump = ParseBridgeDump(document);
+  ASSERT_TRUE(dump) << dump.error().what;
+  EXPECT_EQ(dump->hooks.at(0).code, "my_bridge.B.m");
+  EXPECT_EQ(dump->hooks.at(0).changed.at(0), "changes values");
 }
 
 TEST(ParseBridgeDump, ReadsWhatAClassResolvesByItself) {

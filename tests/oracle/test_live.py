@@ -95,6 +95,67 @@ def test_tensors_of_torch_are_compared_exactly():
     assert isinstance(loaded, torch.Tensor) and loaded.dtype is torch.bfloat16
 
 
+def test_tensors_that_are_no_plain_memory_are_compared_or_refused_by_name():
+    import torch
+    a = torch.randn(3, 4, dtype=torch.complex64)
+    assert wb.compare_tensors(a.conj(), a.conj().clone()) and not wb.compare_tensors(a.conj(), a)
+    b = torch.randn(4, dtype=torch.complex64).conj()
+    assert b.imag.is_neg() and wb.compare_tensors(b.imag, b.imag.clone())
+    plain = torch.ones(2, 2)
+    for odd, said in ((torch.ones(2, 2, device="meta"), "meta device"), (plain.to_sparse(), "to_dense"),
+                      (torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8), "quantized"),
+                      (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested")):
+        with pytest.raises(wb.Error) as raised:
+            wb.compare_tensors(odd, plain)
+        assert said in str(raised.value), raised.value
+
+
+def test_a_distributed_tensor_is_refused_by_name():
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+    bridges.patched().init_parallel()
+    mesh = init_device_mesh("cpu", (1,))
+    with pytest.raises(wb.Error, match="DTensor"):
+        wb.compare_tensors(distribute_tensor(torch.ones(2), mesh), torch.ones(2))
+
+
+def test_writing_to_a_loaded_tensor_changes_memory_alone(tmp_path):
+    import shutil
+    shutil.copytree(bridges.HF / "qwen3", tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    tensors = wb.load(tmp_path / "m")
+    norm = tensors["model.norm.weight"]
+    norm.fill_(7)
+    assert (tensors["model.norm.weight"] == 7).all()  # it is what this Checkpoint has from now on
+    assert not wb.compare_state_dicts(wb.load(tmp_path / "m"), tensors, verbose=False)
+    assert (norm == 7).all()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
+
+
+def test_a_failure_in_the_search_leaves_the_rows(monkeypatch):
+    """All that looks for causes raises what nobody expects."""
+    from weighbridge import live
+    bridge, parts = bridges.live(bridges.HF / "llama_untied", "bf16")
+    original = bridge.export_hf_weights
+    monkeypatch.setattr(bridge, "export_hf_weights", lambda model, **kw: (
+        item for item in original(model, **kw) if item[0] != "lm_head.weight"))
+    for name in ("inspect_bridge", "diagnose_live", "_judge_ranks"):
+        monkeypatch.setattr(live, name, lambda *a, **k: [][1])
+    found = wb.weights_verification_table(bridge=bridge, megatron_model=parts)
+    assert [(row.name, row.status) for row in found.rows if not row.ok] == [("lm_head.weight", "missing")]
+    assert sum("IndexError" in text for text in found.unproven) == 3
+
+
+def test_it_is_called_as_megatron_bridges_own_is():
+    import inspect
+    from megatron.bridge.models.conversion.utils import weights_verification_table as original
+    bridge, parts = bridges.live(bridges.HF / "qwen3", "bf16")
+    names = list(inspect.signature(original).parameters)
+    assert names == ["bridge", "megatron_model"]
+    assert wb.weights_verification_table(**dict(zip(names, (bridge, parts)))).ok
+
+
 @pytest.mark.parametrize("model, tp, pp, ep", [("qwen3", 2, 1, 1), ("qwen3", 1, 2, 1), ("qwen3_moe", 1, 1, 2)])
 def test_every_rank_is_judged(tmp_path, model, tp, pp, ep):
     worker = os.path.join(os.path.dirname(__file__), "live_worker.py")

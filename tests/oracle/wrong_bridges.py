@@ -11,6 +11,7 @@ class Wrong:
     where: str  # what the cause names: a part of the rule's text, or of a parameter without a rule
     rules: Callable | None = None  # list of mappings -> list of mappings
     fields: dict = dataclasses.field(default_factory=dict)  # of the provider
+    methods: dict = dataclasses.field(default_factory=dict)  # of the bridge, whatever it had before
     alike: bool = True  # import and export are wrong in the same way: a round trip does not show it
 
 
@@ -86,6 +87,51 @@ def exchanged(one, other):
     return change
 
 
+def own_roles(megatron, cls, hf):
+    """A class of Megatron Bridge with other roles than it knows."""
+
+    def make(rule):
+        from megatron.bridge.models.conversion import param_mapping
+        new = getattr(param_mapping, cls)(rule.megatron_param, **rule.hf_param)
+        new.hf_param = hf(dict(rule.hf_param))
+        return new
+
+    return replaced(megatron, make)
+
+
+def attribute(name, value):
+    def make(rule):
+        setattr(rule, name, value)
+        return rule
+
+    return make
+
+
+def raises(rule):
+    """As a mapping of one's own that forgets an argument in its resolve()."""
+
+    class Forgets(type(rule)):
+        def resolve(self, captures):
+            return type(self)()
+
+    return Forgets(rule.megatron_param, rule.hf_param)
+
+
+def halved(self, hf_param, hf_state_dict):
+    """A hook that scales what it loads, of one kind of tensor."""
+    hf = hf_state_dict[hf_param] if isinstance(hf_param, str) else {role: hf_state_dict[name] for role, name in hf_param.items()}
+    return hf / 2 if isinstance(hf_param, str) and "down_proj" in hf_param else hf
+
+
+def reversed_rows(self, task, converted, hf_state_dict):
+    """A hook that turns what it exports round, in the last layer alone."""
+    return {name: tensor.flip(0) if "layers.3.mlp.down_proj" in name else tensor for name, tensor in converted.items()}
+
+
+def one_left_out(self, task, converted, hf_state_dict):
+    return {name: tensor for name, tensor in converted.items() if not name.endswith("input_layernorm.weight")}
+
+
 ALL = [
     Wrong("cut over ranks by the other axis", "llama_untied", "rule-class", "self_attention.linear_proj.weight",
           replaced("self_attention.linear_proj.weight", of_class("ColumnParallelMapping"))),
@@ -123,4 +169,34 @@ ALL = [
     Wrong("softmax instead of sigmoid", "deepseek_v3_nomtp", "router-formula", "decoder",
           fields={"moe_router_score_function": "softmax"}),
     Wrong("half of the experts per token", "qwen3_moe", "router-formula", "decoder", fields={"moe_router_topk": 1}),
+    Wrong("a hook halves what is loaded", "llama_untied", "rule-hook", "mlp.linear_fc2.weight", alike=False,
+          methods={"maybe_modify_loaded_hf_weight": halved}),
+    Wrong("a hook turns one layer round on export", "llama_untied", "rule-hook", "mlp.linear_fc2.weight", alike=False,
+          methods={"maybe_modify_converted_hf_weight": reversed_rows}),
+    Wrong("a hook leaves norms out on export", "qwen3", "rule-hook", "linear_qkv.layer_norm_weight", alike=False,
+          methods={"maybe_modify_converted_hf_weight": one_left_out}),
+    Wrong("the parts of a mixer cut as one", "nemotron_h", "rule-class", "mixer.in_proj.weight",
+          replaced("decoder.layers.*.mixer.in_proj.weight", of_class("AutoMapping"))),
+    Wrong("the parts of a convolution cut as one", "qwen3_next", "rule-class", "conv1d.weight",
+          replaced("decoder.layers.*.self_attention.conv1d.weight", of_class("AutoMapping"))),
+    Wrong("one part cut as several", "qwen3_next", "rule-class", "self_attention.linear_proj.weight",
+          replaced("decoder.layers.*.self_attention.linear_proj.weight", of_class("MambaInProjMapping"))),
+    Wrong("a role that the class has not", "llama_untied", "rule-roles", "linear_qkv.weight", alike=False,
+          rules=own_roles("linear_qkv.weight", "QKVMapping", lambda hf: {"q": hf["q"], "k": hf["k"], "w": hf["v"]})),
+    Wrong("gate and down instead of gate and up", "llama_untied", "rule-roles", "mlp.linear_fc1.weight", alike=False,
+          rules=own_roles("mlp.linear_fc1.weight", "GatedMLPMapping", lambda hf: {"gate": hf["gate"], "down": hf["up"]})),
+    Wrong("the vocabulary transposed", "llama_untied", "rule-class", "output_layer.weight",
+          replaced("output_layer.weight", of_class("AutoMapping", permute_dims=(1, 0)))),
+    Wrong("a norm transposed", "llama_untied", "rule-class", "final_layernorm.weight",
+          replaced("final_layernorm.weight", of_class("AutoMapping", permute_dims=(1, 0))), alike=False),
+    Wrong("experts transposed on export alone", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
+          rules=replaced("mlp.experts.linear_fc2.weight*", attribute("transpose_on_export", True))),
+    Wrong("experts not gathered on export", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
+          rules=replaced("mlp.experts.linear_fc2.weight*", attribute("is_grouped_export", False))),
+    Wrong("experts not transposed", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc2.weight*", alike=False,
+          rules=replaced("mlp.experts.linear_fc2.weight*", of_class("FusedExpertMapping"))),
+    Wrong("gate and up taken for halves", "gpt_oss_ns", "rule-class", "mlp.experts.linear_fc1.weight*",
+          replaced("mlp.experts.linear_fc1.weight*", of_class("FusedGatedExpertMapping", transpose_on_export=True))),
+    Wrong("a rule raises", "llama_untied", "rule-raises", "mlp.linear_fc2.weight", replaced("mlp.linear_fc2.weight", raises),
+          alike=False),
 ]

@@ -3,6 +3,9 @@ tools/make_bridge_dumps.py), and what goes wrong in them. tests/oracle/test_user
 import copy
 import json
 import pathlib
+import random
+import re
+import time
 import types
 
 import numpy
@@ -47,19 +50,199 @@ def test_a_rule_that_is_left_out_is_named_by_what_it_would_take():
     assert cause.id == "rule-missing" and "lm_head.weight" in cause.message
 
 
+COMMON = "megatron.bridge.models.conversion.param_mapping"
+
+
+def become(rule, name, module=COMMON, own=(), **rest):
+    """The rule under another class, which has `own` methods besides Megatron Bridge's."""
+    rule |= {"class": name, "classes": [f"{module}.{name}", f"{COMMON}.MegatronParamMapping"],
+             "own": {method: f"{module}.{name}.{method}" for method in own}, **rest}
+
+
+def only_cause(dump):
+    (cause,) = dump.lint().causes
+    return cause
+
+
+def row_of(report, megatron):
+    return next(r for r in report.results if r.megatron.name.endswith(megatron))
+
+
 def test_another_class_is_told_by_the_code_that_converts():
     dump = dump_of("qwen3_next")
-    for key in ("class", "importer", "exporter"):
-        rule(dump, "out_norm.weight")[key] = "AutoMapping"
+    become(rule(dump, "out_norm.weight"), "AutoMapping")
     (cause,) = dump.lint().causes
     assert cause.id == "rule-class" and "does not change values" in cause.message
 
 
 def test_code_of_its_own_is_not_judged_and_said_so():
     dump = dump_of("llama_untied")
-    rule(dump, "mlp.linear_fc2.weight")["importer"] = "MyMapping"
+    become(rule(dump, "mlp.linear_fc2.weight"), "MyMapping", "my_bridge", ["hf_to_megatron"])
     report = dump.lint()
-    assert report.ok and any("MyMapping" in text for text in report.unproven)
+    assert report.ok and any("my_bridge.MyMapping.hf_to_megatron" in text for text in report.unproven)
+    assert "not proven: my_bridge.MyMapping" in str(report)
+    assert row_of(report, "0.mlp.linear_fc2.weight").status == "skipped" and report.counts.skipped == 4
+
+
+def test_a_class_is_not_known_by_its_name():
+    for own in (["hf_to_megatron"], []):  # converting by itself, or made of nothing that is known
+        dump = dump_of("llama_untied")
+        become(rule(dump, "mlp.linear_fc1.weight"), "GatedMLPMapping", "my_bridge", own)
+        report = dump.lint()
+        assert report.counts.skipped == 4 and any("my_bridge.GatedMLPMapping" in text for text in report.unproven)
+
+
+def test_code_put_into_a_class_of_megatron_bridge_is_not_known_either():
+    dump = dump_of("llama_untied")
+    rule(dump, "mlp.linear_fc1.weight")["own"] = {"hf_to_megatron": "my_bridge.faster_hf_to_megatron"}
+    rule(dump, "mlp.linear_fc2.weight")["own"] = {"hf_to_megatron": f"{COMMON}.GatedMLPMapping.hf_to_megatron"}  # another's
+    assert dump.lint().counts.skipped == 8
+
+
+def test_a_subclass_that_converts_as_its_parent_is_judged_as_it():
+    dump = dump_of("llama_untied")
+    entry = rule(dump, "mlp.linear_fc1.weight")
+    entry |= {"class": "Mine", "classes": ["my_bridge.Mine", *entry["classes"]], "own": {"__init__": "my_bridge.Mine.__init__"}}
+    report = dump.lint()
+    assert report.ok and report.counts.skipped == 0
+    hf = entry["hf"]
+    hf["gate"], hf["up"] = hf["up"], hf["gate"]
+    assert only_cause(dump).id == "rule-roles"
+
+
+def hook_of(method="maybe_modify_loaded_hf_weight", **found):
+    return {"method": method, "code": f"my_bridge.MyBridge.{method}", **found}
+
+
+def number_of(dump, megatron):
+    return str(dump.document["mappings"].index(rule(dump, megatron)))
+
+
+def test_a_hook_that_changes_weights_is_named_with_its_rule():
+    dump = dump_of("llama_untied")
+    dump.document["hooks"] = [hook_of(changed={number_of(dump, "mlp.linear_fc2.weight"): "changes values"})]
+    cause = only_cause(dump)
+    assert cause.id == "rule-hook" and "MyBridge.maybe_modify_loaded_hf_weight" in cause.message
+    assert "mlp.linear_fc2.weight" in cause.where[0] and len(cause.where) == 1 + 4
+
+
+def test_a_hook_that_leaves_made_up_tensors_alone_is_named_as_not_proven():
+    dump = dump_of("llama_untied")
+    dump.document["hooks"] = [hook_of()]
+    report = dump.lint()
+    assert report.ok and any("MyBridge.maybe_modify" in text for text in report.unproven)
+
+
+def test_a_hook_that_could_not_be_tried_leaves_its_rules_unjudged():
+    dump = dump_of("llama_untied")
+    dump.document["hooks"] = [hook_of(untried={number_of(dump, "mlp.linear_fc2.weight"): "it raised KeyError"})]
+    report = dump.lint()
+    row = row_of(report, "0.mlp.linear_fc2.weight")
+    assert (row.status, report.counts.skipped) == ("skipped", 4) and "KeyError" in row.why
+
+
+def test_a_hook_may_mend_what_its_rule_does_not():
+    dump = dump_of("qwen3_next")
+    become(rule(dump, "out_norm.weight"), "AutoMapping")
+    dump.document["hooks"] = [hook_of(changed={number_of(dump, "out_norm.weight"): "changes values"})]
+    report = dump.lint()
+    assert report.ok and row_of(report, "out_norm.weight").status == "skipped"
+
+
+def test_code_in_the_place_of_megatron_bridges_own_is_named():
+    dump = dump_of("llama_untied")
+    dump.document["hooks"] = [hook_of("build_conversion_tasks")]
+    assert any("MyBridge.build_conversion_tasks" in text for text in dump.lint().unproven)
+
+
+def test_hooks_of_megatron_bridges_own_families_are_known():
+    dump = dump_of("llama_untied")
+    assert [hook["method"] for hook in dump.document["hooks"]] == ["maybe_modify_converted_hf_weight"]
+    report = dump.lint()
+    assert not any("maybe_modify" in text for text in report.unproven)
+    assert any("frequencies" in note.message for note in report.notes)
+
+
+@pytest.mark.parametrize("hf", [{"q": "x", "k": "y", "w": "z"}, {"q": "x", "k": "y"}])
+def test_roles_that_a_class_has_not_or_that_are_not_given_are_named(hf):
+    dump = dump_of("llama_untied")
+    entry = rule(dump, "self_attention.linear_qkv.weight")
+    names = dict(zip("xyz", entry["hf"].values()))
+    entry["hf"] = {role: names[name] for role, name in hf.items()}
+    cause = only_cause(dump)
+    assert cause.id == ("rule-roles" if len(hf) == 3 else "rule-hf-name")
+
+
+def test_a_tensor_of_several_parts_under_a_class_that_cuts_it_evenly_is_named():
+    dump = dump_of("qwen3_next")
+    become(rule(dump, "conv1d.weight"), "AutoMapping")
+    cause = only_cause(dump)
+    assert cause.id == "rule-class" and "mixtures" in cause.message
+
+    dump = dump_of("llama_untied")
+    become(rule(dump, "mlp.linear_fc2.weight"), "GDNConv1dMapping")
+    cause = only_cause(dump)
+    assert cause.id == "rule-class" and "one part" in cause.message
+
+
+@pytest.mark.parametrize("megatron, axes", [("mlp.linear_fc2.weight", [1, 0]), ("mlp.linear_fc2.weight", [-1, -2]),
+                                            ("linear_qkv.layer_norm_weight", [1, 0]), ("mlp.linear_fc2.weight", [0, 2, 1]),
+                                            ("output_layer.weight", [1, 0])])
+def test_every_permutation_of_axes_is_judged(megatron, axes):
+    dump = dump_of("llama_untied")
+    rule(dump, megatron)["args"] = {"permute_dims": axes}
+    assert only_cause(dump).id == "rule-class"
+
+
+def test_transposition_on_export_alone_is_judged():
+    dump = dump_of("gpt_oss_ns")
+    rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["transpose_on_export"] = True
+    cause = only_cause(dump)
+    assert cause.id == "rule-class" and "on export" in cause.message
+
+    dump = dump_of("gpt_oss_ns")
+    become(rule(dump, "mlp.experts.linear_fc2.weight*"), "FusedExpertMapping", args={"is_grouped_export": True})
+    cause = only_cause(dump)
+    assert cause.id == "rule-class" and "does not transpose" in cause.message
+    rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["permute_dims"] = [1, 0]
+    assert dump.lint().ok
+
+    become(rule(dump, "mlp.experts.linear_fc1.weight*"), "FusedGatedExpertMapping",
+           args={"transpose_on_export": True, "is_grouped_export": True})
+    assert "alternate" in only_cause(dump).message
+
+
+def test_experts_that_are_not_gathered_on_export_or_others_that_are_are_named():
+    dump = dump_of("gpt_oss_ns")
+    del rule(dump, "mlp.experts.linear_fc2.weight*")["args"]["is_grouped_export"]
+    assert "does not gather" in only_cause(dump).message
+    dump = dump_of("llama_untied")
+    rule(dump, "mlp.linear_fc2.weight")["args"] = {"is_grouped_export": True}
+    assert "gathers" in only_cause(dump).message
+
+
+def test_a_rule_that_raised_is_named_and_the_others_are_judged():
+    dump = dump_of("llama_untied")
+    rule(dump, "mlp.linear_fc2.weight")["raised"] = "KeyError: 'x'"
+    dump.document["mappings"].append({"class": "Mine", "classes": ["my_bridge.Mine"], "raised": "RecursionError: too deep"})
+    hf = rule(dump, "mlp.linear_fc1.weight")["hf"]
+    hf["gate"], hf["up"] = hf["up"], hf["gate"]
+    causes = {cause.id: cause for cause in dump.lint().causes if cause.id != "rule-raises"}
+    raised = [cause for cause in dump.lint().causes if cause.id == "rule-raises"]
+    assert list(causes) == ["rule-roles"] and [cause.evidence for cause in raised] == ["KeyError: 'x'", "RecursionError: too deep"]
+
+
+def test_fields_that_are_no_plain_values_are_said():
+    dump = dump_of("qwen3")
+    dump.document["left_out"] = {"my_schedule": "Schedule"}
+    assert "my_schedule (Schedule)" in str(dump.lint())
+
+
+def test_a_family_may_be_one_path():
+    path = ROOT / "families/llama.toml"
+    dump = dump_of("llama_untied")
+    for family in (path, str(path), [path], (str(path),)):
+        assert dump.lint(family=family).document["details"]["family"] == "llama"
 
 
 def test_the_provider_is_compared_by_effect():
@@ -97,11 +280,78 @@ def test_a_model_that_is_new_is_judged_by_both_inventories():
 
     broken = wb.BridgeDump(copy.deepcopy(dump.document))
     rule(broken, "linear_qkv.weight")["hf"] = "model.layers.*.self_attn.q_proj.weight"
+    assert "rule-roles" in {cause.id for cause in broken.lint().causes}
+    become(rule(broken, "linear_qkv.weight"), "AutoMapping")
     assert "rule-class" in {cause.id for cause in broken.lint().causes}
 
     del dump.document["hf"]
     with pytest.raises(wb.Error, match="inspect_bridge"):
         dump.lint()
+
+
+def broken(change, name="llama_untied"):
+    """Causes of a model that is new to us, after a change of its document."""
+    dump = new_to_us(name)
+    change(dump)
+    return dump.lint().causes
+
+
+def test_of_a_new_model_a_rule_that_is_kept_from_its_tensors_is_named():
+    def change(dump):
+        broad = copy.deepcopy(rule(dump, "mlp.linear_fc2.weight"))
+        broad |= {"megatron": "decoder.layers.*.mlp.**", "hf": "model.layers.*.mlp.**"}
+        dump.document["mappings"].insert(0, broad)
+
+    assert "rule-shadowed" in {cause.id for cause in broken(change)}
+
+
+def test_of_a_new_model_shapes_are_judged_by_what_the_class_does():
+    def transposed(dump):  # as many elements, other axes
+        rule(dump, "mlp.linear_fc2.weight")["args"] = {"permute_dims": [1, 0]}
+
+    def exchanged(dump):  # gate and up of different sizes, q read twice
+        rule(dump, "self_attention.linear_qkv.weight")["hf"]["k"] = rule(dump, "self_attention.linear_qkv.weight")["hf"]["q"]
+
+    def unknown_role(dump):
+        hf = rule(dump, "mlp.linear_fc1.weight")["hf"]
+        hf["down"] = hf.pop("up")
+
+    assert [cause.id for cause in broken(transposed)] == ["rule-class"]
+    assert "rule-double" in {cause.id for cause in broken(exchanged)}
+    assert [cause.id for cause in broken(unknown_role)] == ["rule-roles"]
+
+
+def test_of_a_new_model_layers_that_read_one_tensor_are_named():
+    def change(dump):
+        rule(dump, "linear_qkv.layer_norm_weight")["hf"] = "model.layers.0.input_layernorm.weight"
+
+    assert "rule-double" in {cause.id for cause in broken(change)}
+
+
+def test_of_a_new_model_hooks_own_code_and_what_raised_are_judged_too():
+    def hook(dump):
+        dump.document["hooks"] = [hook_of(changed={number_of(dump, "mlp.linear_fc2.weight"): "changes values"})]
+
+    def raised(dump):
+        rule(dump, "mlp.linear_fc2.weight")["raised"] = "KeyError: 'x'"
+
+    assert [cause.id for cause in broken(hook)] == ["rule-hook"]
+    assert [cause.id for cause in broken(raised)] == ["rule-raises"]
+    dump = new_to_us("llama_untied")
+    become(rule(dump, "mlp.linear_fc2.weight"), "AutoMapping", "my_bridge")
+    assert dump.lint().counts.skipped == 4
+
+
+def test_of_a_new_model_a_name_that_is_listed_twice_is_said():
+    dump = new_to_us("llama_untied")
+    dump.document["hf"].append(["model.norm.weight", [3]])
+    assert any("twice" in text for text in dump.lint().unproven)
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in DUMPS.glob("*.json")} - {"deepseek_v3"}))  # whose files lack MTP
+def test_right_bridges_are_clean_by_their_inventories_alone(name):
+    report = new_to_us(name).lint()
+    assert not [c for c in report.causes if c.id not in ("rule-missing",)], str(report)
 
 
 @pytest.mark.parametrize("name", ["llama_untied", "qwen3"])
@@ -130,26 +380,132 @@ class Mapping:
     def hf_to_megatron(self):
         raise AssertionError("no weight moves")
 
-    megatron_to_hf = resolve = hf_to_megatron
+    megatron_to_hf = hf_to_megatron
+
+    def resolve(self, captures):
+        return type(self)(self.megatron_param.replace("*", captures[0]), self.hf_param.replace("*", captures[0]))
 
 
 class AutoMapping(Mapping):
-    hf_to_megatron = megatron_to_hf = resolve = Mapping.hf_to_megatron
+    pass
+
+
+def bridge_of(model, *mappings, **more):
+    return types.SimpleNamespace(
+        **{"hf_pretrained": types.SimpleNamespace(model_name_or_path=model), "mapping_registry": lambda: list(mappings),
+           "provider_bridge": lambda pretrained: types.SimpleNamespace(num_layers=2)} | more)
+
+
+WORD = ("embedding.word_embeddings.weight", "model.embed_tokens.weight")
 
 
 def test_any_object_of_the_bridges_shape_is_inspected(model):
-    bridge = types.SimpleNamespace(
-        hf_pretrained=types.SimpleNamespace(model_name_or_path=model),
-        mapping_registry=lambda: [AutoMapping("embedding.word_embeddings.weight", "model.embed_tokens.weight")],
-        provider_bridge=lambda pretrained: 1 / 0)
-    dump = wb.inspect_bridge(bridge)
-    assert dump.document["mappings"] == [{
-        "megatron": "embedding.word_embeddings.weight", "hf": "model.embed_tokens.weight", "class": "AutoMapping",
-        "importer": "AutoMapping", "exporter": "AutoMapping"}]
+    dump = wb.inspect_bridge(bridge_of(model, AutoMapping(*WORD), provider_bridge=lambda pretrained: 1 / 0))
+    (entry,) = dump.document["mappings"]
+    assert (entry["megatron"], entry["hf"], entry["class"]) == (*WORD, "AutoMapping")
+    assert [name.split(".")[-1] for name in entry["classes"]] == ["AutoMapping", "Mapping"]
+    assert entry["own"]["hf_to_megatron"].endswith("test_bridges.Mapping.hf_to_megatron")
     assert len(dump.document["hf"]) > 10 and "ZeroDivisionError" in dump.document["notes"][0]
-    assert {cause.id for cause in dump.lint().causes} == {"rule-missing"}
+    report = dump.lint()
+    assert {cause.id for cause in report.causes} == {"rule-missing"}
+    assert row_of(report, "word_embeddings.weight").status == "skipped"  # whatever its name, it is not Megatron Bridge's
     with pytest.raises(TypeError, match="no bridge"):
         wb.inspect_bridge(object())
+
+
+class Raises(AutoMapping):
+    def resolve(self, captures):
+        raise KeyError("layers")
+
+
+class Deep(AutoMapping):
+    def resolve(self, captures):
+        return self.resolve(captures)
+
+
+class NoNames(AutoMapping):
+    def __init__(self):
+        pass
+
+
+def test_a_rule_that_raises_does_not_end_the_inspection(model):
+    norm = "decoder.layers.*.self_attention.linear_qkv.layer_norm_weight"
+    for kind, said in ((Raises, "KeyError"), (Deep, "RecursionError")):
+        dump = wb.inspect_bridge(bridge_of(model, AutoMapping(*WORD), kind(norm, "model.layers.*.input_layernorm.weight"), NoNames()))
+        entries = dump.document["mappings"]
+        assert "raised" not in entries[0] and said in entries[1]["raised"] and "AttributeError" in entries[2]["raised"]
+        raised = [cause for cause in dump.lint().causes if cause.id == "rule-raises"]
+        assert len(raised) == 2 and said in raised[0].evidence
+
+
+def test_a_bridge_without_rules_raises_an_error_of_ours(model):
+    with pytest.raises(wb.Error, match="ZeroDivisionError"):
+        wb.inspect_bridge(bridge_of(model, mapping_registry=lambda: 1 / 0))
+
+
+def test_fields_that_are_no_settings_are_listed_with_what_they_are(model):
+    holds_itself: list = []
+    holds_itself.append(holds_itself)
+    provider = types.SimpleNamespace(num_layers=2, schedule=object(), limit=float("inf"), loop=holds_itself)
+    dump = wb.inspect_bridge(bridge_of(model, AutoMapping(*WORD), provider_bridge=lambda pretrained: provider))
+    assert dump.document["provider"]["num_layers"] == 2
+    assert {name: text.split(",")[0] for name, text in dump.document["left_out"].items()} == {
+        "schedule": "object", "loop": "holds itself"}
+    assert dump.document["provider"]["limit"] == float("inf") and "schedule (object)" in str(dump.lint())
+
+
+class Hooked:
+    """A bridge with a hook of its own on what it loads."""
+
+    def __init__(self, model):
+        self.hf_pretrained = types.SimpleNamespace(model_name_or_path=model)
+
+    def mapping_registry(self):
+        return [AutoMapping(*WORD)]
+
+    def provider_bridge(self, pretrained):
+        return types.SimpleNamespace(num_layers=2)
+
+    def maybe_modify_loaded_hf_weight(self, hf_param, hf_state_dict):
+        return hf_state_dict[hf_param] * 2
+
+
+def test_a_hook_of_ones_own_is_written_down(model):
+    (hook,) = wb.inspect_bridge(Hooked(model)).document["hooks"]
+    assert hook["method"] == "maybe_modify_loaded_hf_weight" and hook["code"].endswith("test_bridges.Hooked." + hook["method"])
+    assert list(hook["untried"]) == ["0"] and "torch" in hook["untried"]["0"]  # which this environment has not
+
+
+def test_hooks_of_the_provider_on_the_model_are_written_down(model):
+    def scale(parts):
+        return parts
+
+    provider = types.SimpleNamespace(num_layers=2, _pre_wrap_hooks=[scale])
+    dump = wb.inspect_bridge(bridge_of(model, AutoMapping(*WORD), provider_bridge=lambda pretrained: provider))
+    assert [hook["method"] for hook in dump.document["hooks"]] == ["pre_wrap_hook"]
+    assert any("scale" in text for text in dump.lint().unproven)
+
+
+def test_matching_takes_no_time_whatever_the_pattern():
+    from weighbridge import _core
+    start = time.monotonic()
+    assert _core.match_rule("**a**b**c**d", "abc" * 2000) is None
+    assert _core.match_rule("*1*1*1*1*1x", "1" * 3000) is None
+    assert time.monotonic() - start < 1
+
+
+def test_matching_is_that_of_regular_expressions():
+    """Against re, as Megatron Bridge writes it, on random patterns and names."""
+    from weighbridge import _core
+    draw = random.Random(5)
+    matched = 0
+    for _ in range(4000):
+        pattern = "".join(draw.choice(["a", "1", ".", "*", "**"]) for _ in range(draw.randrange(1, 7)))
+        name = "".join(draw.choice("a1.") for _ in range(draw.randrange(0, 8)))
+        expected = re.fullmatch(re.escape(pattern).replace(r"\*\*", "(.*)").replace(r"\*", r"(\d+)"), name)
+        assert _core.match_rule(pattern, name) == (None if expected is None else list(expected.groups())), (pattern, name)
+        matched += expected is not None
+    assert matched > 300
 
 
 def test_numbers_of_numpy_in_a_provider_are_numbers():

@@ -80,3 +80,31 @@ def test_extra_state_is_passed_over():
 def test_a_dtype_that_nobody_knows_is_refused():
     with pytest.raises(wb.Error, match="object"):
         wb.compare_tensors(np.array([object()]), np.array([1]))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_tolerances_with_which_nothing_can_differ_are_refused(value):
+    a = np.zeros(2, np.float32)
+    for given in ({"atol": value}, {"rtol": value}):
+        with pytest.raises(wb.Error, match="tolerance"):
+            wb.compare_tensors(a, a, **given)
+        with pytest.raises(wb.Error, match="tolerance"):
+            wb.compare_state_dicts({"x": a}, {"x": a}, **given)
+
+
+def test_what_is_ignored_may_be_one_pattern():
+    a = {"w1": np.zeros(2, np.float32), "v": np.ones(1, np.float32)}
+    found = wb.compare_state_dicts(a, a | {"w1": np.ones(2, np.float32)}, ignore="w*", verbose=False)
+    assert found.ok and found.compared == 1
+
+
+def test_comparing_a_checkpoint_leaves_what_it_lent_in_place(run, model, tmp_path):
+    """What is joined in memory is not given back while somebody holds it."""
+    folder = tmp_path / "dist"
+    assert run("import", model, folder, "--tp", 2).returncode == 0
+    checkpoint = wb.load(folder)
+    held = {name: checkpoint.numpy(name) for name in checkpoint}
+    before = {name: array.tobytes() for name, array in held.items()}
+    assert wb.compare_state_dicts(checkpoint, checkpoint, verbose=False)
+    noise = [np.full(array.nbytes, 0xEE, np.uint8) for array in held.values()]  # where memory was given back, it is used again
+    assert all(array.tobytes() == before[name] for name, array in held.items()) and noise

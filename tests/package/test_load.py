@@ -1,5 +1,6 @@
 """`load`: lazy, in place, in the dtypes of numpy, ml_dtypes and torch."""
 import gc
+import signal
 import subprocess
 import sys
 
@@ -77,3 +78,46 @@ def test_errors_of_files_are_errors(tmp_path):
     assert raised.value.kind == "corrupt" and raised.value.id == "file-truncated"
     with pytest.raises(wb.Error, match="framework"):
         wb.load(tmp_path, framework="jax")
+
+
+SHRINKS = """
+import os, sys, weighbridge, numpy as np
+path, what = sys.argv[1:]
+tensors = weighbridge.load(path)
+array = tensors["x"]
+os.truncate(path, 4096)
+try:
+    if what == "numpy":
+        total = int(array.view(np.uint8)[-4096:].sum())
+        print("went on with", total)
+    else:
+        weighbridge.compare_state_dicts(tensors, tensors)
+        print("went on")
+except weighbridge.Error as error:
+    print(error.kind, error.id, os.path.basename(error.at))
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("what", ["numpy", "compare"])
+def test_a_file_that_shrinks_raises_an_error_and_the_interpreter_lives(tmp_path, what):
+    path = tmp_path / "x.safetensors"
+    save_file({"x": np.arange(1 << 20, dtype=np.float32)}, path)
+    ran = subprocess.run([sys.executable, "-c", SHRINKS, path, what], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.split("\n")[:2] == ["io file-shrank x.safetensors", "alive"]
+
+
+def test_the_handler_of_somebody_else_keeps_what_is_not_ours(tmp_path):
+    """faulthandler, which was there before, reports a fault in a mapping of Python's own; the process ends by the signal."""
+    path = tmp_path / "x.safetensors"
+    save_file({"x": np.arange(1 << 16, dtype=np.float32)}, path)
+    code = ("import faulthandler, mmap, os, sys, weighbridge\n"
+            "faulthandler.enable()\n"
+            "path = sys.argv[1]\n"
+            "weighbridge.load(path)['x'].sum()\n"
+            "with open(path, 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n"
+            "os.truncate(path, 4096)\n"
+            "mapped[100000]\n")
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == -signal.SIGBUS and "Fatal Python error: Bus error" in ran.stderr

@@ -1,0 +1,56 @@
+#include "checks/rule_code.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+namespace weighbridge {
+namespace {
+
+// What they do stands in the dump: the names that a rule has and what they resolve to, its
+// arguments.
+constexpr std::array<std::string_view, 6> kSeen = {"__init__",  "resolve",  "_validate_patterns",
+                                                   "group_key", "__repr__", "__doc__"};
+
+// Methods of a known class are known with it, where it is the rule's own or one that it is made of.
+bool IsKnown(const RegistryRule& rule, const std::string& method, const std::string& code) {
+  if (std::find(kSeen.begin(), kSeen.end(), method) != kSeen.end()) return true;
+  const size_t dot = code.rfind('.');
+  if (dot == std::string::npos || code.substr(dot + 1) != method) return false;
+  const std::string kind = code.substr(0, dot);
+  return FindMappingClass(kind) != nullptr &&
+         std::find(rule.classes.begin(), rule.classes.end(), kind) != rule.classes.end();
+}
+
+std::vector<std::string> UnknownMethods(const RegistryRule& rule) {
+  std::vector<std::string> codes;
+  for (const auto& [method, code] : rule.own) {
+    if (!IsKnown(rule, method, code)) codes.push_back(code);
+  }
+  return codes;
+}
+
+// The nearest class that converts, whatever was made of it.
+const MappingClass* NearestClass(const RegistryRule& rule) {
+  for (const std::string& code : rule.classes) {
+    const MappingClass* known = FindMappingClass(code);
+    if (known != nullptr && !known->passes_on) return known;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const MappingClass* KnownClassOf(const RegistryRule& rule) {
+  return UnknownMethods(rule).empty() ? NearestClass(rule) : nullptr;
+}
+
+std::vector<std::string> OwnCodeOf(const RegistryRule& rule) {
+  std::vector<std::string> codes = UnknownMethods(rule);
+  if (codes.empty() && NearestClass(rule) == nullptr) {
+    codes.push_back(rule.classes.empty() ? rule.mapping_class : rule.classes[0]);
+  }
+  return codes;
+}
+
+}  // namespace weighbridge

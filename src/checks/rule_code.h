@@ -1,0 +1,19 @@
+// Whose code a rule of a bridge runs: Megatron Bridge's own, which is known, or somebody else's.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checks/bridge_dump.h"
+#include "checks/mapping_classes.h"
+
+namespace weighbridge {
+
+// The class that `rule` converts as; nullptr where code that is not known has a say.
+const MappingClass* KnownClassOf(const RegistryRule& rule);
+
+// The code that is not known, "my_bridge.MyMapping.hf_to_megatron"; where there is none but the
+// class is not known either, the class.
+std::vector<std::string> OwnCodeOf(const RegistryRule& rule);
+
+}  // namespace weighbridge

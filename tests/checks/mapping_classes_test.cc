@@ -1,0 +1,57 @@
+#include "checks/mapping_classes.h"
+
+#include <gtest/gtest.h>
+
+#include "checks/rule_code.h"
+
+namespace weighbridge {
+namespace {
+
+constexpr char kCommon[] = "megatron.bridge.models.conversion.param_mapping.";
+
+TEST(FindMappingClass, KnowsAClassByItsModule) {
+  ASSERT_NE(FindMappingClass(std::string(kCommon) + "AutoMapping"), nullptr);
+  EXPECT_EQ(FindMappingClass(std::string(kCommon) + "AutoMapping")->name, "AutoMapping");
+  EXPECT_EQ(FindMappingClass("AutoMapping"), nullptr);
+  EXPECT_EQ(FindMappingClass("my_bridge.AutoMapping"), nullptr);
+  EXPECT_EQ(FindMappingClass("megatron.bridge.models.novel.novel_bridge.AutoMapping"), nullptr);
+  EXPECT_EQ(FindMappingClass(std::string(kCommon) + "MyAutoMapping"), nullptr);
+  EXPECT_EQ(FindMappingClass(""), nullptr);
+}
+
+TEST(FindKnownHook, KnowsAHookByTheBridgeThatHasIt) {
+  const char* hook =
+      "megatron.bridge.models.llama.llama_bridge.LlamaBridge.maybe_modify_converted_hf_weight";
+  EXPECT_NE(FindKnownHook(hook), nullptr);
+  EXPECT_EQ(FindKnownHook("my_bridge.LlamaBridge.maybe_modify_converted_hf_weight"), nullptr);
+  EXPECT_TRUE(NeedsHook("swap_halves"));
+  EXPECT_FALSE(NeedsHook("identity"));
+  EXPECT_FALSE(NeedsHook(""));
+}
+
+RegistryRule RuleOf(std::vector<std::string> classes, std::map<std::string, std::string> own) {
+  RegistryRule rule;
+  rule.mapping_class = "Mine";
+  rule.classes = std::move(classes);
+  rule.own = std::move(own);
+  return rule;
+}
+
+TEST(KnownClassOf, IsThatOfTheParentWhereNothingIsOwnedBesides) {
+  const std::string parent = std::string(kCommon) + "AutoMapping";
+  EXPECT_EQ(KnownClassOf(RuleOf({"m.Mine", parent}, {{"__init__", "m.Mine.__init__"}})),
+            FindMappingClass(parent));
+  EXPECT_EQ(KnownClassOf(RuleOf({"m.Mine", parent}, {{"f", "m.Mine.f"}})), nullptr);
+  EXPECT_EQ(OwnCodeOf(RuleOf({"m.Mine", parent}, {{"f", "m.Mine.f"}})),
+            std::vector<std::string>{"m.Mine.f"});
+  EXPECT_EQ(OwnCodeOf(RuleOf({"m.Mine"}, {})), std::vector<std::string>{"m.Mine"});
+}
+
+TEST(KnownClassOf, TakesNoMethodOfAnotherKnownClassForItsOwn) {
+  const std::string parent = std::string(kCommon) + "AutoMapping";
+  const std::string other = std::string(kCommon) + "QKVMapping.hf_to_megatron";
+  EXPECT_EQ(KnownClassOf(RuleOf({parent}, {{"hf_to_megatron", other}})), nullptr);
+}
+
+}  // namespace
+}  // namespace weighbridge
