@@ -42,7 +42,8 @@ def make_holes(folder):
 def test_ctrl_c_is_a_keyboard_interrupt_and_the_interpreter_goes_on(tmp_path):
     make_holes(tmp_path)
     code = f"""
-import json, time, weighbridge
+import json, signal, time, weighbridge
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 print("ready", flush=True)
 try:
     weighbridge.roundtrip({str(tmp_path)!r}, tp=2)
@@ -64,6 +65,7 @@ print(weighbridge.roundtrip({str(tmp_path)!r}, level="L0").verdict, flush=True)
 
 def test_other_threads_run_while_a_command_works(tmp_path):
     make_holes(tmp_path)
+    before_it = signal.signal(signal.SIGINT, signal.default_int_handler)
     counted, stop = [0], threading.Event()
 
     def count():
@@ -84,6 +86,7 @@ def test_other_threads_run_while_a_command_works(tmp_path):
     finally:
         stop.set()
         counter.join()
+        signal.signal(signal.SIGINT, before_it)
     assert counted[0] - before > 5  # 0 where the lock is held; a busy machine counts slowly
 
 
