@@ -101,6 +101,8 @@ class Worker {
 
 void Run(const std::function<void()>& work) {
   SurviveShrunkFiles(TellPython);
+  // Not "is there one to take": another thread may take it, and this one has read the zeros.
+  const uint64_t before = ShrunkFileCount();
   bool raised = false;
   {
     const nb::gil_scoped_release released;
@@ -113,7 +115,9 @@ void Run(const std::function<void()>& work) {
     }
   }
   if (raised) throw nb::python_error();
-  if (const std::string file = TakeShrunkFile(); !file.empty()) Raise(ShrunkError(file));
+  if (ShrunkFileCount() == before) return;
+  TakeShrunkFile();  // told here
+  Raise(ShrunkError(LastShrunkFile()));
 }
 
 }  // namespace weighbridge::python

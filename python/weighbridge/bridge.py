@@ -77,7 +77,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 def _fields(provider: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """(the plain fields, the others with what they are)."""
-    names = list(getattr(type(provider), "__dataclass_fields__", vars(provider)))
+    names = list(getattr(type(provider), "__dataclass_fields__", getattr(provider, "__dict__", {})))
     fields: dict[str, Any] = {"_target_": f"{type(provider).__module__}.{type(provider).__qualname__}"}
     left_out: dict[str, str] = {}
     for name in names:

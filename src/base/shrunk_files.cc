@@ -24,6 +24,7 @@ struct State {
   void (*tell)() = nullptr;
   sem_t shrunk{};
   std::atomic<int> untold{0};
+  std::atomic<uint64_t> count{0};
   // The name of the file: written by the handler while `busy`, read when `has_name`.
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
   std::atomic<bool> has_name{false};
@@ -42,6 +43,11 @@ void LeaveToOthers(int number, siginfo_t* info, void* context) {
     before.sa_sigaction(number, info, context);
   } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
     before.sa_handler(number);
+  } else if (info != nullptr && info->si_code <= 0) {
+    // It was sent: once, and to what was there before us.
+    if (before.sa_handler == SIG_IGN) return;
+    ::signal(number, SIG_DFL);
+    ::raise(number);
   } else {
     // The fault happens again and ends the process, as it would have without us.
     ::signal(number, SIG_DFL);
@@ -51,6 +57,7 @@ void LeaveToOthers(int number, siginfo_t* info, void* context) {
 // The first file counts until it is taken.
 void Remember(const char* file) {
   State& state = TheState();
+  state.count.fetch_add(1);
   if (state.busy.test_and_set()) return;
   if (!state.has_name.load()) {
     std::strncpy(state.name.data(), file, state.name.size() - 1);
@@ -129,6 +136,16 @@ std::string TakeShrunkFile() {
   if (!state.has_name.load()) return "";
   while (state.busy.test_and_set()) std::this_thread::yield();
   const std::string name = state.has_name.exchange(false) ? state.name.data() : "";
+  state.busy.clear();
+  return name;
+}
+
+uint64_t ShrunkFileCount() { return TheState().count.load(); }
+
+std::string LastShrunkFile() {
+  State& state = TheState();
+  while (state.busy.test_and_set()) std::this_thread::yield();
+  const std::string name = state.name.data();
   state.busy.clear();
   return name;
 }

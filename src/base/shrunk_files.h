@@ -2,6 +2,7 @@
 // not give, must not end it. What is read there are zeros, and the caller is told.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace weighbridge {
@@ -14,5 +15,9 @@ void SurviveShrunkFiles(void (*tell)());
 
 // The file that shrank since the last call; empty: none. From any thread.
 std::string TakeShrunkFile();
+
+// How often that has happened, whoever took it, and to which file last. From any thread.
+uint64_t ShrunkFileCount();
+std::string LastShrunkFile();
 
 }  // namespace weighbridge

@@ -146,7 +146,9 @@ class Draft {
     }
   }
 
+  // False for what reads nothing that is there, or raised when it was inspected.
   bool FindTensors(Drafted& drafted) const {
+    if (drafted.rule->hf.empty() || !drafted.rule->raised.empty()) return false;
     for (const auto& [role, pattern] : drafted.rule->hf) {
       const Shape* shape = nullptr;
       for (const DumpedTensor& tensor : *dump_.hf) {
@@ -279,7 +281,8 @@ class Draft {
       shape[0] = 0;
       for (const Shape& part : d.shapes) shape[0] += part.empty() ? 0 : part[0];
     }
-    const bool gated = known != nullptr && known->roles.size() == 2 && known->roles[0] == "gate";
+    const bool gated =
+        known != nullptr && known->roles.size() == 2 && known->roles[0] == "gate" && !shape.empty();
     std::vector<std::string> extents;
     for (size_t axis = 0; axis < shape.size(); ++axis) {
       const bool into = axis == 1 && d.rule->megatron.ends_with("linear_proj.weight");

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/checked.h"
+
 namespace weighbridge {
 namespace {
 
@@ -117,6 +119,9 @@ Result<BridgeHook> ParseHook(const json& entry, size_t number) {
   return hook;
 }
 
+// Sums of a few thousand extents stay within 64 bits.
+constexpr uint64_t kMostExtent = uint64_t{1} << 48;
+
 Result<std::vector<DumpedTensor>> ParseInventory(const json& rows, const std::string& where) {
   if (!rows.is_array()) return Wrong(where, "an inventory is to be a list");
   std::vector<DumpedTensor> out;
@@ -126,7 +131,11 @@ Result<std::vector<DumpedTensor>> ParseInventory(const json& rows, const std::st
                      [](const json& n) { return n.is_number_unsigned(); })) {
       return Wrong(where, "a tensor is to be [name, shape]");
     }
+    for (const json& extent : row[1]) {
+      if (extent.get<uint64_t>() > kMostExtent) return Wrong(where, "an extent beyond 2^48");
+    }
     out.push_back({row[0].get<std::string>(), row[1].get<Shape>()});
+    if (!CheckedNumel(out.back().shape)) return Wrong(where, "more elements than there can be");
   }
   return out;
 }
@@ -274,6 +283,9 @@ Result<BridgeDump> ParseBridgeDump(const json& document) {
   return dump;
 }
 
+// No parameter's name is as long; the table of a match has as many fields as both have letters.
+constexpr size_t kMostLetters = 4096;
+
 std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std::string_view name) {
   // Most rules differ from most names in what comes before the first wildcard.
   const size_t star = pattern.find('*');
@@ -281,6 +293,7 @@ std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std:
     return pattern == name ? std::optional(std::vector<std::string>()) : std::nullopt;
   }
   if (!name.starts_with(pattern.substr(0, star))) return std::nullopt;
+  if (pattern.size() > kMostLetters || name.size() > kMostLetters) return std::nullopt;
   const std::vector<Piece> pieces = PiecesOf(pattern.substr(star));
   name.remove_prefix(star);
   if (IsPlain(pieces)) return MatchPlain(pieces, name);

@@ -76,7 +76,8 @@ Result<BridgeDump> ParseBridgeDump(const nlohmann::json& document);
 
 // Megatron Bridge's matching: "*" is a run of digits, "**" any text, the whole name must match.
 // The texts that the wildcards stand for, from left to right; nullopt: no match. Takes time and
-// memory of the product of both lengths, whatever the wildcards.
+// memory of the product of both lengths, whatever the wildcards; texts of more than 4096 letters do
+// not match.
 std::optional<std::vector<std::string>> MatchRule(std::string_view pattern, std::string_view name);
 
 // Megatron Bridge's substitution: all "**" are filled first, then the "*".

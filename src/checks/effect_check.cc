@@ -31,6 +31,7 @@ constexpr std::string_view kOneExpert = "a softmax over the one expert that is c
 constexpr double kTolerance = 1e-6;  // relative; both sides are computed in double
 
 bool Equal(double a, double b) {
+  if (!std::isfinite(a) || !std::isfinite(b)) return a == b;
   return a == b || std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b));
 }
 

@@ -36,16 +36,27 @@ bool JoinsRows(const std::vector<Shape>& parts, const Shape& whole) {
   return rows == whole[0];
 }
 
-Shape Permuted(const Shape& shape, const std::vector<int64_t>& axes) {
-  if (axes.size() != shape.size()) return shape;
+// nullopt: no tensor of this shape can be permuted so.
+std::optional<Shape> Permuted(const Shape& shape, const std::vector<int64_t>& axes) {
+  if (axes.empty()) return shape;
+  if (axes.size() != shape.size()) return std::nullopt;
+  std::set<int64_t> named;
   Shape out;
   for (const int64_t axis : axes) {
     const auto size = static_cast<int64_t>(shape.size());
     const int64_t from = axis < 0 ? axis + size : axis;
-    if (from < 0 || from >= size) return shape;
+    if (from < 0 || from >= size || !named.insert(from).second) return std::nullopt;
     out.push_back(shape[static_cast<size_t>(from)]);
   }
   return out;
+}
+
+// Its layer, where names count layers first.
+std::string_view FirstNumber(std::string_view name) {
+  const size_t begin = name.find_first_of("0123456789");
+  if (begin == std::string_view::npos) return "";
+  const size_t end = name.find_first_not_of("0123456789", begin);
+  return name.substr(begin, end == std::string_view::npos ? end : end - begin);
 }
 
 class InventoryLint {
@@ -134,6 +145,8 @@ class InventoryLint {
       const auto [first, is_new] = readers_.emplace(name, tensor.name);
       const bool role_again = !by_this_rule.insert(name).second;
       const bool stacked = Stars(first->second) == Stars(tensor.name) && hf_.at(name).size() > 1 &&
+                           FirstNumber(first->second) == FirstNumber(tensor.name) &&
+                           ++stacked_[name] <= hf_.at(name)[0] &&
                            Stars(tensor.name).find("expert") != std::string::npos;
       const bool tied = IsOuter(tensor.name) && IsOuter(first->second);
       if (!role_again && (is_new || stacked || tied)) continue;
@@ -183,7 +196,9 @@ class InventoryLint {
       for (const Shape& shape : shapes) elements += Numel(shape);
       return elements == Numel(tensor.shape);
     }
-    const Shape shape = Permuted(shapes[0], rule.permute_dims);
+    const std::optional<Shape> permuted = Permuted(shapes[0], rule.permute_dims);
+    if (!permuted) return false;
+    const Shape& shape = *permuted;
     if (shape == tensor.shape || (IsOuter(tensor.name) && Padded(shape, tensor.shape))) return true;
     // A leading axis of extent 1, an axis that a convolution has: dropped or added by the modules.
     const auto more_than_one = [](const Shape& s) {
@@ -253,6 +268,7 @@ class InventoryLint {
   std::set<std::string> unproven_;
   ShapeOf hf_;
   std::map<std::string, std::string> readers_;  // HF name -> the first that reads it
+  std::map<std::string, int64_t> stacked_;      // HF name -> how many read it as experts
 };
 
 }  // namespace

@@ -121,3 +121,32 @@ def test_the_handler_of_somebody_else_keeps_what_is_not_ours(tmp_path):
             "mapped[100000]\n")
     ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
     assert ran.returncode == -signal.SIGBUS and "Fatal Python error: Bus error" in ran.stderr
+
+
+IN_A_THREAD = """
+import os, sys, threading, numpy, weighbridge as wb
+zeros, ones = (wb.load(path, "numpy") for path in sys.argv[1:])
+os.truncate(sys.argv[2], os.path.getsize(sys.argv[2]) - (1 << 24))
+said = []
+def work():
+    try:
+        said.append(str(wb.compare_state_dicts(zeros, ones, verbose=False).equal))
+    except wb.Error as error:
+        said.append(error.id)
+thread = threading.Thread(target=work)
+thread.start()
+while thread.is_alive():
+    try:
+        sum(range(1000))  # the main thread may be told first
+    except wb.Error:
+        pass
+print(*said)
+"""
+
+
+def test_what_a_thread_read_of_a_file_that_shrank_is_no_verdict_whoever_is_told_first(tmp_path):
+    paths = tmp_path / "zeros.safetensors", tmp_path / "ones.safetensors"
+    for path, fill in zip(paths, (0, 1)):
+        save_file({"x": np.full(1 << 24, fill, dtype=np.uint8)}, path)
+    ran = subprocess.run([sys.executable, "-c", IN_A_THREAD, *paths], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "file-shrank\n", ran

@@ -561,3 +561,12 @@ def test_a_window_that_is_absent_is_its_class_default_and_one_that_is_null_is_no
     assert result.returncode == 1
     causes = {c["id"] for c in json.loads((tmp_path / "report.json").read_text())["causes"]}
     assert causes & {"config-lost", "layer-pattern"}, result.stdout
+
+
+@pytest.mark.parametrize("eps", [{"__float__": "Infinity"}, {"__float__": "-Infinity"}, {"__float__": "NaN"}])
+def test_a_number_without_end_is_not_equal_to_every_other(run, imported_toy, eps):
+    hf, megatron = imported_toy("olmoe")
+    config = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps(config | {"rms_norm_eps": eps}))
+    result = run("verify", hf, megatron, "--json", "-")
+    assert result.returncode == 1 and "norm-eps" in result.stdout, result.stdout[-2000:]

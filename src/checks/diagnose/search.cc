@@ -326,7 +326,9 @@ void TensorSearch::DiscoverExperts() {
   const int64_t n = form_.shape[0];
   if (!form_.expert_rows || n < 2 || n > kMostBlocks) return;
   const std::vector<int64_t> order = MatchBlocks(n, 1);
-  if (order.empty() || std::is_sorted(order.begin(), order.end(), std::less_equal<>())) return;
+  if (order.empty() ||
+      std::adjacent_find(order.begin(), order.end(), std::greater_equal<>()) == order.end())
+    return;
   moves_.push_back({"expert-order", "the router's rows in the order " + OrderText(order),
                     BlocksInOrder(form_.shape, 1, order)});
 }
