@@ -101,7 +101,8 @@ void Measure::AddDifference(const Tensor& candidate, const Tensor& reference,
   size_t token = 0;
   bool finite = true;
   for (const RowSums& row : SumsOf(candidate, reference)) {
-    max_diff_ = LargerOf(max_diff_, row.largest);
+    // The largest of what are numbers; the others are counted.
+    if (!std::isnan(row.largest)) max_diff_ = std::max(max_diff_, row.largest);
     sum_diff_ += row.apart;
     dot_ += row.product;
     norm_a_ += row.first;
