@@ -5,7 +5,9 @@ pass of transformers (SDPA, float32, the same tokens' number) in the same run.
 usage: forward_bench.py [--repeat N] [--program FILE] [--folder FOLDER] [--python FILE]
 
   each pass   whole command, less what certifies the reference (its truth in float64, and the verdict in the checkpoint's
-              dtype), divided by the full passes that it makes: at most 1.15 x the forward of transformers
+              dtype), divided by the full passes that it makes: at most 1.15 x the forward of transformers, which is
+              the mean of one right before the command and one right after it, in a process that stays. A machine
+              whose speed drifts so meets both alike; the figure is the median of the repeats' ratios
   memory      peak anonymous memory of the report: at most the embedding, the output layer and three layers in float32
 
 Needs `make engine` and, for transformers, the environment of `make test-oracle`.
@@ -24,22 +26,43 @@ from roundtrip_bench import BIG, MIB, ROOT, Table, machine, make_toy, need_built
 
 TOKENS = 512
 PASSES = 3  # transformers' model; Megatron's on its inputs; Megatron's on its own states
+# A forward for each line that it is sent; answers with the seconds.
 FORWARD = """
 import sys, time, torch, transformers
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32, attn_implementation="sdpa").eval()
 ids = torch.randint(0, model.config.vocab_size, (1, int(sys.argv[2])))
 with torch.inference_mode():
     model(ids, use_cache=False)
-    for _ in range(int(sys.argv[3])):
+    for _ in sys.stdin:
         start = time.perf_counter()
         model(ids, use_cache=False)
-        print(time.perf_counter() - start)
+        print(time.perf_counter() - start, flush=True)
 """
 
 
 def default_python():
     cache = os.environ.get("WEIGHBRIDGE_CACHE") or pathlib.Path.home() / ".cache/weighbridge"
     return pathlib.Path(cache) / "oracle/bin/python"
+
+
+class Peer:
+    """A process of transformers that holds the model."""
+
+    def __init__(self, python, model):
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen([python, "-c", FORWARD, model, str(TOKENS)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=os.environ | quiet)
+        self.seconds = []
+
+    def forward(self):
+        """The seconds of one forward pass."""
+        print(file=self.process.stdin, flush=True)
+        self.seconds.append(float(self.process.stdout.readline()))
+        return self.seconds[-1]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def layer_bytes():
@@ -65,21 +88,27 @@ def main():
         read_into_cache(file)
     here = machine(program, arguments.repeat)
     table = Table()
-    peer = [float(s) for s in run([arguments.python, "-c", FORWARD, model, TOKENS, arguments.repeat]).stdout.split()]
-    forward = statistics.median(peer)
-    print(f"  transformers, one forward: {forward:.2f} s, best {min(peer):.2f} s, worst {max(peer):.2f} s")
-    each, whole = [], []
+    peer = Peer(arguments.python, model)
+    ratios, whole = [], []
+    before = peer.forward()
     for _ in range(arguments.repeat):
         start = time.perf_counter()
         run([program, "compare", model, "--seq-len", TOKENS, "--json", report, "-q"])
         whole.append(time.perf_counter() - start)
+        after = peer.forward()
         found = json.loads(report.read_text())
         spent = {name: float(seconds) for name, seconds in
                  (part.split() for part in found["details"]["seconds"].split(", "))}
-        each.append((whole[-1] - spent["truth"] - spent.get("narrow", 0)) / PASSES)
+        each = (whole[-1] - spent["truth"] - spent.get("narrow", 0)) / PASSES
+        ratios.append(each / ((before + after) / 2))
+        before = after
+    peer.end()
+    print(f"  transformers, one forward: {statistics.median(peer.seconds):.2f} s,"
+          f" best {min(peer.seconds):.2f} s, worst {max(peer.seconds):.2f} s")
     print(f"  compare: {statistics.median(whole):.2f} s, best {min(whole):.2f} s, worst {max(whole):.2f} s; in the last:"
           f" {', '.join(f'{name} {seconds:.2f} s' for name, seconds in spent.items())}")
-    table.add("compare, each pass / transformers' forward", statistics.median(each) / forward, 1.15, "x")
+    print(f"  ratios: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
+    table.add("compare, each pass / transformers' forward", statistics.median(ratios), 1.15, "x")
     layer, embedding = layer_bytes()
     table.add("compare, anonymous memory", found["memory"]["peak_anonymous_bytes"] / MIB,
               (2 * embedding + 3 * layer) / MIB, "MiB", 1)
@@ -91,6 +120,6 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except subprocess.SubprocessError as error:
+    except (subprocess.SubprocessError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
