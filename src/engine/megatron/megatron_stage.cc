@@ -288,14 +288,18 @@ class MegatronStage final : public Stage {
     return in.mul(at::rsqrt(in.pow(2).mean(-1, true).add(eps))).to(x.scalar_type());
   }
 
+  // Each rank with heads of its own: their weights together are as wide as the projection.
+  void NeedWidth(const std::string& norm, int64_t width) const {
+    if (w_.Stored(norm + "weight").numel() == width) return;
+    throw Unsupported("a norm over the whole projection whose heads several ranks share");
+  }
+
   Tensor HeadNorm(const Tensor& x, const std::string& name) const {
     if (CutOf(name + "weight") == 0) return CutHeadNorm(x, name);
     if (w_.Stored(name + "weight").numel() == x.size(-1)) return Norm(x, name, "qk");
     // A norm over the whole projection: its module sees all heads at once.
     const int64_t own = x.size(2), heads = own * place_.tp.size();
-    if (w_.Stored(name + "weight").numel() != heads * x.size(3)) {
-      throw Unsupported("a norm over the whole projection whose heads several ranks share");
-    }
+    NeedWidth(name, heads * x.size(3));
     const Tensor all = place_.tp.AllGather(x, 2, heads);
     const Tensor normed = Norm(all.reshape({all.size(0), all.size(1), -1}), name, "qk");
     return normed.reshape(all.sizes()).narrow(2, place_.tp.rank() * own, own);
@@ -304,9 +308,7 @@ class MegatronStage final : public Stage {
   // MiniMax-M2 of Megatron Bridge: the ranks have parts of the weight and add their squares.
   Tensor CutHeadNorm(const Tensor& x, const std::string& name) const {
     const Tensor in = x.flatten(2).to(Wide(x.scalar_type()));
-    if (w_.Stored(name + "weight").numel() != in.size(-1)) {
-      throw Unsupported("a norm over the whole projection whose heads several ranks share");
-    }
+    NeedWidth(name, in.size(-1));
     const double eps = spec_.at("norm").at("epsilon").at("qk");
     const auto width = static_cast<double>(in.size(-1) * place_.tp.size());
     const Tensor variance = place_.tp.AllReduce(in.pow(2).sum(-1, true)) / width;
@@ -676,7 +678,7 @@ class MegatronStage final : public Stage {
       const auto c = cap.get<double>();
       scores = c * at::tanh(scores / c);
     }
-    scores = scores.masked_fill_(masked, kMaskedScore);
+    scores.masked_fill_(masked, kMaskedScore);
     const Tensor context =
         at::bmm(Probabilities(scores, first).view({b * heads, s, s}), heads_first(v));
     return context.view({b, heads, s, -1}).permute({0, 2, 1, 3});
