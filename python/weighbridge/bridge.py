@@ -105,6 +105,13 @@ def _resolved(mapping: Any, captures: tuple[str, ...]) -> Any:
     return mapping.resolve(captures) if captures else mapping
 
 
+def _of_held(mapping: Any) -> dict[str, str]:
+    """{"attribute.method": place of its code} of the mappings that a mapping holds, to which it may leave the conversion."""
+    return {f"{name}.{method}": place for name, held in getattr(mapping, "__dict__", {}).items()
+            if hasattr(held, "hf_to_megatron") and not isinstance(held, type)
+            for method, place in own_code(held, COMMON).items()}
+
+
 class _Rules:
     """The rules of a registry as the dump has them, and the parameters that each of them takes."""
 
@@ -119,7 +126,7 @@ class _Rules:
         kind = type(mapping)
         entry: dict[str, Any] = {"class": kind.__name__, "classes": classes_of(kind)}
         try:
-            entry["own"] = own_code(mapping, COMMON)
+            entry["own"] = own_code(mapping, COMMON) | _of_held(mapping)
             entry["megatron"] = str(mapping.megatron_param)
             entry["hf"] = _hf_names(mapping)
             args = {name: _plain(getattr(mapping, name)) for name in _ARGS if getattr(mapping, name, None)}

@@ -23,6 +23,9 @@ std::string DidYouMean(std::string_view name, std::span<const std::string> candi
 // `?` for one; everything else for itself. Linear memory, never exponential time.
 bool GlobMatch(std::string_view pattern, std::string_view text);
 
+// Of ASCII, whatever the locale.
+constexpr bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
 // "0 B", "999 B", "1.5 kB", "2.47 GB": decimal units, three digits.
 std::string FormatBytes(uint64_t bytes);
 

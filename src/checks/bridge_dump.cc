@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
+#include "base/strings.h"
 
 namespace weighbridge {
 namespace {
@@ -139,8 +140,6 @@ Result<std::vector<DumpedTensor>> ParseInventory(const json& rows, const std::st
   }
   return out;
 }
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 // The pattern in pieces: a letter that stands for itself, a run of digits, any text.
 struct Piece {

@@ -5,12 +5,11 @@
 
 #include <algorithm>
 
+#include "base/strings.h"
 #include "checks/rule_code.h"
 
 namespace weighbridge {
 namespace {
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 // The two methods that Megatron Bridge made for this, and inspect_bridge tries.
 bool IsTried(const BridgeHook& hook) { return hook.method.starts_with("maybe_modify_"); }
@@ -144,6 +143,53 @@ void HookUse::Describe(Report& report) const {
   }
 }
 
+const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row) {
+  const MappingClass* known = KnownClassOf(rule);
+  if (known != nullptr) return known;
+  const Names own = OwnCodeOf(rule);
+  row.status = RowStatus::kSkipped;
+  row.why =
+      fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(), Joined(own));
+  for (const std::string& code : own) {
+    unproven_.insert(fmt::format("{} is code of the bridge's own, which was not judged", code));
+  }
+  return nullptr;
+}
+
+void RuleCheck::Close(const RegistryRule* rule, std::optional<Finding> finding, ResultRow row) {
+  if (rule != nullptr && rule->raised.empty()) {
+    finding = hooks_.Judge(*rule, std::move(finding), row);
+  }
+  if (finding) {
+    row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
+    row.why = finding->message;
+    finding->parameters = {row.megatron.name};
+    findings_.Add(*std::move(finding));
+  }
+  report_.results.push_back(std::move(row));
+}
+
+void RuleCheck::Finish() {
+  for (const RegistryRule& rule : dump_.rules) {
+    if (!rule.raised.empty()) findings_.Add(Raised(rule));
+  }
+  findings_.AddTo(report_);
+  for (const std::string& text : unproven_) report_.unproven.push_back(text);
+  use_.NoteUnused(report_);
+}
+
+std::optional<std::vector<size_t>> AxesOf(const std::vector<int64_t>& permute_dims, size_t count) {
+  if (permute_dims.size() != count) return std::nullopt;
+  std::vector<size_t> axes;
+  for (const int64_t dim : permute_dims) {
+    const int64_t axis = dim + (dim < 0 ? static_cast<int64_t>(count) : 0);
+    const bool there = axis >= 0 && axis < static_cast<int64_t>(count);
+    if (!there || std::find(axes.begin(), axes.end(), axis) != axes.end()) return std::nullopt;
+    axes.push_back(static_cast<size_t>(axis));
+  }
+  return axes;
+}
+
 ResultRow RowOf(const std::string& name, const Shape& shape, const Names& hf) {
   ResultRow row;
   row.megatron = {name, shape, std::nullopt};
@@ -186,22 +232,6 @@ Finding Raised(const RegistryRule& rule) {
           &rule,
           rule.raised,
           {}};
-}
-
-void AddRaised(const BridgeDump& dump, Findings& findings) {
-  for (const RegistryRule& rule : dump.rules) {
-    if (!rule.raised.empty()) findings.Add(Raised(rule));
-  }
-}
-
-void SkipOwnCode(const RegistryRule& rule, const Names& own, ResultRow& row,
-                 std::set<std::string>& unproven) {
-  row.status = RowStatus::kSkipped;
-  row.why =
-      fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(), Joined(own));
-  for (const std::string& code : own) {
-    unproven.insert(fmt::format("{} is code of the bridge's own, which was not judged", code));
-  }
 }
 
 std::optional<Finding> WrongRoleNames(const RegistryRule& rule, const MappingClass& known) {

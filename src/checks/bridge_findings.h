@@ -89,6 +89,40 @@ class HookUse {
   const BridgeDump& dump_;
 };
 
+// What every check of a bridge's rules has: who takes what, the rows of the parameters, what was
+// found, and what was not judged.
+class RuleCheck {
+ public:
+  RuleCheck(const BridgeDump& dump, Report& report)
+      : dump_(dump), report_(report), use_(dump), hooks_(dump) {}
+
+  RuleUse& use() { return use_; }
+  const HookUse& hooks() const { return hooks_; }
+  void Add(Finding finding) { findings_.Add(std::move(finding)); }
+
+  // The class that `rule` converts as; nullptr where its code is not known: then nothing is said of
+  // `row`.
+  const MappingClass* ClassOf(const RegistryRule& rule, ResultRow& row);
+
+  // Ends the row of a parameter that `rule` (nullptr: none) takes, with what is wrong with that.
+  void Close(const RegistryRule* rule, std::optional<Finding> finding, ResultRow row);
+
+  // After the last row: everything besides the rows is put into the report.
+  void Finish();
+
+ private:
+  const BridgeDump& dump_;
+  Report& report_;
+  RuleUse use_;
+  HookUse hooks_;
+  Findings findings_;
+  std::set<std::string> unproven_;
+};
+
+// permute_dims as axes of a tensor that has `count`, counted from 0; nullopt: no tensor with so
+// many can be permuted so.
+std::optional<std::vector<size_t>> AxesOf(const std::vector<int64_t>& permute_dims, size_t count);
+
 ResultRow RowOf(const std::string& name, const Shape& shape, const Names& hf);
 
 // What is said of every bridge, whatever it is judged against.
@@ -96,11 +130,6 @@ void DescribeBridge(const BridgeDump& dump, Report& report);
 
 // Of a rule that raised while it was inspected: what is wrong with its roles, or only that.
 Finding Raised(const RegistryRule& rule);
-void AddRaised(const BridgeDump& dump, Findings& findings);
-
-// The parameter of `row` is taken by a rule whose code is not known: nothing is said of it.
-void SkipOwnCode(const RegistryRule& rule, const Names& own, ResultRow& row,
-                 std::set<std::string>& unproven);
 
 // Roles that the class has not, that are not given, or that read one tensor twice.
 std::optional<Finding> WrongRoleNames(const RegistryRule& rule, const MappingClass& known);

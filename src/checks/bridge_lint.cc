@@ -13,7 +13,6 @@
 #include "checks/effect_check.h"
 #include "checks/mapping_classes.h"
 #include "checks/megatron_config_check.h"
-#include "checks/rule_code.h"
 #include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge {
@@ -28,7 +27,7 @@ bool SameSet(Names a, Names b) {
 class FamilyLint {
  public:
   FamilyLint(const Model& model, const BridgeDump& dump, Report& report)
-      : model_(model), dump_(dump), use_(dump), hooks_(dump), report_(report) {
+      : model_(model), dump_(dump), check_(dump, report) {
     if (!dump.megatron) return;
     for (const DumpedTensor& tensor : *dump.megatron) live_.insert(tensor.name);
   }
@@ -40,10 +39,7 @@ class FamilyLint {
     for (size_t i = 0; i < taken.size(); ++i) {
       Judge(model_.parameters()[i], taken[i].first, taken[i].second);
     }
-    AddRaised(dump_, findings_);
-    findings_.AddTo(report_);
-    for (const std::string& text : unproven_) report_.unproven.push_back(text);
-    use_.NoteUnused(report_);
+    check_.Finish();
   }
 
  private:
@@ -55,7 +51,7 @@ class FamilyLint {
       std::string local = model_.MegatronName(p, Dialect::kLocal);
       if (live_.contains(local)) name = std::move(local);
     }
-    const RegistryRule* rule = use_.Take(name);
+    const RegistryRule* rule = check_.use().Take(name);
     return {std::move(name), rule};
   }
 
@@ -65,21 +61,13 @@ class FamilyLint {
     row.op = std::string(ToString(p.op));
     std::optional<Finding> finding =
         rule == nullptr ? std::optional(Missing(p)) : Wrong(p, name, *rule, row);
-    if (rule != nullptr && rule->raised.empty()) {
-      finding = hooks_.Judge(*rule, std::move(finding), row);
-    }
-    if (finding) {
-      row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
-      row.why = finding->message;
-      finding->parameters = {name};
-      findings_.Add(*std::move(finding));
-    }
-    report_.results.push_back(std::move(row));
+    check_.Close(rule, std::move(finding), std::move(row));
   }
 
   Finding Missing(const Parameter& p) {
     const std::string pattern = model_.MegatronPattern(p, Dialect::kTe);
-    if (const RegistryRule* meant = use_.MeantFor(p.hf, model_.MegatronName(p, Dialect::kLocal))) {
+    if (const RegistryRule* meant =
+            check_.use().MeantFor(p.hf, model_.MegatronName(p, Dialect::kLocal))) {
       return {"rule-dead",
               fmt::format("{} matches no parameter of the model, and {} has no rule", meant->Text(),
                           pattern),
@@ -99,11 +87,8 @@ class FamilyLint {
     const RuleSources sources = *SourcesOf(rule, name);
     const Names read = NamesOf(sources);
     if (!SameSet(read, p.hf)) return WrongNames(p, name, rule, read);
-    const MappingClass* known = KnownClassOf(rule);
-    if (known == nullptr) {
-      SkipOwnCode(rule, OwnCodeOf(rule), row, unproven_);
-      return std::nullopt;
-    }
+    const MappingClass* known = check_.ClassOf(rule, row);
+    if (known == nullptr) return std::nullopt;
     if (auto wrong = WrongClass(p, rule, *known)) return wrong;
     if (auto wrong = WrongRoleNames(rule, *known)) return wrong;
     return WrongRoles(p, rule, *known, sources);
@@ -149,7 +134,7 @@ class FamilyLint {
           rule, fmt::format("does not do the transform '{}'", transform),
           fmt::format("{} does: {}", known.name, fmt::join(known.transforms, ", ")));
     }
-    if (NeedsHook(transform) && !hooks_.Does(transform)) {
+    if (NeedsHook(transform) && !check_.hooks().Does(transform)) {
       return ClassFinding(rule, fmt::format("does not do the transform '{}'", transform),
                           "Megatron Bridge does it in maybe_modify_loaded_hf_weight and "
                           "maybe_modify_converted_hf_weight, which this bridge has not");
@@ -232,10 +217,7 @@ class FamilyLint {
   }
 
   static bool Exchanges(const RegistryRule& rule) {
-    return rule.permute_dims == std::vector<int64_t>{1, 0} ||
-           rule.permute_dims == std::vector<int64_t>{-1, -2} ||
-           rule.permute_dims == std::vector<int64_t>{-1, 0} ||
-           rule.permute_dims == std::vector<int64_t>{1, -2};
+    return AxesOf(rule.permute_dims, 2) == std::vector<size_t>{1, 0};
   }
 
   // permute_dims that no tensor of this shape can have, or that its class does not look at; empty:
@@ -250,19 +232,10 @@ class FamilyLint {
                  ? given + ", which its class does not look at"
                  : given + " besides what its class transposes by itself";
     }
-    const auto axes = static_cast<int64_t>(p.shape.size());
-    std::set<int64_t> named;
-    bool same = true;
-    for (size_t i = 0; i < rule.permute_dims.size(); ++i) {
-      const int64_t axis = rule.permute_dims[i] + (rule.permute_dims[i] < 0 ? axes : 0);
-      if (axis >= 0 && axis < axes) named.insert(axis);
-      same = same && axis == static_cast<int64_t>(i);
-    }
-    if (static_cast<int64_t>(rule.permute_dims.size()) != axes ||
-        static_cast<int64_t>(named.size()) != axes) {
-      return given + ", and the tensor has other axes";
-    }
-    return same || axes == 2 ? "" : given + ", and the tensor lies alike on both sides";
+    const auto axes = AxesOf(rule.permute_dims, p.shape.size());
+    if (!axes) return given + ", and the tensor has other axes";
+    const bool same = std::is_sorted(axes->begin(), axes->end());
+    return same || axes->size() == 2 ? "" : given + ", and the tensor lies alike on both sides";
   }
 
   std::optional<Finding> WrongCut(const Parameter& p, const RegistryRule& rule,
@@ -343,12 +316,8 @@ class FamilyLint {
 
   const Model& model_;
   const BridgeDump& dump_;
-  RuleUse use_;
-  HookUse hooks_;
+  RuleCheck check_;
   std::set<std::string> live_;
-  Findings findings_;
-  std::set<std::string> unproven_;
-  Report& report_;
 };
 
 void LintProvider(const Model& model, const BridgeDump& dump, const RuntimeChoice& runtime,

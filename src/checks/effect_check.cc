@@ -449,6 +449,18 @@ void NotePositions(const EffectSide& hf, const MegatronConfig& config, EffectFin
                    Describe(longest), Describe(sequence), config.origin)});
 }
 
+// "rms_norm_eps is \"1e-6\" in config.json": a value that neither library computes with.
+void NoteOddFields(const EffectSide& side, const std::string& origin, EffectFindings& findings) {
+  for (const std::string& field : OddFields(side)) {
+    const auto keys = side.keys.find(field);
+    findings.unproven.push_back(
+        ToPrintable(fmt::format("{} is {} in {}, no value of its kind: what it decides was not "
+                                "compared",
+                                keys == side.keys.end() ? field : keys->second.front(),
+                                Describe(side.fields.at(field)), origin)));
+  }
+}
+
 void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime,
                       EffectFindings& findings) {
   const std::string name = config.provider.substr(config.provider.rfind('.') + 1);
@@ -516,6 +528,8 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   WB_TRY(const EffectSide plain, without_hidden(config.fields));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
   NoteUnknownClass(config, *runtime, findings);
+  NoteOddFields(hf, "config.json", findings);
+  NoteOddFields(plain, config.origin, findings);
   const std::string name = fmt::format("{} {}", runtime->name,
                                        choice.version.empty() ? runtime->newest : choice.version);
   findings.details.emplace_back("runtime", choice.hidden ? name : "none");

@@ -8,7 +8,6 @@
 #include <set>
 
 #include "checks/bridge_findings.h"
-#include "checks/rule_code.h"
 
 namespace weighbridge {
 namespace {
@@ -37,17 +36,12 @@ bool JoinsRows(const std::vector<Shape>& parts, const Shape& whole) {
 }
 
 // nullopt: no tensor of this shape can be permuted so.
-std::optional<Shape> Permuted(const Shape& shape, const std::vector<int64_t>& axes) {
-  if (axes.empty()) return shape;
-  if (axes.size() != shape.size()) return std::nullopt;
-  std::set<int64_t> named;
+std::optional<Shape> Permuted(const Shape& shape, const std::vector<int64_t>& permute_dims) {
+  if (permute_dims.empty()) return shape;
+  const auto axes = AxesOf(permute_dims, shape.size());
+  if (!axes) return std::nullopt;
   Shape out;
-  for (const int64_t axis : axes) {
-    const auto size = static_cast<int64_t>(shape.size());
-    const int64_t from = axis < 0 ? axis + size : axis;
-    if (from < 0 || from >= size || !named.insert(from).second) return std::nullopt;
-    out.push_back(shape[static_cast<size_t>(from)]);
-  }
+  for (const size_t axis : *axes) out.push_back(shape[axis]);
   return out;
 }
 
@@ -62,26 +56,27 @@ std::string_view FirstNumber(std::string_view name) {
 class InventoryLint {
  public:
   InventoryLint(const BridgeDump& dump, Report& report)
-      : dump_(dump), use_(dump), hooks_(dump), report_(report) {
+      : dump_(dump), check_(dump, report), report_(report) {
     for (const DumpedTensor& tensor : *dump.hf) {
       if (!hf_.emplace(tensor.name, tensor.shape).second) Twice(tensor.name, "Hugging Face");
     }
     std::set<std::string> megatron;
     for (const DumpedTensor& tensor : *dump.megatron) {
-      if (!megatron.insert(tensor.name).second) Twice(tensor.name, "Megatron");
+      if (megatron.insert(tensor.name).second) {
+        megatron_.push_back(&tensor);
+      } else {
+        Twice(tensor.name, "Megatron");
+      }
     }
   }
 
   void Run() {
     std::vector<const RegistryRule*> taken;
-    for (const DumpedTensor& tensor : *dump_.megatron) taken.push_back(use_.Take(tensor.name));
-    for (size_t i = 0; i < taken.size(); ++i) Judge((*dump_.megatron)[i], taken[i]);
+    for (const DumpedTensor* tensor : megatron_) taken.push_back(check_.use().Take(tensor->name));
+    for (size_t i = 0; i < taken.size(); ++i) Judge(*megatron_[i], taken[i]);
     JudgeUnread();
     JudgeUnreached();
-    AddRaised(dump_, findings_);
-    findings_.AddTo(report_);
-    for (const std::string& text : unproven_) report_.unproven.push_back(text);
-    use_.NoteUnused(report_);
+    check_.Finish();
   }
 
  private:
@@ -96,16 +91,7 @@ class InventoryLint {
     ResultRow row = RowOf(tensor.name, tensor.shape, read);
     std::optional<Finding> finding =
         rule == nullptr ? std::optional(Missing(tensor)) : Wrong(tensor, *rule, read, row);
-    if (rule != nullptr && rule->raised.empty()) {
-      finding = hooks_.Judge(*rule, std::move(finding), row);
-    }
-    if (finding) {
-      row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
-      row.why = finding->message;
-      finding->parameters = {tensor.name};
-      findings_.Add(*std::move(finding));
-    }
-    report_.results.push_back(std::move(row));
+    check_.Close(rule, std::move(finding), std::move(row));
   }
 
   Finding Missing(const DumpedTensor& tensor) {
@@ -128,11 +114,8 @@ class InventoryLint {
           "mend its Hugging Face pattern", &rule, fmt::format("{} reads {}", tensor.name, name)};
     }
     if (auto wrong = Double(tensor, rule, read)) return wrong;
-    const MappingClass* known = KnownClassOf(rule);
-    if (known == nullptr) {
-      SkipOwnCode(rule, OwnCodeOf(rule), row, unproven_);
-      return std::nullopt;
-    }
+    const MappingClass* known = check_.ClassOf(rule, row);
+    if (known == nullptr) return std::nullopt;
     if (auto wrong = WrongRoleNames(rule, *known)) return wrong;
     return WrongShape(tensor, rule, *known, read);
   }
@@ -226,47 +209,44 @@ class InventoryLint {
       if (!readers_.contains(name)) unread.emplace(Stars(name), name);
     }
     for (const auto& [pattern, first] : unread) {
-      const RegistryRule* meant = use_.MeantFor({first}, "");
-      findings_.Add({meant == nullptr ? "rule-missing" : "rule-dead",
-                     meant == nullptr
-                         ? fmt::format("no rule reads {}", pattern)
-                         : fmt::format("{} would read {}, but matches no Megatron tensor",
-                                       meant->Text(), pattern),
-                     meant == nullptr ? "add a rule for it" : "mend its Megatron pattern",
-                     meant,
-                     "",
-                     {first}});
+      const RegistryRule* meant = check_.use().MeantFor({first}, "");
+      check_.Add({meant == nullptr ? "rule-missing" : "rule-dead",
+                  meant == nullptr ? fmt::format("no rule reads {}", pattern)
+                                   : fmt::format("{} would read {}, but matches no Megatron tensor",
+                                                 meant->Text(), pattern),
+                  meant == nullptr ? "add a rule for it" : "mend its Megatron pattern",
+                  meant,
+                  "",
+                  {first}});
     }
   }
 
   // A rule that earlier ones keep from every tensor that it matches, and that reads others.
   void JudgeUnreached() {
     for (const RegistryRule& rule : dump_.rules) {
-      if (use_.used(rule) || rule.hf.empty() || !rule.raised.empty()) continue;
+      if (check_.use().used(rule) || rule.hf.empty() || !rule.raised.empty()) continue;
       for (const DumpedTensor& tensor : *dump_.megatron) {
         const auto sources = SourcesOf(rule, tensor.name);
         if (!sources) continue;
         const RegistryRule& first = *FirstRule(dump_, tensor.name);
         if (first.hf.empty() || *SourcesOf(first, tensor.name) == *sources) break;
-        findings_.Add({"rule-shadowed",
-                       fmt::format("{} is never reached: {} comes before it and matches as well",
-                                   rule.Text(), first.Text()),
-                       "make the earlier pattern narrower, or move the later rule before it",
-                       &rule,
-                       fmt::format("{}: it would read {}", tensor.name, Joined(NamesOf(*sources))),
-                       {tensor.name}});
+        check_.Add({"rule-shadowed",
+                    fmt::format("{} is never reached: {} comes before it and matches as well",
+                                rule.Text(), first.Text()),
+                    "make the earlier pattern narrower, or move the later rule before it",
+                    &rule,
+                    fmt::format("{}: it would read {}", tensor.name, Joined(NamesOf(*sources))),
+                    {tensor.name}});
         break;
       }
     }
   }
 
   const BridgeDump& dump_;
-  RuleUse use_;
-  HookUse hooks_;
+  RuleCheck check_;
   Report& report_;
-  Findings findings_;
-  std::set<std::string> unproven_;
   ShapeOf hf_;
+  std::vector<const DumpedTensor*> megatron_;   // each name once
   std::map<std::string, std::string> readers_;  // HF name -> the first that reads it
   std::map<std::string, int64_t> stacked_;      // HF name -> how many read it as experts
 };

@@ -12,13 +12,17 @@ namespace {
 constexpr std::array<std::string_view, 6> kSeen = {"__init__",  "resolve",  "_validate_patterns",
                                                    "group_key", "__repr__", "__doc__"};
 
-// Methods of a known class are known with it, where it is the rule's own or one that it is made of.
-bool IsKnown(const RegistryRule& rule, const std::string& method, const std::string& code) {
+// Methods of a known class are known with it, where it is the rule's own, one that it is made of,
+// or that of a mapping that it holds ("_tp_mapping.hf_to_megatron").
+bool IsKnown(const RegistryRule& rule, const std::string& entry, const std::string& code) {
+  const size_t held = entry.rfind('.');
+  const std::string method = held == std::string::npos ? entry : entry.substr(held + 1);
   if (std::find(kSeen.begin(), kSeen.end(), method) != kSeen.end()) return true;
   const size_t dot = code.rfind('.');
   if (dot == std::string::npos || code.substr(dot + 1) != method) return false;
   const std::string kind = code.substr(0, dot);
-  return FindMappingClass(kind) != nullptr &&
+  if (FindMappingClass(kind) == nullptr) return false;
+  return held != std::string::npos ||
          std::find(rule.classes.begin(), rule.classes.end(), kind) != rule.classes.end();
 }
 

@@ -108,6 +108,33 @@ TEST(EffectRope, MakesTheTablesOfMegatronCore) {
   }
 }
 
+TEST(EffectRope, ATableWithTextInThePlaceOfANumberIsRefused) {
+  const json table = {{"rope_type", "linear"}, {"rope_theta", 10000.0}, {"factor", "8"}};
+  const auto side = SideOf("llama", {{"rope_parameters", table}});
+  ASSERT_TRUE(side) << side.error().what;
+  const auto rope = side->rope(0, false);
+  ASSERT_FALSE(rope);
+  EXPECT_NE(rope.error().what.find("'factor' of the RoPE table is \"8\""), std::string::npos);
+}
+
+TEST(EffectFields, AValueOfAnotherKindIsToldAndOnesOwnAreNot) {
+  const auto plain = SideOf("olmoe", json::object());
+  ASSERT_TRUE(plain) << plain.error().what;
+  EXPECT_EQ(OddFields(*plain), std::set<std::string>());
+  const auto odd =
+      SideOf("olmoe", {{"rms_norm_eps", "1e-6"}, {"num_experts_per_tok", json::object()}});
+  ASSERT_TRUE(odd) << odd.error().what;
+  EXPECT_EQ(OddFields(*odd), (std::set<std::string>{"layernorm_epsilon", "moe_router_topk"}));
+}
+
+TEST(EffectFields, ClippingAtZeroIsNotNoClipping) {
+  for (const json& bound : {json(0.0), json(8.0), json(nullptr)}) {
+    const auto side = SideOf("olmoe", {{"clip_qkv", bound}});
+    ASSERT_TRUE(side) << side.error().what;
+    EXPECT_EQ(LayerEffects(*side, 0)->at("attention.clip").value, bound);
+  }
+}
+
 TEST(EffectRope, AHostileConfigGetsNoHugeTable) {
   EXPECT_FALSE(
       MegatronRope({{"position_embedding_type", "rope"}, {"kv_channels", int64_t{1} << 40}}));

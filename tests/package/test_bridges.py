@@ -346,8 +346,12 @@ def test_of_a_new_model_hooks_own_code_and_what_raised_are_judged_too():
 
 def test_of_a_new_model_a_name_that_is_listed_twice_is_said():
     dump = new_to_us("llama_untied")
+    rows = dump.lint().counts.total
     dump.document["hf"].append(["model.norm.weight", [3]])
-    assert any("twice" in text for text in dump.lint().unproven)
+    dump.document["megatron"].append(["decoder.final_layernorm.weight", [3]])
+    report = dump.lint()
+    assert report.ok and report.counts.total == rows  # the first counts
+    assert sum("twice" in text for text in report.unproven) == 2
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in DUMPS.glob("*.json")} - {"deepseek_v3"}))  # whose files lack MTP
@@ -413,6 +417,24 @@ def test_any_object_of_the_bridges_shape_is_inspected(model):
     assert row_of(report, "word_embeddings.weight").status == "skipped"  # whatever its name, it is not Megatron Bridge's
     with pytest.raises(TypeError, match="no bridge"):
         wb.inspect_bridge(object())
+
+
+class Holds(AutoMapping):
+    def __init__(self, *names):
+        super().__init__(*names)
+        self._delegate = Mapping(*names)
+
+
+def test_mappings_that_a_mapping_holds_are_looked_at(model):
+    (entry,) = wb.inspect_bridge(bridge_of(model, Holds(*WORD))).document["mappings"]
+    assert entry["own"]["_delegate.megatron_to_hf"].endswith("test_bridges.Mapping.hf_to_megatron")
+    dump = dump_of("llama_tied")
+    held = {"hf_to_megatron": f"{COMMON}.AutoMapping.hf_to_megatron", "__init__": "mine.M.__init__"}
+    word = rule(dump, "word_embeddings.weight")
+    word["own"] = {f"_delegate.{method}": code for method, code in held.items()}
+    assert row_of(dump.lint(), "word_embeddings.weight").status == "match"
+    word["own"]["_delegate.hf_to_megatron"] = "mine.M.hf_to_megatron"
+    assert row_of(dump.lint(), "word_embeddings.weight").status == "skipped"
 
 
 class Raises(AutoMapping):

@@ -67,6 +67,13 @@ def verify(run, hf, megatron, *options):
     return {cause["id"]: cause["origin"] for cause in report["causes"]}, report
 
 
+def test_a_value_of_another_kind_is_told_and_not_taken_for_equal(judge):
+    causes, report = judge("llama_tied", hf={"rms_norm_eps": "1e-6"})
+    (told,) = set(report["unproven"]) - set(judge("llama_tied")[1]["unproven"])
+    assert 'rms_norm_eps is "1e-6" in config.json' in told and not causes
+    assert list(judge("llama_tied", {"layernorm_epsilon": "1e-6"})[0]) == ["header-corrupt"]
+
+
 @pytest.mark.parametrize("name", CLEAN)
 def test_configs_that_mean_the_same_raise_no_alarm(judge, name):
     causes, report = judge(name)

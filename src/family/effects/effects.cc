@@ -105,10 +105,10 @@ static_assert(std::is_sorted(kEffects.begin(), kEffects.end(),
                                return a.name < b.name;
                              }));
 
-// Reads fields for one effect and remembers which.
+// Reads fields for one effect and remembers which, and those whose value is of another kind.
 class Reader {
  public:
-  explicit Reader(const json& fields) : fields_(fields) {}
+  Reader(const json& fields, std::set<std::string>& odd) : fields_(fields), odd_(odd) {}
 
   // nullptr: not known.
   const json* Find(const char* field) {
@@ -120,20 +120,23 @@ class Reader {
     const json* value = Find(field);
     return value == nullptr ? json() : *value;
   }
-  bool Is(const char* field) { return Get(field) == true; }
+  bool Is(const char* field) {
+    const json value = Get(field);
+    return Fits(field, value, value.is_boolean()) && value.get<bool>();
+  }
   std::optional<double> Number(const char* field) {
     const json value = Get(field);
-    if (!value.is_number()) return std::nullopt;
+    if (!Fits(field, value, value.is_number())) return std::nullopt;
     return value.get<double>();
   }
   std::optional<int64_t> Integer(const char* field) {
     const json value = Get(field);
-    if (!value.is_number_integer()) return std::nullopt;
+    if (!Fits(field, value, value.is_number_integer())) return std::nullopt;
     return value.get<int64_t>();
   }
   std::string Text(const char* field) {
     const json value = Get(field);
-    return value.is_string() ? value.get<std::string>() : "";
+    return Fits(field, value, value.is_string()) ? value.get<std::string>() : "";
   }
   // Entry `layer` of a field that is a list of 0 and 1.
   std::optional<bool> Entry(const char* field, int64_t layer) {
@@ -145,7 +148,13 @@ class Reader {
   std::vector<std::string>& used() { return used_; }
 
  private:
+  bool Fits(const char* field, const json& value, bool fits) {
+    if (!fits && !value.is_null()) odd_.insert(field);
+    return fits;
+  }
+
   const json& fields_;
+  std::set<std::string>& odd_;
   std::vector<std::string> used_;
 };
 
@@ -172,6 +181,9 @@ class Resolver {
  public:
   Resolver(const EffectSide& side, std::optional<bool> windowed, Effects& out)
       : side_(side), windowed_(windowed), out_(out) {}
+
+  // Fields that were read and whose value is of another kind than theirs.
+  const std::set<std::string>& odd() const { return odd_; }
 
   Status Layer(int64_t layer) {
     const std::string mixer = Mixer(layer), mlp = Mlp(layer);
@@ -229,7 +241,7 @@ class Resolver {
   static json Unknown() { return json(json::value_t::discarded); }
 
   void Add(std::string name, const Formula& formula) {
-    Reader reader(side_.fields);
+    Reader reader(side_.fields, odd_);
     json value = formula(reader);
     if (value.is_discarded()) return;
     out_[std::move(name)] = {std::move(value), std::move(reader.used())};
@@ -237,10 +249,7 @@ class Resolver {
 
   // A field as it is; not known where the side does not know it.
   static Formula Number(const char* field) {
-    return [field](Reader& r) -> json {
-      const json* value = r.Find(field);
-      return value != nullptr && value->is_number() ? *value : Unknown();
-    };
+    return [field](Reader& r) -> json { return r.Number(field) ? r.Get(field) : Unknown(); };
   }
 
   // 0 and None cap nothing.
@@ -304,7 +313,10 @@ class Resolver {
       return width && !skipped ? json(*width) : json();
     });
     Add("attention.softcap", Cap("attn_logit_softcapping"));
-    Add("attention.clip", Cap("clip_qkv"));
+    Add("attention.clip", [](Reader& r) -> json {
+      const auto bound = r.Number("clip_qkv");
+      return bound ? json(*bound) : json();  // 0 leaves nothing of q, k and v
+    });
     Add("attention.sinks", [](Reader& r) -> json {
       const std::string type = r.Text("softmax_type");
       return type == "learnable" ? "learned" : type == "off-by-one" ? "zero" : "none";
@@ -514,6 +526,7 @@ class Resolver {
   const EffectSide& side_;
   const std::optional<bool> windowed_;
   Effects& out_;
+  std::set<std::string> odd_;
 };
 
 }  // namespace
@@ -528,6 +541,17 @@ Effects WholeEffects(const EffectSide& side) {
   Effects effects;
   Resolver(side, std::nullopt, effects).Whole();
   return effects;
+}
+
+std::set<std::string> OddFields(const EffectSide& side) {
+  Effects effects;
+  Resolver resolver(side, std::nullopt, effects);
+  resolver.Whole();
+  for (int64_t layer = 0; layer < side.layers; ++layer) {
+    effects.clear();
+    if (!resolver.Layer(layer)) break;  // whoever compares the layers meets the error too
+  }
+  return resolver.odd();
 }
 
 const EffectInfo* FindEffectInfo(std::string_view name) {

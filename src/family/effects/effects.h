@@ -74,6 +74,10 @@ Result<Effects> LayerEffects(const EffectSide& side, int64_t layer,
                              std::optional<bool> windowed = std::nullopt);
 Effects WholeEffects(const EffectSide& side);
 
+// Fields whose value is of another kind than what they mean (text where a number is needed): they
+// count as not said, which is not to be taken for equal.
+std::set<std::string> OddFields(const EffectSide& side);
+
 // How the parts of a name in Effects are called in reports, and which cause a difference is.
 struct EffectInfo {
   std::string_view name, cause, title;

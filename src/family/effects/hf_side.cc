@@ -100,6 +100,7 @@ class RopeReader {
   }
 
   Result<Rope> Table() const {
+    WB_RETURN_IF_ERROR(CheckKinds());
     const double head = Read(fields_, Latent() ? "qk_pos_emb_head_dim" : "kv_channels", 0);
     const double share = Share();
     Rope rope;
@@ -126,6 +127,20 @@ class RopeReader {
   }
 
  private:
+  // Whatever is no number would be taken for absent.
+  Status CheckKinds() const {
+    for (const char* key : {"rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
+                            "high_freq_factor", "original_max_position_embeddings", "beta_fast",
+                            "beta_slow", "mscale", "mscale_all_dim", "attention_factor"}) {
+      const auto it = table_.find(key);
+      if (it == table_.end() || it->is_number() || it->is_null()) continue;
+      return Fail(ErrorKind::kUnsupported, "config-unsupported",
+                  fmt::format("'{}' of the RoPE table is {}, no number", key, Describe(*it)),
+                  "config.json");
+    }
+    return {};
+  }
+
   bool Latent() const { return fields_.value("multi_latent_attention", json(false)) == true; }
 
   double Base() const {
