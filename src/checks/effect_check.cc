@@ -449,15 +449,10 @@ void NotePositions(const EffectSide& hf, const MegatronConfig& config, EffectFin
                    Describe(longest), Describe(sequence), config.origin)});
 }
 
-// "rms_norm_eps is \"1e-6\" in config.json": a value that neither library computes with.
 void NoteOddFields(const EffectSide& side, const std::string& origin, EffectFindings& findings) {
-  for (const std::string& field : OddFields(side)) {
-    const auto keys = side.keys.find(field);
-    findings.unproven.push_back(
-        ToPrintable(fmt::format("{} is {} in {}, no value of its kind: what it decides was not "
-                                "compared",
-                                keys == side.keys.end() ? field : keys->second.front(),
-                                Describe(side.fields.at(field)), origin)));
+  for (const auto& [field, value] : OddFields(side)) {
+    findings.unproven.push_back(ToPrintable(fmt::format(
+        "{} in {}, no value of its kind: what it decides was not compared", value, origin)));
   }
 }
 

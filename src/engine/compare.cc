@@ -165,6 +165,14 @@ class Comparison {
   }
 
  private:
+  // A value that says nothing must not be computed with as if it were the usual one.
+  static Status RequireFields(const EffectSide& side, const std::string& origin) {
+    const auto odd = OddFields(side);
+    if (odd.empty()) return {};
+    return Fail(ErrorKind::kInvalid, "config-value",
+                ToPrintable(odd.begin()->second + ", no value of its kind"), origin);
+  }
+
   Status Prepare(const MegatronCheckpoint* megatron) {
     WB_RETURN_IF_ERROR(ReadConfig(megatron));
     WB_TRY(const RuntimeTable* runtime, BuiltInRuntime());
@@ -173,6 +181,8 @@ class Comparison {
     if (own_config_) CheckMegatronConfig(model_, config_, effects_.compared, report_);
     WB_TRY(megatron_side_,
            MegatronSide(effects_.as_stored.fields, model_, hf_side_, *runtime, options_.runtime));
+    WB_RETURN_IF_ERROR(RequireFields(hf_side_, "config.json"));
+    WB_RETURN_IF_ERROR(RequireFields(megatron_side_, config_.origin));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
     if (TeamSize(options_.grid) > 1) {
       WB_TRY(placement_, Placement::Create(model_, options_.grid));

@@ -1,5 +1,6 @@
 """`compare` where something lacks: parts of a recording, Megatron's config, experts that no token reaches, numbers that are none.
 Recordings are made by transformers."""
+import json
 import shutil
 
 import forward_faults
@@ -55,6 +56,16 @@ def test_a_number_by_which_nothing_can_be_computed_is_a_fault_of_megatrons_confi
     assert said in report["causes"][0]["message"] and "run_config.yaml" in report["causes"][0]["evidence"]
     # With a number in its place the pass ran.
     assert report["counts"]["failed"] == 0 < report["counts"]["passed"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", "1e-6"), ("num_experts_per_tok", "2")])
+def test_a_value_of_another_kind_in_config_json_is_not_taken_for_the_usual_one(compare, toy, key, value):
+    hf = toy("qwen3_moe")
+    config = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps(config | {key: value}))
+    result, report = compare(hf, "--seq-len", LENGTH)
+    assert result.returncode == 1 and not report["results"], result.stdout
+    assert key in report["causes"][0]["message"]
 
 
 # -- recordings --

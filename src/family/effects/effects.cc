@@ -7,6 +7,8 @@
 #include <cmath>
 #include <utility>
 
+#include "family/config.h"
+
 namespace weighbridge {
 namespace {
 
@@ -543,7 +545,7 @@ Effects WholeEffects(const EffectSide& side) {
   return effects;
 }
 
-std::set<std::string> OddFields(const EffectSide& side) {
+std::map<std::string, std::string> OddFields(const EffectSide& side) {
   Effects effects;
   Resolver resolver(side, std::nullopt, effects);
   resolver.Whole();
@@ -551,7 +553,13 @@ std::set<std::string> OddFields(const EffectSide& side) {
     effects.clear();
     if (!resolver.Layer(layer)) break;  // whoever compares the layers meets the error too
   }
-  return resolver.odd();
+  std::map<std::string, std::string> odd;
+  for (const std::string& field : resolver.odd()) {
+    const auto keys = side.keys.find(field);
+    odd[field] = fmt::format("{} is {}", keys == side.keys.end() ? field : keys->second.front(),
+                             Describe(side.fields.at(field)));
+  }
+  return odd;
 }
 
 const EffectInfo* FindEffectInfo(std::string_view name) {

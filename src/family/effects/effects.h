@@ -74,9 +74,10 @@ Result<Effects> LayerEffects(const EffectSide& side, int64_t layer,
                              std::optional<bool> windowed = std::nullopt);
 Effects WholeEffects(const EffectSide& side);
 
-// Fields whose value is of another kind than what they mean (text where a number is needed): they
-// count as not said, which is not to be taken for equal.
-std::set<std::string> OddFields(const EffectSide& side);
+// Fields whose value is of another kind than what they mean, and the value as its config has it:
+// "layernorm_epsilon" -> "rms_norm_eps is \"1e-6\"". They count as not said in effects, which is
+// not to be taken for equal.
+std::map<std::string, std::string> OddFields(const EffectSide& side);
 
 // How the parts of a name in Effects are called in reports, and which cause a difference is.
 struct EffectInfo {

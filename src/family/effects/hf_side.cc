@@ -132,13 +132,25 @@ class RopeReader {
     for (const char* key : {"rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
                             "high_freq_factor", "original_max_position_embeddings", "beta_fast",
                             "beta_slow", "mscale", "mscale_all_dim", "attention_factor"}) {
-      const auto it = table_.find(key);
-      if (it == table_.end() || it->is_number() || it->is_null()) continue;
-      return Fail(ErrorKind::kUnsupported, "config-unsupported",
-                  fmt::format("'{}' of the RoPE table is {}, no number", key, Describe(*it)),
-                  "config.json");
+      WB_RETURN_IF_ERROR(CheckNumber(table_, key, key));
+    }
+    for (const char* key : {"max_position_embeddings", "original_max_position_embeddings"}) {
+      WB_RETURN_IF_ERROR(CheckNumber(config_, key, key));
+    }
+    for (const auto& [field, key] : {std::pair("rotary_base", "rope_theta"),
+                                     std::pair("rotary_percent", "partial_rotary_factor")}) {
+      // One for each kind of layer; NumberForLayer.
+      const bool several = fields_.value(field, json()).is_array();
+      if (!several) WB_RETURN_IF_ERROR(CheckNumber(fields_, field, key));
     }
     return {};
+  }
+
+  static Status CheckNumber(const json& table, const char* key, std::string_view shown) {
+    const auto it = table.find(key);
+    if (it == table.end() || it->is_number() || it->is_null()) return {};
+    return Fail(ErrorKind::kUnsupported, "config-unsupported",
+                fmt::format("{} is {}, no number", shown, Describe(*it)), "config.json");
   }
 
   bool Latent() const { return fields_.value("multi_latent_attention", json(false)) == true; }
