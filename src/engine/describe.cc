@@ -265,9 +265,24 @@ std::string RoleName(const Role& role, size_t source, const Parameter& p) {
 
 constexpr std::string_view kMtpInner = ".mtp_model_layer.";
 
+constexpr std::string_view kEmbedding = "embedding.word_embeddings.weight";
+constexpr std::string_view kOutput = "output_layer.weight";
+
+// What the names of the text model begin with where it is a part of another: it is what holds the
+// word embeddings ("thinker.language_model."). Empty: the names are the model's own.
+std::string_view TextPrefix(const FamilySpec& spec) {
+  for (const ParamRule& rule : spec.params) {
+    const std::string_view name = rule.megatron;
+    if (!rule.stacks.empty() || !name.ends_with(kEmbedding)) continue;
+    const std::string_view prefix = name.substr(0, name.size() - kEmbedding.size());
+    if (prefix.empty() || prefix.ends_with('.')) return prefix;
+  }
+  return {};
+}
+
 // The name within a layer, or of the model where a text model is inside another.
-std::string TextName(const Parameter& p) {
-  constexpr std::string_view kInside = "language_model.", kLayer = "{layer}.";
+std::string TextName(const Model& model, const Parameter& p) {
+  constexpr std::string_view kLayer = "{layer}.";
   // The layer within an MTP layer has the names of any.
   if (p.stack != nullptr && p.stack->megatron.ends_with(kMtpInner)) return p.rule->megatron;
   const std::string& name = p.rule->megatron;
@@ -277,13 +292,14 @@ std::string TextName(const Parameter& p) {
     const size_t at = stack.rfind(kLayer);
     return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) + name;
   }
-  return name.starts_with(kInside) ? name.substr(kInside.size()) : name;
+  const std::string_view prefix = TextPrefix(model.spec());
+  return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
 }
 
-bool IsOfStage(const Parameter& p, StageId stage) {
+bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
   switch (stage.kind) {
     case StageKind::kEmbedding:
-      return p.stack == nullptr && TextName(p) == "embedding.word_embeddings.weight";
+      return p.stack == nullptr && TextName(model, p) == kEmbedding;
     case StageKind::kLayer:
       return p.stack != nullptr && !p.stack->is_tower() && p.place == Place::kDecoder &&
              p.layer == stage.layer;
@@ -292,8 +308,7 @@ bool IsOfStage(const Parameter& p, StageId stage) {
       if (p.place == Place::kFinalNorm) return stage.layer == 0;
       return p.stack != nullptr && p.place == Place::kMtp && p.layer == stage.layer;
     case StageKind::kOutput:
-      return p.stack == nullptr &&
-             (p.place == Place::kFinalNorm || TextName(p) == "output_layer.weight");
+      return p.stack == nullptr && (p.place == Place::kFinalNorm || TextName(model, p) == kOutput);
   }
   return false;
 }
@@ -302,9 +317,9 @@ bool IsOfStage(const Parameter& p, StageId stage) {
 std::set<std::string> NamesOf(const Model& model, bool mtp, int64_t layer) {
   std::set<std::string> names;
   for (const Parameter& p : model.parameters()) {
-    if (!IsOfStage(p, {mtp ? StageKind::kMtp : StageKind::kLayer, layer})) continue;
+    if (!IsOfStage(model, p, {mtp ? StageKind::kMtp : StageKind::kLayer, layer})) continue;
     if (mtp && (p.stack == nullptr || !p.stack->megatron.ends_with(kMtpInner))) continue;
-    names.insert(TextName(p));
+    names.insert(TextName(model, p));
   }
   return names;
 }
@@ -329,7 +344,7 @@ bool HasUnlikeLayers(const EffectSide& side) {
 
 const Parameter* Embedding(const Model& model) {
   for (const Parameter& p : model.parameters()) {
-    if (IsOfStage(p, {StageKind::kEmbedding})) return &p;
+    if (IsOfStage(model, p, {StageKind::kEmbedding})) return &p;
   }
   return nullptr;
 }
@@ -339,12 +354,12 @@ bool Flag(const Parameter& p, const char* name) {
   return it != p.storage->options.end() && it->second == "true";
 }
 
-Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
-  const Role* role = FindRole(TextName(p), p.storage->transform);
+Status AddHf(const Model& model, const Parameter& p, json& spec, std::vector<HfUse>& uses) {
+  const Role* role = FindRole(TextName(model, p), p.storage->transform);
   const bool stacked = role != nullptr && role->transform.starts_with("expert");
   if (role == nullptr || (Flag(p, "transposed") && !stacked)) {
     return NoBlock(
-        fmt::format("{} as transformers holds it ({})", TextName(p), p.storage->transform),
+        fmt::format("{} as transformers holds it ({})", TextName(model, p), p.storage->transform),
         p.hf.empty() ? "" : p.hf[0]);
   }
   for (size_t i = 0; i < p.hf.size(); ++i) uses.push_back({RoleName(*role, i, p), p.hf[i]});
@@ -360,10 +375,10 @@ Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
 }  // namespace
 
 bool HasForwardPass(const FamilySpec& spec) {
-  constexpr std::string_view kOutput = "output_layer.weight";
+  const std::string output = std::string(TextPrefix(spec)).append(kOutput);
   const auto computes = [&](const ParamRule& rule) {
-    const bool is_output = rule.stacks.empty() && rule.megatron.ends_with(kOutput);
-    return is_output && FindRole(kOutput, rule.storage[0].transform) != nullptr;
+    return rule.stacks.empty() && rule.megatron == output &&
+           FindRole(kOutput, rule.storage[0].transform) != nullptr;
   };
   return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
 }
@@ -397,7 +412,7 @@ Result<json> DescribeStage(const EffectSide& side, const Model& model, StageId s
 Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, json& spec) {
   std::vector<HfUse> uses;
   for (const Parameter& p : model.parameters()) {
-    if (IsOfStage(p, stage)) WB_RETURN_IF_ERROR(AddHf(p, spec, uses));
+    if (IsOfStage(model, p, stage)) WB_RETURN_IF_ERROR(AddHf(model, p, spec, uses));
   }
   if (stage.kind == StageKind::kOutput && model.tied() && Embedding(model) != nullptr) {
     uses.push_back({"lm_head.weight", Embedding(model)->hf[0]});
@@ -415,15 +430,15 @@ Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, json& 
 std::vector<MegatronUse> MegatronTensorsOf(const Model& model, StageId stage) {
   std::vector<MegatronUse> uses;
   for (const Parameter& p : model.parameters()) {
-    if (!IsOfStage(p, stage)) continue;
-    std::string role = TextName(p);
+    if (!IsOfStage(model, p, stage)) continue;
+    std::string role = TextName(model, p);
     if (const size_t at = role.find("{expert}"); at != std::string::npos) {
       role.replace(at, 8, fmt::format("{}", p.expert));
     }
     uses.push_back({std::move(role), &p});
   }
   if (stage.kind == StageKind::kOutput && model.tied() && Embedding(model) != nullptr) {
-    uses.push_back({"output_layer.weight", Embedding(model)});
+    uses.push_back({std::string(kOutput), Embedding(model)});
   }
   return uses;
 }

@@ -13,8 +13,9 @@ LENGTH = 48
 CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1",
          "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2",
          "kimi_k25_vl", "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
-         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3",
-         "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_omni", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3",
+         "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe",
+         "qwen3_vl", "qwen3_vl_moe",
          "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
@@ -56,16 +57,50 @@ def in_float64(monkeypatch):
             torch.set_default_dtype(torch.float32)
 
 
+def as_transformers_reads(folder):
+    """Released files of Qwen3-ASR have a thinker, which transformers 5.17 does not know: it is laid outside, with its names."""
+    from safetensors.torch import load_file, save_file
+    config = json.loads((folder / "config.json").read_text())
+    if config["model_type"] != "qwen3_asr" or "thinker_config" not in config:
+        return folder
+    thinker = config.pop("thinker_config")
+    thinker["audio_config"]["model_type"] = "qwen3_asr_encoder"
+    thinker["tie_word_embeddings"] = thinker["text_config"]["tie_word_embeddings"]
+    names = {"thinker.model.": "model.language_model.", "thinker.lm_head.": "lm_head.",
+             "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
+             "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.", "thinker.audio_tower.": "model.audio_tower."}
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        old = next(old for old in names if name.startswith(old))
+        tensors[names[old] + name.removeprefix(old)] = tensor
+    made = folder.with_name(folder.name + "-transformers")
+    made.mkdir(exist_ok=True)
+    (made / "config.json").write_text(json.dumps(config | thinker))
+    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def class_of(config):
+    """What computes logits of text: of a model with a voice its thinker, the whole generates only."""
+    import transformers
+    name = config.architectures[0]
+    if hasattr(config, "thinker_config"):
+        return getattr(transformers, name.replace("For", "ThinkerFor"))
+    if hasattr(config, "audio_config"):
+        return getattr(transformers, name)
+    return transformers.AutoModelForImageTextToText if hasattr(config, "vision_config") else transformers.AutoModelForCausalLM
+
+
 def states_of(folder, ids, dtype, monkeypatch):
     """Every hidden state and the logits, as transformers computes them."""
     import torch
     import transformers
-    config = transformers.AutoConfig.from_pretrained(folder)
-    sees, hears = hasattr(config, "vision_config"), hasattr(config, "audio_config")
-    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-    kind = getattr(transformers, config.architectures[0]) if hears else kind
+    folder = as_transformers_reads(folder)
+    kind = class_of(transformers.AutoConfig.from_pretrained(folder))
     # Grouped products of experts do not know float64.
-    model = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager", output_loading_info=True)
+    assert not report["missing_keys"], report
+    model = model.eval().to(dtype)
     with torch.no_grad(), in_float64(monkeypatch) if dtype == torch.float64 else contextlib.nullcontext():
         out = model(ids, output_hidden_states=True, use_cache=False)
     return [*out.hidden_states, out.logits]
@@ -83,15 +118,15 @@ def ratio(ours, theirs, truth):
     return error / max(floor, 2.0 ** (math.floor(math.log2(rms)) - 23))
 
 
-def worst_ratio(compare, folder, recording, monkeypatch):
-    """Of our Hugging Face side over all hidden states and the logits, beside transformers' own."""
+def worst_ratio(compare, folder, recording, monkeypatch, original=None):
+    """Of our Hugging Face side over all hidden states and the logits, beside transformers' own (of another folder)."""
     import torch
     from safetensors.torch import load_file
     _, report = compare(folder, "--seq-len", LENGTH, "--record", recording)
     assert report["level"] == "L2" and report["counts"]["total"] > 8
     recorded = load_file(recording)
     ids = recorded["input_ids"]
-    theirs, truth = (states_of(folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
+    theirs, truth = (states_of(original or folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
     ours = [recorded[f"hf_hidden_{i}"] for i in range(len(truth) - 1)] + [recorded["hf_logits"]]
     ratios = [ratio(*states) for states in zip(ours, theirs, truth, strict=True)]
     print(folder.name, " ".join(f"{r:.2f}" for r in ratios))
@@ -101,6 +136,66 @@ def worst_ratio(compare, folder, recording, monkeypatch):
 @pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS + OTHER_ROUTER + L2_NORM)
 def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, family):
     assert worst_ratio(compare, toy(family), tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+def with_text_config(folder, change):
+    """A copy beside `folder` of the same weights; `change` is given the config of the text model."""
+    import shutil
+    copy = folder.with_name(folder.name + "-changed")
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    config = json.loads((copy / "config.json").read_text())
+    text = config.get("thinker_config", config)["text_config"]
+    change(text)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def turn(text):
+    table = text.get("rope_parameters", text)
+    table["rope_theta"] *= 1.01
+
+
+def leave_base_out(text):
+    text.pop("rope_theta")
+    text.get("rope_parameters", {}).pop("rope_theta", None)
+
+
+THINKERS = ["qwen2_5_omni", "qwen3_asr", "qwen3_omni_moe"]
+# What each of their configs may say beside the toys': a window from layer 2 on, a router that does not normalize.
+WINDOW = {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 16}
+SAID = {"qwen2_5_omni": WINDOW, "qwen3_asr": WINDOW, "qwen3_omni_moe": {"norm_topk_prob": False}}
+
+
+@pytest.mark.parametrize("change", [turn, lambda text: text.update(rms_norm_eps=text["rms_norm_eps"] * 2)], ids=["rope", "eps"])
+@pytest.mark.parametrize("family", THINKERS)
+def test_a_small_change_of_a_thinkers_config_is_not_what_transformers_computes(compare, toy, tmp_path, monkeypatch, family,
+                                                                               change):
+    """What test_every_hidden_state_is_that_of_transformers would say if we read another number."""
+    folder = toy(family)
+    changed = with_text_config(folder, change)
+    assert worst_ratio(compare, changed, tmp_path / "1.safetensors", monkeypatch, original=folder) > 2
+    assert worst_ratio(compare, changed, tmp_path / "2.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("family", THINKERS)
+def test_what_a_thinkers_config_may_say_is_what_transformers_reads(compare, toy, tmp_path, monkeypatch, family):
+    folder = toy(family)
+    changed = with_text_config(folder, lambda text: text.update(SAID[family]))
+    assert worst_ratio(compare, changed, tmp_path / "1.safetensors", monkeypatch, original=folder) > 2
+    assert worst_ratio(compare, changed, tmp_path / "2.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("family", THINKERS)
+def test_a_rope_base_that_a_thinkers_config_leaves_out_is_that_of_its_class(compare, toy, tmp_path, monkeypatch, family):
+    folder = as_transformers_reads(with_text_config(toy(family), leave_base_out))
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+def test_qwen3_asr_as_transformers_writes_it_is_what_it_is_as_released(compare, toy):
+    folder = toy("qwen3_asr")
+    released, written = (compare(form, "--seq-len", LENGTH)[1] for form in (folder, as_transformers_reads(folder)))
+    assert released["verdict"] == written["verdict"] == "pass"
+    assert [row["noise"] for row in released["results"]] == [row["noise"] for row in written["results"]]
 
 
 @pytest.mark.parametrize("kind", ROPE)
