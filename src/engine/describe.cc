@@ -280,23 +280,49 @@ std::string_view TextPrefix(const FamilySpec& spec) {
   return {};
 }
 
+// Where Megatron cannot fuse the norms of the latents into the projections after them (an indexer
+// reads what leaves one), they are modules that bear the names of the norms of heads.
+constexpr std::pair<std::string_view, std::string_view> kLatentNorms[] = {
+    {"self_attention.q_layernorm.weight", "self_attention.linear_q_up_proj.layer_norm_weight"},
+    {"self_attention.kv_layernorm.weight", "self_attention.linear_kv_up_proj.layer_norm_weight"}};
+
+bool IsLatent(const Model& model) {
+  return std::any_of(model.config().begin(), model.config().end(), [](const Field& field) {
+    return field.name == "multi_latent_attention" && field.value == true;
+  });
+}
+
+std::string NameInLayer(const Model& model, const std::string& name) {
+  for (const auto& [module, fused] : kLatentNorms) {
+    if (name == module && IsLatent(model)) return std::string(fused);
+  }
+  return name;
+}
+
 // The name within a layer, or of the model where a text model is inside another.
 std::string TextName(const Model& model, const Parameter& p) {
   constexpr std::string_view kLayer = "{layer}.";
   // The layer within an MTP layer has the names of any.
-  if (p.stack != nullptr && p.stack->megatron.ends_with(kMtpInner)) return p.rule->megatron;
   const std::string& name = p.rule->megatron;
   if (p.stack != nullptr) {
-    // A mixer may be a stack of its own.
     const std::string& stack = p.stack->megatron;
+    if (stack.ends_with(kMtpInner)) return NameInLayer(model, name);
+    // A mixer may be a stack of its own.
     const size_t at = stack.rfind(kLayer);
-    return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) + name;
+    return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) +
+           NameInLayer(model, name);
   }
   const std::string_view prefix = TextPrefix(model.spec());
   return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
 }
 
+// Up to as many tokens as it chooses keys an indexer leaves none out, and more are not run.
+bool IsIndexer(const Parameter& p) {
+  return p.rule->megatron.starts_with("self_attention.core_attention.indexer.");
+}
+
 bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
+  if (IsIndexer(p)) return false;
   switch (stage.kind) {
     case StageKind::kEmbedding:
       return p.stack == nullptr && TextName(model, p) == kEmbedding;
@@ -381,6 +407,24 @@ bool HasForwardPass(const FamilySpec& spec) {
            FindRole(kOutput, rule.storage[0].transform) != nullptr;
   };
   return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
+}
+
+bool HasIndexers(const Model& model) {
+  return std::any_of(model.parameters().begin(), model.parameters().end(), IsIndexer);
+}
+
+std::optional<int64_t> LongestKnown(const EffectSide& side) {
+  const json& f = side.fields;
+  const bool chooses = f.value("experimental_attention_variant", json()) == "dsa";
+  std::optional<int64_t> least;
+  for (const char* limit : {"attention_chunk", "without_temperature", "dsa_indexer_topk"}) {
+    const json most = f.value(limit, json());
+    if (!most.is_number_integer() || (limit == std::string_view("dsa_indexer_topk") && !chooses)) {
+      continue;
+    }
+    least = std::min(least.value_or(most), most.get<int64_t>());
+  }
+  return least;
 }
 
 MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron) {

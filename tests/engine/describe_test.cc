@@ -17,10 +17,13 @@ namespace weighbridge {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 
 Result<Model> ToyModel(const std::string& family, const json& changes = json::object()) {
   static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
@@ -47,6 +50,30 @@ TEST(EngineDescription, NamesTheTensorsOfALayerAsTransformersUsesThem) {
         std::pair("pre_mlp_norm.weight", "model.layers.1.post_attention_layernorm.weight"),
         std::pair("up_proj.weight", "model.layers.1.mlp.up_proj.weight")}) {
     EXPECT_THAT(uses, Contains(Field(&HfUse::tensor, tensor))) << role;
+  }
+}
+
+// A text model inside a thinker, one inside a vision model, and one that is the whole.
+TEST(EngineDescription, FindsATextModelWhereverItsNamesAreInAnother) {
+  for (const auto& [family, embedding] :
+       {std::pair("qwen3_omni_moe", "thinker.model.embed_tokens.weight"),
+        std::pair("qwen3_asr", "thinker.model.embed_tokens.weight"),
+        std::pair("qwen3_vl", "model.language_model.embed_tokens.weight"),
+        std::pair("qwen3_moe", "model.embed_tokens.weight")}) {
+    const auto model = ToyModel(family);
+    ASSERT_TRUE(model) << family;
+    json spec;
+    const auto uses = HfTensorsOf(*model, {StageKind::kEmbedding}, spec);
+    ASSERT_TRUE(uses) << family;
+    EXPECT_THAT(*uses, ElementsAre(AllOf(Field(&HfUse::role, "embed_tokens.weight"),
+                                         Field(&HfUse::tensor, embedding))));
+    std::vector<std::string> roles;
+    for (const MegatronUse& use : MegatronTensorsOf(*model, {StageKind::kOutput})) {
+      roles.push_back(use.role);
+    }
+    EXPECT_THAT(roles,
+                UnorderedElementsAre("decoder.final_layernorm.weight", "output_layer.weight"))
+        << family;
   }
 }
 

@@ -198,6 +198,53 @@ def test_qwen3_asr_as_transformers_writes_it_is_what_it_is_as_released(compare, 
     assert [row["noise"] for row in released["results"]] == [row["noise"] for row in written["results"]]
 
 
+# Up to index_topk tokens an indexer leaves no key out.
+CHOSEN = {"deepseek_v32": [], "glm_moe_dsa": [], "glm_moe_dsa shared": ["--set", 'indexer_types=["full", "shared", "full", "shared"]'],
+          "deepseek_v32 yarn": ["--set", f"rope_scaling={json.dumps(ROPE['yarn'] | {'mscale': 1.0, 'mscale_all_dim': 1.0})}"]}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_keys_that_an_indexer_chooses_are_all_up_to_their_number(compare, toy, tmp_path, monkeypatch, name):
+    folder = toy(name.split()[0], "--set", f"index_topk={LENGTH}", *CHOSEN[name])
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert max(row["noise"]["ratio"] for row in report["results"]) <= 2
+    assert any("indexers were not run" in text for text in report["unproven"])
+
+
+@pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
+def test_more_tokens_than_an_indexer_chooses_keys_are_refused(compare, toy, monkeypatch, family):
+    import torch
+    folder = toy(family, "--set", f"index_topk={LENGTH - 1}")
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 2 and f"beyond {LENGTH - 1} positions" in report["error"]["what"]
+    # What is run without being told how many is what can be.
+    assert compare(folder)[1]["details"]["tokens"] == f"1 x {LENGTH - 1}"
+    # The last token is the first that transformers lets miss one.
+    ids = torch.arange(3, 3 + LENGTH)[None]
+    fewer = states_of(folder, ids, torch.float32, monkeypatch)
+    every = states_of(toy(family, "--set", f"index_topk={LENGTH}"), ids, torch.float32, monkeypatch)
+    for some, all_ in zip(fewer[1:], every[1:], strict=True):
+        torch.testing.assert_close(some[:, :-1], all_[:, :-1])
+        assert not torch.allclose(some[:, -1], all_[:, -1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])
+def test_a_megatron_config_that_chooses_fewer_keys_is_a_cause_without_a_forward_pass(compare, toy, weighbridge, tmp_path,
+                                                                                    chosen, status):
+    hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), tmp_path / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    fields = json.loads(weighbridge("families", "expand", "--config", hf / "config.json", "--json").stdout)["config"]
+    fields = {field: None if value == "none" else value for field, value in fields.items()}
+    (next(megatron.glob("iter_*")) / "run_config.yaml").write_text(json.dumps({"model": fields | {
+        "_target_": "megatron.bridge.models.mla_provider.MLAModelProvider", "dsa_indexer_topk": chosen}}))
+    result, report = compare(hf, megatron, "--seq-len", LENGTH)
+    assert result.returncode == status, result.stdout + result.stderr
+    assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("attention-window", "config")] * status
+    assert any("beyond 16 positions" in text for text in report["unproven"]) == bool(status)
+
+
 @pytest.mark.parametrize("kind", ROPE)
 def test_a_scaled_rope_table_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, kind):
     folder = toy("llama", "--set", f"rope_scaling={json.dumps(ROPE[kind])}")
