@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,6 +76,32 @@ TEST(EngineDescription, FindsATextModelWhereverItsNamesAreInAnother) {
                 UnorderedElementsAre("decoder.final_layernorm.weight", "output_layer.weight"))
         << family;
   }
+}
+
+TEST(EngineDescription, CallsTheNormsOfLatentsAlikeWhetherTheyAreFusedOrNot) {
+  for (const char* family : {"deepseek_v3", "glm_moe_dsa"}) {
+    const auto model = ToyModel(family);
+    ASSERT_TRUE(model) << family;
+    json spec;
+    const std::vector<HfUse> uses = LayerOf(*model, spec, 1);
+    EXPECT_THAT(uses, Contains(Field(&HfUse::role, "q_a_layernorm.weight"))) << family;
+    EXPECT_THAT(uses, Not(Contains(Field(&HfUse::role, "q_norm.weight")))) << family;
+    EXPECT_THAT(
+        MegatronTensorsOf(*model, {StageKind::kLayer, 1}),
+        Contains(Field(&MegatronUse::role, "self_attention.linear_kv_up_proj.layer_norm_weight")))
+        << family;
+  }
+}
+
+TEST(EngineDescription, LeavesIndexersOutAndRunsNoMoreTokensThanTheyChooseKeys) {
+  const auto chooses = ToyModel("glm_moe_dsa", {{"index_topk", 24}}), dense = ToyModel("llama");
+  EXPECT_TRUE(HasIndexers(*chooses));
+  EXPECT_FALSE(HasIndexers(*dense));
+  for (const MegatronUse& use : MegatronTensorsOf(*chooses, {StageKind::kLayer, 1})) {
+    EXPECT_THAT(use.role, Not(HasSubstr("indexer")));
+  }
+  EXPECT_EQ(LongestKnown(*HfSide(*chooses)), 24);
+  EXPECT_EQ(LongestKnown(*HfSide(*dense)), std::nullopt);
 }
 
 TEST(EngineDescription, GivesBothSidesOfATiedModelTheEmbeddingAsTheirHead) {

@@ -10,13 +10,13 @@ need_engine()
 
 LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.
-CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1",
-         "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2",
-         "kimi_k25_vl", "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
-         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_omni", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3",
-         "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe",
-         "qwen3_vl", "qwen3_vl_moe",
-         "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
+CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1", "gemma", "glm",
+         "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2", "kimi_k25_vl",
+         "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
+         "nemotron_nano_vl", "nemotron_omni", "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_omni",
+         "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe",
+         "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3",
+         "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
 # Megatron-Core routes otherwise: a group counts with its sum; softmax has no bias on the choice.
@@ -57,27 +57,37 @@ def in_float64(monkeypatch):
             torch.set_default_dtype(torch.float32)
 
 
-def as_transformers_reads(folder):
-    """Released files of Qwen3-ASR have a thinker, which transformers 5.17 does not know: it is laid outside, with its names."""
+def renamed(folder, config, names):
+    """The model under another config beside `folder`; of `names`, beginnings, the first counts, and what has none is left out."""
     from safetensors.torch import load_file, save_file
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        old = next((old for old in names if name.startswith(old)), None)
+        if old is not None:
+            tensors[names[old] + name.removeprefix(old)] = tensor
+    made = folder.with_name(folder.name + "-transformers")
+    made.mkdir(exist_ok=True)
+    (made / "config.json").write_text(json.dumps(config))
+    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def as_transformers_reads(folder):
+    """Where transformers 5.17 does not know the model as it is released: of Qwen3-ASR with a thinker, its own names; of Nemotrons
+    that see, the text model alone."""
     config = json.loads((folder / "config.json").read_text())
+    if "llm_config" in config:
+        text = config["llm_config"] | {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}
+        return renamed(folder, text, {"language_model.": ""})
     if config["model_type"] != "qwen3_asr" or "thinker_config" not in config:
         return folder
     thinker = config.pop("thinker_config")
     thinker["audio_config"]["model_type"] = "qwen3_asr_encoder"
     thinker["tie_word_embeddings"] = thinker["text_config"]["tie_word_embeddings"]
-    names = {"thinker.model.": "model.language_model.", "thinker.lm_head.": "lm_head.",
-             "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
-             "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.", "thinker.audio_tower.": "model.audio_tower."}
-    tensors = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        old = next(old for old in names if name.startswith(old))
-        tensors[names[old] + name.removeprefix(old)] = tensor
-    made = folder.with_name(folder.name + "-transformers")
-    made.mkdir(exist_ok=True)
-    (made / "config.json").write_text(json.dumps(config | thinker))
-    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
-    return made
+    return renamed(folder, config | thinker, {
+        "thinker.model.": "model.language_model.", "thinker.lm_head.": "lm_head.",
+        "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
+        "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.", "thinker.audio_tower.": "model.audio_tower."})
 
 
 def class_of(config):
