@@ -318,7 +318,8 @@ std::string TextName(const Model& model, const Parameter& p) {
 
 // Up to as many tokens as it chooses keys an indexer leaves none out, and more are not run.
 bool IsIndexer(const Parameter& p) {
-  return p.rule->megatron.starts_with("self_attention.core_attention.indexer.");
+  return p.rule->megatron.find(".indexer.") != std::string::npos ||
+         (p.stack != nullptr && p.stack->megatron.find("indexers.") != std::string::npos);
 }
 
 bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
@@ -417,7 +418,8 @@ std::optional<int64_t> LongestKnown(const EffectSide& side) {
   const json& f = side.fields;
   const bool chooses = f.value("experimental_attention_variant", json()) == "dsa";
   std::optional<int64_t> least;
-  for (const char* limit : {"attention_chunk", "without_temperature", "dsa_indexer_topk"}) {
+  for (const char* limit :
+       {"attention_chunk", "without_temperature", "every_key_up_to", "dsa_indexer_topk"}) {
     const json most = f.value(limit, json());
     if (!most.is_number_integer() || (limit == std::string_view("dsa_indexer_topk") && !chooses)) {
       continue;

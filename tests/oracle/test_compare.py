@@ -12,11 +12,11 @@ LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.
 CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1", "gemma", "glm",
          "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2", "kimi_k25_vl",
-         "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
-         "nemotron_nano_vl", "nemotron_omni", "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_omni",
-         "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe",
-         "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "seed_oss", "smollm3",
-         "solar_open", "stablelm", "starcoder2", "youtu"]
+         "llama", "minimax_m2", "minimax_m3", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron",
+         "nemotron_h", "nemotron_nano_vl", "nemotron_omni", "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2",
+         "qwen2_5_omni", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl",
+         "qwen3_5_vl_moe", "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe",
+         "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
 # Megatron-Core routes otherwise: a group counts with its sum; softmax has no bias on the choice.
@@ -238,6 +238,22 @@ def test_more_tokens_than_an_indexer_chooses_keys_are_refused(compare, toy, monk
     for some, all_ in zip(fewer[1:], every[1:], strict=True):
         torch.testing.assert_close(some[:, :-1], all_[:, :-1])
         assert not torch.allclose(some[:, -1], all_[:, -1], rtol=1e-4)
+
+
+def test_more_tokens_than_an_indexer_keeps_in_blocks_are_refused(compare, toy, monkeypatch):
+    import torch
+    folder = toy("minimax_m3")  # 3 blocks of 16 keys
+    result, report = compare(folder, "--seq-len", LENGTH + 1)
+    assert result.returncode == 2 and f"beyond {LENGTH} positions" in report["error"]["what"]
+    two = with_text_config(folder, lambda text: text.update(index_topk_blocks=2))
+    result, report = compare(two, "--seq-len", LENGTH)
+    assert result.returncode == 2 and "beyond 32 positions" in report["error"]["what"]
+    # transformers lets no token before the 33rd miss a block.
+    ids = torch.arange(3, 3 + LENGTH)[None]
+    for some, all_ in zip(states_of(two, ids, torch.float32, monkeypatch)[2:], states_of(folder, ids, torch.float32, monkeypatch)[2:],
+                          strict=True):
+        torch.testing.assert_close(some[:, :32], all_[:, :32])
+        assert not torch.allclose(some[:, 32:], all_[:, 32:], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])

@@ -20,8 +20,8 @@ THINKER = "qwen3_omni_moe+mlp_only_layers=[]"  # the Bridge gives each layer exp
 # As many tokens as its indexers choose keys of; the Bridge asks for a key that transformers' class has not.
 CHOSEN = "glm_moe_dsa+index_topk=40+indexer_rope_interleave=true"
 CLEAN = ["bailing_moe_v2", "bailing_moe_v2" + ONE, "dots1", "exaone_moe", FALCON, "glm4_moe_lite", CHOSEN, "hy_v3", "kimi_k2",
-         "minimax_m2", "persimmon", "qwen2_5_omni", THINKER]
-# Its provider wants a dispatcher of tokens that no CPU has.
+         "minimax_m2", "minimax_m3", "persimmon", "qwen2_5_omni", THINKER]
+# Their providers want a dispatcher of tokens that no CPU has.
 ON_THE_CPU = {"moe_token_dispatcher_type": "alltoall", "moe_flex_dispatcher_backend": None, "moe_shared_expert_overlap": False}
 # What megatron-core computes otherwise: the cause and its origin, the layers in which it shows.
 OTHERWISE = {"llama4_text": ("norm-kind", "runtime", {1, 3}),
@@ -47,7 +47,7 @@ def live(weighbridge, oracles, tmp_path_factory):  # noqa: F811
         described = bool(list(megatron.glob("iter_*/run_config.yaml")))
         jobs.append({"name": name, "hf": str(hf), "megatron": str(megatron), "out": str(recording), "vocab": 386,
                      "mtp": name in MTP, "build": not described,
-                     "overrides": ON_THE_CPU if name == CHOSEN else {}})
+                     "overrides": ON_THE_CPU if name in [CHOSEN, "minimax_m3"] else {}})
         found[name] = ([hf, megatron], recording)
     (root / "jobs.json").write_text(json.dumps(jobs))
     worker = subprocess.run([sys.executable, ROOT / "tests/oracle/forward_worker.py", oracles, root / "jobs.json",
