@@ -564,6 +564,11 @@ Result<std::vector<std::vector<int64_t>>> RandomTokenIds(const Model& model,
 
 Status CheckTokenIds(const Model& model, const std::vector<std::vector<int64_t>>& ids) {
   WB_TRY(const EffectSide side, HfSide(model));
+  if (HasIndexers(model) && !LongestKnown(side)) {
+    return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+                "nothing says up to how many tokens the indexers leave no key out", "",
+                "`[effects]` of the family says it: every_key_up_to");
+  }
   for (const std::vector<int64_t>& row : ids) {
     if (row.empty() || row.size() > kLongest) {
       return Fail(

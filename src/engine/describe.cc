@@ -302,10 +302,10 @@ std::string NameInLayer(const Model& model, const std::string& name) {
 // The name within a layer, or of the model where a text model is inside another.
 std::string TextName(const Model& model, const Parameter& p) {
   constexpr std::string_view kLayer = "{layer}.";
-  // The layer within an MTP layer has the names of any.
   const std::string& name = p.rule->megatron;
   if (p.stack != nullptr) {
     const std::string& stack = p.stack->megatron;
+    // The layer within an MTP layer has the names of any.
     if (stack.ends_with(kMtpInner)) return NameInLayer(model, name);
     // A mixer may be a stack of its own.
     const size_t at = stack.rfind(kLayer);

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import need_engine
+from conftest import ROOT, need_engine
 
 need_engine()
 
@@ -254,6 +254,13 @@ def test_more_tokens_than_an_indexer_keeps_in_blocks_are_refused(compare, toy, m
                           strict=True):
         torch.testing.assert_close(some[:, :32], all_[:, :32])
         assert not torch.allclose(some[:, 32:], all_[:, 32:], rtol=1e-4)
+
+
+def test_indexers_of_which_no_limit_is_known_are_refused(compare, toy, tmp_path):
+    text = (ROOT / "families/minimax_m3.toml").read_text()
+    (tmp_path / "mine.toml").write_text("".join(line for line in text.splitlines(keepends=True) if "every_key_up_to" not in line))
+    result, report = compare(toy("minimax_m3"), "--family", tmp_path / "mine.toml", "--seq-len", 8)
+    assert result.returncode == 2 and "the indexers leave no key out" in report["error"]["what"]
 
 
 @pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])
