@@ -72,6 +72,7 @@ int64_t DefaultLength(const EffectSide& side) {
   if (longest.is_number_integer() && longest > 0) {
     length = std::min(length, longest.get<int64_t>());
   }
+  length = std::min(length, LongestKnown(side).value_or(length));
   return std::max<int64_t>(length, 2);
 }
 
@@ -94,11 +95,9 @@ tl::unexpected<Error> OtherBeyond(const json& length) {
 
 // What transformers computes otherwise beyond a length is not computed here, so no such length
 // runs.
-Status CheckLength(const json& config, const json& fields, int64_t length) {
-  for (const char* limit : {"attention_chunk", "without_temperature"}) {
-    const json most = fields.value(limit, json());
-    if (most.is_number() && most < length) return OtherBeyond(most);
-  }
+Status CheckLength(const json& config, const EffectSide& side, int64_t length) {
+  const auto most = LongestKnown(side);
+  if (most && *most < length) return OtherBeyond(*most);
   const json* scaling = FirstKey(config, {"rope_scaling", "rope_parameters"});
   if (scaling == nullptr || !scaling->is_object()) return {};
   const json* kind = FirstKey(*scaling, {"rope_type", "type"});
@@ -289,6 +288,21 @@ class Comparison {
     return {};
   }
 
+  // That of the Hugging Face side was looked at before anything ran.
+  Status CheckMegatronLength() const {
+    const auto most = LongestKnown(megatron_side_);
+    for (const auto& row : ids_) {
+      if (most && *most < static_cast<int64_t>(row.size())) {
+        return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+                    fmt::format("beyond {} positions Megatron's config means what the engine does "
+                                "not know",
+                                *most),
+                    config_.origin, fmt::format("--seq-len {}", *most));
+      }
+    }
+    return {};
+  }
+
   Status Stage(StageId stage) {
     StageTensors& tensors = tensors_;
     tensors.Clear();
@@ -299,6 +313,9 @@ class Comparison {
                     {"mtp_layers", mtp_.count},
                     {"keep", recorder_ != nullptr},
                     {"top", options_.top_k}};
+    if (stage.kind == StageKind::kLayer || stage.kind == StageKind::kMtp) {
+      WB_RETURN_IF_ERROR(CheckMegatronLength());
+    }
     WB_TRY(json reference, DescribeStage(hf_side_, model_, stage));
     WB_RETURN_IF_ERROR(AddHfTensors(model_, hf_, stage, "reference", reference, tensors));
     WB_TRY(json candidate, DescribeStage(megatron_side_, model_, stage));
@@ -513,6 +530,11 @@ class Comparison {
       report_.unproven.emplace_back(
           "no Megatron checkpoint was read: its weights are those of HF through our own mapping");
     }
+    if (HasIndexers(model_)) {
+      report_.unproven.emplace_back(
+          "the indexers were not run: of so few tokens they leave no key out (`verify` compares "
+          "their weights)");
+    }
     if (!mtp_.left_out.empty()) {
       report_.unproven.push_back("the MTP layers were not run: " + mtp_.left_out);
     }
@@ -552,14 +574,18 @@ Result<std::vector<std::vector<int64_t>>> RandomTokenIds(const Model& model,
 
 Status CheckTokenIds(const Model& model, const std::vector<std::vector<int64_t>>& ids) {
   WB_TRY(const EffectSide side, HfSide(model));
+  if (HasIndexers(model) && !LongestKnown(side)) {
+    return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+                "nothing says up to how many tokens the indexers leave no key out", "",
+                "`[effects]` of the family says it: every_key_up_to");
+  }
   for (const std::vector<int64_t>& row : ids) {
     if (row.empty() || row.size() > kLongest) {
       return Fail(
           ErrorKind::kUsage, "usage",
           fmt::format("{} tokens in a row, and the engine takes 1 to {}", row.size(), kLongest));
     }
-    WB_RETURN_IF_ERROR(
-        CheckLength(model.hf_config(), side.fields, static_cast<int64_t>(row.size())));
+    WB_RETURN_IF_ERROR(CheckLength(model.hf_config(), side, static_cast<int64_t>(row.size())));
     const auto outside = std::find_if(row.begin(), row.end(),
                                       [&](int64_t id) { return id < 0 || id >= model.vocab(); });
     if (outside != row.end()) {

@@ -265,25 +265,68 @@ std::string RoleName(const Role& role, size_t source, const Parameter& p) {
 
 constexpr std::string_view kMtpInner = ".mtp_model_layer.";
 
-// The name within a layer, or of the model where a text model is inside another.
-std::string TextName(const Parameter& p) {
-  constexpr std::string_view kInside = "language_model.", kLayer = "{layer}.";
-  // The layer within an MTP layer has the names of any.
-  if (p.stack != nullptr && p.stack->megatron.ends_with(kMtpInner)) return p.rule->megatron;
-  const std::string& name = p.rule->megatron;
-  if (p.stack != nullptr) {
-    // A mixer may be a stack of its own.
-    const std::string& stack = p.stack->megatron;
-    const size_t at = stack.rfind(kLayer);
-    return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) + name;
+constexpr std::string_view kEmbedding = "embedding.word_embeddings.weight";
+constexpr std::string_view kOutput = "output_layer.weight";
+
+// What the names of the text model begin with where it is a part of another: it is what holds the
+// word embeddings ("thinker.language_model."). Empty: the names are the model's own.
+std::string_view TextPrefix(const FamilySpec& spec) {
+  for (const ParamRule& rule : spec.params) {
+    const std::string_view name = rule.megatron;
+    if (!rule.stacks.empty() || !name.ends_with(kEmbedding)) continue;
+    const std::string_view prefix = name.substr(0, name.size() - kEmbedding.size());
+    if (prefix.empty() || prefix.ends_with('.')) return prefix;
   }
-  return name.starts_with(kInside) ? name.substr(kInside.size()) : name;
+  return {};
 }
 
-bool IsOfStage(const Parameter& p, StageId stage) {
+// Where Megatron cannot fuse the norms of the latents into the projections after them (an indexer
+// reads what leaves one), they are modules that bear the names of the norms of heads.
+constexpr std::pair<std::string_view, std::string_view> kLatentNorms[] = {
+    {"self_attention.q_layernorm.weight", "self_attention.linear_q_up_proj.layer_norm_weight"},
+    {"self_attention.kv_layernorm.weight", "self_attention.linear_kv_up_proj.layer_norm_weight"}};
+
+bool IsLatent(const Model& model) {
+  return std::any_of(model.config().begin(), model.config().end(), [](const Field& field) {
+    return field.name == "multi_latent_attention" && field.value == true;
+  });
+}
+
+std::string NameInLayer(const Model& model, const std::string& name) {
+  for (const auto& [module, fused] : kLatentNorms) {
+    if (name == module && IsLatent(model)) return std::string(fused);
+  }
+  return name;
+}
+
+// The name within a layer, or of the model where a text model is inside another.
+std::string TextName(const Model& model, const Parameter& p) {
+  constexpr std::string_view kLayer = "{layer}.";
+  const std::string& name = p.rule->megatron;
+  if (p.stack != nullptr) {
+    const std::string& stack = p.stack->megatron;
+    // The layer within an MTP layer has the names of any.
+    if (stack.ends_with(kMtpInner)) return NameInLayer(model, name);
+    // A mixer may be a stack of its own.
+    const size_t at = stack.rfind(kLayer);
+    return (at == std::string::npos ? "" : stack.substr(at + kLayer.size())) +
+           NameInLayer(model, name);
+  }
+  const std::string_view prefix = TextPrefix(model.spec());
+  return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+}
+
+// Up to as many tokens as it chooses keys an indexer leaves none out, and more are not run.
+bool IsIndexer(const Parameter& p) {
+  return p.rule->megatron.find(".indexer.") != std::string::npos ||
+         (p.stack != nullptr && p.stack->megatron.find("indexers.") != std::string::npos);
+}
+
+bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
+  if (IsIndexer(p)) return false;
   switch (stage.kind) {
     case StageKind::kEmbedding:
-      return p.stack == nullptr && TextName(p) == "embedding.word_embeddings.weight";
+      return p.stack == nullptr && TextName(model, p) == kEmbedding;
     case StageKind::kLayer:
       return p.stack != nullptr && !p.stack->is_tower() && p.place == Place::kDecoder &&
              p.layer == stage.layer;
@@ -292,8 +335,7 @@ bool IsOfStage(const Parameter& p, StageId stage) {
       if (p.place == Place::kFinalNorm) return stage.layer == 0;
       return p.stack != nullptr && p.place == Place::kMtp && p.layer == stage.layer;
     case StageKind::kOutput:
-      return p.stack == nullptr &&
-             (p.place == Place::kFinalNorm || TextName(p) == "output_layer.weight");
+      return p.stack == nullptr && (p.place == Place::kFinalNorm || TextName(model, p) == kOutput);
   }
   return false;
 }
@@ -302,9 +344,9 @@ bool IsOfStage(const Parameter& p, StageId stage) {
 std::set<std::string> NamesOf(const Model& model, bool mtp, int64_t layer) {
   std::set<std::string> names;
   for (const Parameter& p : model.parameters()) {
-    if (!IsOfStage(p, {mtp ? StageKind::kMtp : StageKind::kLayer, layer})) continue;
+    if (!IsOfStage(model, p, {mtp ? StageKind::kMtp : StageKind::kLayer, layer})) continue;
     if (mtp && (p.stack == nullptr || !p.stack->megatron.ends_with(kMtpInner))) continue;
-    names.insert(TextName(p));
+    names.insert(TextName(model, p));
   }
   return names;
 }
@@ -329,7 +371,7 @@ bool HasUnlikeLayers(const EffectSide& side) {
 
 const Parameter* Embedding(const Model& model) {
   for (const Parameter& p : model.parameters()) {
-    if (IsOfStage(p, {StageKind::kEmbedding})) return &p;
+    if (IsOfStage(model, p, {StageKind::kEmbedding})) return &p;
   }
   return nullptr;
 }
@@ -339,12 +381,12 @@ bool Flag(const Parameter& p, const char* name) {
   return it != p.storage->options.end() && it->second == "true";
 }
 
-Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
-  const Role* role = FindRole(TextName(p), p.storage->transform);
+Status AddHf(const Model& model, const Parameter& p, json& spec, std::vector<HfUse>& uses) {
+  const Role* role = FindRole(TextName(model, p), p.storage->transform);
   const bool stacked = role != nullptr && role->transform.starts_with("expert");
   if (role == nullptr || (Flag(p, "transposed") && !stacked)) {
     return NoBlock(
-        fmt::format("{} as transformers holds it ({})", TextName(p), p.storage->transform),
+        fmt::format("{} as transformers holds it ({})", TextName(model, p), p.storage->transform),
         p.hf.empty() ? "" : p.hf[0]);
   }
   for (size_t i = 0; i < p.hf.size(); ++i) uses.push_back({RoleName(*role, i, p), p.hf[i]});
@@ -360,12 +402,31 @@ Status AddHf(const Parameter& p, json& spec, std::vector<HfUse>& uses) {
 }  // namespace
 
 bool HasForwardPass(const FamilySpec& spec) {
-  constexpr std::string_view kOutput = "output_layer.weight";
+  const std::string output = std::string(TextPrefix(spec)).append(kOutput);
   const auto computes = [&](const ParamRule& rule) {
-    const bool is_output = rule.stacks.empty() && rule.megatron.ends_with(kOutput);
-    return is_output && FindRole(kOutput, rule.storage[0].transform) != nullptr;
+    return rule.stacks.empty() && rule.megatron == output &&
+           FindRole(kOutput, rule.storage[0].transform) != nullptr;
   };
   return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
+}
+
+bool HasIndexers(const Model& model) {
+  return std::any_of(model.parameters().begin(), model.parameters().end(), IsIndexer);
+}
+
+std::optional<int64_t> LongestKnown(const EffectSide& side) {
+  const json& f = side.fields;
+  const bool chooses = f.value("experimental_attention_variant", json()) == "dsa";
+  std::optional<int64_t> least;
+  for (const char* limit :
+       {"attention_chunk", "without_temperature", "every_key_up_to", "dsa_indexer_topk"}) {
+    const json most = f.value(limit, json());
+    if (!most.is_number_integer() || (limit == std::string_view("dsa_indexer_topk") && !chooses)) {
+      continue;
+    }
+    least = std::min(least.value_or(most), most.get<int64_t>());
+  }
+  return least;
 }
 
 MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron) {
@@ -397,7 +458,7 @@ Result<json> DescribeStage(const EffectSide& side, const Model& model, StageId s
 Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, json& spec) {
   std::vector<HfUse> uses;
   for (const Parameter& p : model.parameters()) {
-    if (IsOfStage(p, stage)) WB_RETURN_IF_ERROR(AddHf(p, spec, uses));
+    if (IsOfStage(model, p, stage)) WB_RETURN_IF_ERROR(AddHf(model, p, spec, uses));
   }
   if (stage.kind == StageKind::kOutput && model.tied() && Embedding(model) != nullptr) {
     uses.push_back({"lm_head.weight", Embedding(model)->hf[0]});
@@ -415,15 +476,15 @@ Result<std::vector<HfUse>> HfTensorsOf(const Model& model, StageId stage, json& 
 std::vector<MegatronUse> MegatronTensorsOf(const Model& model, StageId stage) {
   std::vector<MegatronUse> uses;
   for (const Parameter& p : model.parameters()) {
-    if (!IsOfStage(p, stage)) continue;
-    std::string role = TextName(p);
+    if (!IsOfStage(model, p, stage)) continue;
+    std::string role = TextName(model, p);
     if (const size_t at = role.find("{expert}"); at != std::string::npos) {
       role.replace(at, 8, fmt::format("{}", p.expert));
     }
     uses.push_back({std::move(role), &p});
   }
   if (stage.kind == StageKind::kOutput && model.tied() && Embedding(model) != nullptr) {
-    uses.push_back({"output_layer.weight", Embedding(model)});
+    uses.push_back({std::string(kOutput), Embedding(model)});
   }
   return uses;
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@ namespace weighbridge {
 // Whether the engine knows the family's models: their configs, and the matrix that gives the
 // logits.
 bool HasForwardPass(const FamilySpec& spec);
+
+// Whether layers choose with an indexer which keys a query sees. Indexers do not run: see
+// LongestKnown.
+bool HasIndexers(const Model& model);
+
+// The number of tokens up to which all blocks compute what the side's model does: beyond it there
+// are chunks, temperatures, keys left out by an indexer. nullopt: there is no such length.
+std::optional<int64_t> LongestKnown(const EffectSide& side);
 
 enum class StageKind { kEmbedding, kLayer, kMtp, kOutput };
 

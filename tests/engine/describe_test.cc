@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,10 +18,13 @@ namespace weighbridge {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 
 Result<Model> ToyModel(const std::string& family, const json& changes = json::object()) {
   static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
@@ -48,6 +52,56 @@ TEST(EngineDescription, NamesTheTensorsOfALayerAsTransformersUsesThem) {
         std::pair("up_proj.weight", "model.layers.1.mlp.up_proj.weight")}) {
     EXPECT_THAT(uses, Contains(Field(&HfUse::tensor, tensor))) << role;
   }
+}
+
+// A text model inside a thinker, one inside a vision model, and one that is the whole.
+TEST(EngineDescription, FindsATextModelWhereverItsNamesAreInAnother) {
+  for (const auto& [family, embedding] :
+       {std::pair("qwen3_omni_moe", "thinker.model.embed_tokens.weight"),
+        std::pair("qwen3_asr", "thinker.model.embed_tokens.weight"),
+        std::pair("qwen3_vl", "model.language_model.embed_tokens.weight"),
+        std::pair("qwen3_moe", "model.embed_tokens.weight")}) {
+    const auto model = ToyModel(family);
+    ASSERT_TRUE(model) << family;
+    json spec;
+    const auto uses = HfTensorsOf(*model, {StageKind::kEmbedding}, spec);
+    ASSERT_TRUE(uses) << family;
+    EXPECT_THAT(*uses, ElementsAre(AllOf(Field(&HfUse::role, "embed_tokens.weight"),
+                                         Field(&HfUse::tensor, embedding))));
+    std::vector<std::string> roles;
+    for (const MegatronUse& use : MegatronTensorsOf(*model, {StageKind::kOutput})) {
+      roles.push_back(use.role);
+    }
+    EXPECT_THAT(roles,
+                UnorderedElementsAre("decoder.final_layernorm.weight", "output_layer.weight"))
+        << family;
+  }
+}
+
+TEST(EngineDescription, CallsTheNormsOfLatentsAlikeWhetherTheyAreFusedOrNot) {
+  for (const char* family : {"deepseek_v3", "glm_moe_dsa"}) {
+    const auto model = ToyModel(family);
+    ASSERT_TRUE(model) << family;
+    json spec;
+    const std::vector<HfUse> uses = LayerOf(*model, spec, 1);
+    EXPECT_THAT(uses, Contains(Field(&HfUse::role, "q_a_layernorm.weight"))) << family;
+    EXPECT_THAT(uses, Not(Contains(Field(&HfUse::role, "q_norm.weight")))) << family;
+    EXPECT_THAT(
+        MegatronTensorsOf(*model, {StageKind::kLayer, 1}),
+        Contains(Field(&MegatronUse::role, "self_attention.linear_kv_up_proj.layer_norm_weight")))
+        << family;
+  }
+}
+
+TEST(EngineDescription, LeavesIndexersOutAndRunsNoMoreTokensThanTheyChooseKeys) {
+  const auto chooses = ToyModel("glm_moe_dsa", {{"index_topk", 24}}), dense = ToyModel("llama");
+  EXPECT_TRUE(HasIndexers(*chooses));
+  EXPECT_FALSE(HasIndexers(*dense));
+  for (const MegatronUse& use : MegatronTensorsOf(*chooses, {StageKind::kLayer, 1})) {
+    EXPECT_THAT(use.role, Not(HasSubstr("indexer")));
+  }
+  EXPECT_EQ(LongestKnown(*HfSide(*chooses)), 24);
+  EXPECT_EQ(LongestKnown(*HfSide(*dense)), std::nullopt);
 }
 
 TEST(EngineDescription, GivesBothSidesOfATiedModelTheEmbeddingAsTheirHead) {

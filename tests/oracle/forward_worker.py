@@ -2,8 +2,8 @@
 
   forward_worker.py ORACLES JOBS.json RESULTS.json      ORACLES: the folder with bridge_cpu.py
 
-JOBS is a list of {"name", "hf", "megatron", "out", "vocab", "mtp", "build"}; `out` is written as docs/compare.md says of
-recordings; "build": the Bridge makes the model from HF's folder, where no run_config.yaml says how. Results are a list of {"name", "error"}. A process of its own since it replaces parts of torch, and one for all jobs since importing the
+JOBS is a list of {"name", "hf", "megatron", "out", "vocab", "mtp", "build", "overrides"}; `out` is written as docs/compare.md says of
+recordings; "build": the Bridge makes the model from HF's folder, where no run_config.yaml says how; "overrides": fields of its provider. Results are a list of {"name", "error"}. A process of its own since it replaces parts of torch, and one for all jobs since importing the
 Bridge takes most of the time.
 """
 import json
@@ -38,7 +38,7 @@ def record(b, job):
     for name in [name for name in os.environ if name.startswith("NVTE_")]:
         del os.environ[name]  # Megatron leaves one model's choice of attention behind for the next
     if job["build"]:
-        _, parts = b.build(job["hf"], torch.float32)
+        _, parts = b.build(job["hf"], torch.float32, overrides=job["overrides"])
     else:
         parts = model_load_save.load_megatron_model(str(pathlib.Path(job["megatron"], "iter_0000000")), use_cpu_init=True,
                                                     skip_temp_dist_context=True)

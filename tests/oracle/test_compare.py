@@ -4,17 +4,18 @@ import json
 
 import pytest
 
-from conftest import need_engine
+from conftest import ROOT, need_engine
 
 need_engine()
 
 LENGTH = 48
 # Families of which both sides compute the same. Of those that see, the text model.
-CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1",
-         "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2",
-         "kimi_k25_vl", "llama", "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron", "nemotron_h",
-         "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3",
-         "qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_5_vl_moe", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+CLEAN = ["arcee", "cwm", "deepseek_v3", "dots1", "ernie4_5", "exaone4", "exaone4_5", "exaone_moe", "falcon_h1", "gemma", "glm",
+         "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "gpt_oss", "helium", "hy_v3", "jais2", "kimi_k25_vl",
+         "llama", "minimax_m2", "minimax_m3", "ministral", "ministral3", "mistral", "mistral3", "mixtral", "nemotron",
+         "nemotron_h", "nemotron_nano_vl", "nemotron_omni", "olmo2", "olmo3", "olmoe", "persimmon", "phi3", "qwen2",
+         "qwen2_5_omni", "qwen2_5_vl", "qwen2_audio", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl",
+         "qwen3_5_vl_moe", "qwen3_asr", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe",
          "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu"]
 # Megatron's classes build the norms after attention and MLP with an epsilon of their own.
 POST_NORM_EPS = ["gemma2", "gemma3", "gemma3_vl"]
@@ -56,16 +57,60 @@ def in_float64(monkeypatch):
             torch.set_default_dtype(torch.float32)
 
 
+def renamed(folder, config, names):
+    """The model under another config beside `folder`; of `names`, beginnings, the first counts, and what has none is left out."""
+    from safetensors.torch import load_file, save_file
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        old = next((old for old in names if name.startswith(old)), None)
+        if old is not None:
+            tensors[names[old] + name.removeprefix(old)] = tensor
+    made = folder.with_name(folder.name + "-transformers")
+    made.mkdir(exist_ok=True)
+    (made / "config.json").write_text(json.dumps(config))
+    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def as_transformers_reads(folder):
+    """Where transformers 5.17 does not know the model as it is released: of Qwen3-ASR with a thinker, its own names; of Nemotrons
+    that see, the text model alone."""
+    config = json.loads((folder / "config.json").read_text())
+    if "llm_config" in config:
+        text = config["llm_config"] | {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}
+        return renamed(folder, text, {"language_model.": ""})
+    if config["model_type"] != "qwen3_asr" or "thinker_config" not in config:
+        return folder
+    thinker = config.pop("thinker_config")
+    thinker["audio_config"]["model_type"] = "qwen3_asr_encoder"
+    thinker["tie_word_embeddings"] = thinker["text_config"]["tie_word_embeddings"]
+    return renamed(folder, config | thinker, {
+        "thinker.model.": "model.language_model.", "thinker.lm_head.": "lm_head.",
+        "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
+        "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.", "thinker.audio_tower.": "model.audio_tower."})
+
+
+def class_of(config):
+    """What computes logits of text: of a model with a voice its thinker, the whole generates only."""
+    import transformers
+    name = config.architectures[0]
+    if hasattr(config, "thinker_config"):
+        return getattr(transformers, name.replace("For", "ThinkerFor"))
+    if hasattr(config, "audio_config"):
+        return getattr(transformers, name)
+    return transformers.AutoModelForImageTextToText if hasattr(config, "vision_config") else transformers.AutoModelForCausalLM
+
+
 def states_of(folder, ids, dtype, monkeypatch):
     """Every hidden state and the logits, as transformers computes them."""
     import torch
     import transformers
-    config = transformers.AutoConfig.from_pretrained(folder)
-    sees, hears = hasattr(config, "vision_config"), hasattr(config, "audio_config")
-    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-    kind = getattr(transformers, config.architectures[0]) if hears else kind
+    folder = as_transformers_reads(folder)
+    kind = class_of(transformers.AutoConfig.from_pretrained(folder))
     # Grouped products of experts do not know float64.
-    model = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval().to(dtype)
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager", output_loading_info=True)
+    assert not report["missing_keys"], report
+    model = model.eval().to(dtype)
     with torch.no_grad(), in_float64(monkeypatch) if dtype == torch.float64 else contextlib.nullcontext():
         out = model(ids, output_hidden_states=True, use_cache=False)
     return [*out.hidden_states, out.logits]
@@ -83,15 +128,15 @@ def ratio(ours, theirs, truth):
     return error / max(floor, 2.0 ** (math.floor(math.log2(rms)) - 23))
 
 
-def worst_ratio(compare, folder, recording, monkeypatch):
-    """Of our Hugging Face side over all hidden states and the logits, beside transformers' own."""
+def worst_ratio(compare, folder, recording, monkeypatch, original=None):
+    """Of our Hugging Face side over all hidden states and the logits, beside transformers' own (of another folder)."""
     import torch
     from safetensors.torch import load_file
     _, report = compare(folder, "--seq-len", LENGTH, "--record", recording)
     assert report["level"] == "L2" and report["counts"]["total"] > 8
     recorded = load_file(recording)
     ids = recorded["input_ids"]
-    theirs, truth = (states_of(folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
+    theirs, truth = (states_of(original or folder, ids, dtype, monkeypatch) for dtype in (torch.float32, torch.float64))
     ours = [recorded[f"hf_hidden_{i}"] for i in range(len(truth) - 1)] + [recorded["hf_logits"]]
     ratios = [ratio(*states) for states in zip(ours, theirs, truth, strict=True)]
     print(folder.name, " ".join(f"{r:.2f}" for r in ratios))
@@ -101,6 +146,136 @@ def worst_ratio(compare, folder, recording, monkeypatch):
 @pytest.mark.parametrize("family", CLEAN + POST_NORM_EPS + OTHER_ROUTER + L2_NORM)
 def test_every_hidden_state_is_that_of_transformers(compare, toy, tmp_path, monkeypatch, family):
     assert worst_ratio(compare, toy(family), tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+def with_text_config(folder, change):
+    """A copy beside `folder` of the same weights; `change` is given the config of the text model."""
+    import shutil
+    copy = folder.with_name(folder.name + "-changed")
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    config = json.loads((copy / "config.json").read_text())
+    text = config.get("thinker_config", config)["text_config"]
+    change(text)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def turn(text):
+    table = text.get("rope_parameters", text)
+    table["rope_theta"] *= 1.01
+
+
+def leave_base_out(text):
+    text.pop("rope_theta")
+    text.get("rope_parameters", {}).pop("rope_theta", None)
+
+
+THINKERS = ["qwen2_5_omni", "qwen3_asr", "qwen3_omni_moe"]
+# What each of their configs may say beside the toys': a window from layer 2 on, a router that does not normalize.
+WINDOW = {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 16}
+SAID = {"qwen2_5_omni": WINDOW, "qwen3_asr": WINDOW, "qwen3_omni_moe": {"norm_topk_prob": False}}
+
+
+@pytest.mark.parametrize("change", [turn, lambda text: text.update(rms_norm_eps=text["rms_norm_eps"] * 2)], ids=["rope", "eps"])
+@pytest.mark.parametrize("family", THINKERS)
+def test_a_small_change_of_a_thinkers_config_is_not_what_transformers_computes(compare, toy, tmp_path, monkeypatch, family,
+                                                                               change):
+    """What test_every_hidden_state_is_that_of_transformers would say if we read another number."""
+    folder = toy(family)
+    changed = with_text_config(folder, change)
+    assert worst_ratio(compare, changed, tmp_path / "1.safetensors", monkeypatch, original=folder) > 2
+    assert worst_ratio(compare, changed, tmp_path / "2.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("family", THINKERS)
+def test_what_a_thinkers_config_may_say_is_what_transformers_reads(compare, toy, tmp_path, monkeypatch, family):
+    folder = toy(family)
+    changed = with_text_config(folder, lambda text: text.update(SAID[family]))
+    assert worst_ratio(compare, changed, tmp_path / "1.safetensors", monkeypatch, original=folder) > 2
+    assert worst_ratio(compare, changed, tmp_path / "2.safetensors", monkeypatch) <= 2
+
+
+@pytest.mark.parametrize("family", THINKERS)
+def test_a_rope_base_that_a_thinkers_config_leaves_out_is_that_of_its_class(compare, toy, tmp_path, monkeypatch, family):
+    folder = as_transformers_reads(with_text_config(toy(family), leave_base_out))
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+
+
+def test_qwen3_asr_as_transformers_writes_it_is_what_it_is_as_released(compare, toy):
+    folder = toy("qwen3_asr")
+    released, written = (compare(form, "--seq-len", LENGTH)[1] for form in (folder, as_transformers_reads(folder)))
+    assert released["verdict"] == written["verdict"] == "pass"
+    assert [row["noise"] for row in released["results"]] == [row["noise"] for row in written["results"]]
+
+
+# Up to index_topk tokens an indexer leaves no key out.
+CHOSEN = {"deepseek_v32": [], "glm_moe_dsa": [], "glm_moe_dsa shared": ["--set", 'indexer_types=["full", "shared", "full", "shared"]'],
+          "deepseek_v32 yarn": ["--set", f"rope_scaling={json.dumps(ROPE['yarn'] | {'mscale': 1.0, 'mscale_all_dim': 1.0})}"]}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_keys_that_an_indexer_chooses_are_all_up_to_their_number(compare, toy, tmp_path, monkeypatch, name):
+    folder = toy(name.split()[0], "--set", f"index_topk={LENGTH}", *CHOSEN[name])
+    assert worst_ratio(compare, folder, tmp_path / "states.safetensors", monkeypatch) <= 2
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert max(row["noise"]["ratio"] for row in report["results"]) <= 2
+    assert any("indexers were not run" in text for text in report["unproven"])
+
+
+@pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
+def test_more_tokens_than_an_indexer_chooses_keys_are_refused(compare, toy, monkeypatch, family):
+    import torch
+    folder = toy(family, "--set", f"index_topk={LENGTH - 1}")
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 2 and f"beyond {LENGTH - 1} positions" in report["error"]["what"]
+    # What is run without being told how many is what can be.
+    assert compare(folder)[1]["details"]["tokens"] == f"1 x {LENGTH - 1}"
+    # The last token is the first that transformers lets miss one.
+    ids = torch.arange(3, 3 + LENGTH)[None]
+    fewer = states_of(folder, ids, torch.float32, monkeypatch)
+    every = states_of(toy(family, "--set", f"index_topk={LENGTH}"), ids, torch.float32, monkeypatch)
+    for some, all_ in zip(fewer[1:], every[1:], strict=True):
+        torch.testing.assert_close(some[:, :-1], all_[:, :-1])
+        assert not torch.allclose(some[:, -1], all_[:, -1], rtol=1e-4)
+
+
+def test_more_tokens_than_an_indexer_keeps_in_blocks_are_refused(compare, toy, monkeypatch):
+    import torch
+    folder = toy("minimax_m3")  # 3 blocks of 16 keys
+    result, report = compare(folder, "--seq-len", LENGTH + 1)
+    assert result.returncode == 2 and f"beyond {LENGTH} positions" in report["error"]["what"]
+    two = with_text_config(folder, lambda text: text.update(index_topk_blocks=2))
+    result, report = compare(two, "--seq-len", LENGTH)
+    assert result.returncode == 2 and "beyond 32 positions" in report["error"]["what"]
+    # transformers lets no token before the 33rd miss a block.
+    ids = torch.arange(3, 3 + LENGTH)[None]
+    for some, all_ in zip(states_of(two, ids, torch.float32, monkeypatch)[2:], states_of(folder, ids, torch.float32, monkeypatch)[2:],
+                          strict=True):
+        torch.testing.assert_close(some[:, :32], all_[:, :32])
+        assert not torch.allclose(some[:, 32:], all_[:, 32:], rtol=1e-4)
+
+
+def test_indexers_of_which_no_limit_is_known_are_refused(compare, toy, tmp_path):
+    text = (ROOT / "families/minimax_m3.toml").read_text()
+    (tmp_path / "mine.toml").write_text("".join(line for line in text.splitlines(keepends=True) if "every_key_up_to" not in line))
+    result, report = compare(toy("minimax_m3"), "--family", tmp_path / "mine.toml", "--seq-len", 8)
+    assert result.returncode == 2 and "the indexers leave no key out" in report["error"]["what"]
+
+
+@pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])
+def test_a_megatron_config_that_chooses_fewer_keys_is_a_cause_without_a_forward_pass(compare, toy, weighbridge, tmp_path,
+                                                                                    chosen, status):
+    hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), tmp_path / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    fields = json.loads(weighbridge("families", "expand", "--config", hf / "config.json", "--json").stdout)["config"]
+    fields = {field: None if value == "none" else value for field, value in fields.items()}
+    (next(megatron.glob("iter_*")) / "run_config.yaml").write_text(json.dumps({"model": fields | {
+        "_target_": "megatron.bridge.models.mla_provider.MLAModelProvider", "dsa_indexer_topk": chosen}}))
+    result, report = compare(hf, megatron, "--seq-len", LENGTH)
+    assert result.returncode == status, result.stdout + result.stderr
+    assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("attention-window", "config")] * status
+    assert any("beyond 16 positions" in text for text in report["unproven"]) == bool(status)
 
 
 @pytest.mark.parametrize("kind", ROPE)

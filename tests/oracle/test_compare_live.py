@@ -16,11 +16,19 @@ need_engine()
 # (Megatron's mixer beside attention norms after the gate only, and the Bridge takes its size from expand.)
 FALCON = "falcon_h1+mamba_d_ssm=96+mamba_n_heads=8+mamba_d_head=12+mamba_norm_before_gate=false"
 ONE = "+num_experts_per_tok=1+n_group=1+topk_group=1"
-CLEAN = ["bailing_moe_v2", "bailing_moe_v2" + ONE, "dots1", "exaone_moe", FALCON, "glm4_moe_lite", "hy_v3", "kimi_k2",
-         "minimax_m2", "persimmon"]
+THINKER = "qwen3_omni_moe+mlp_only_layers=[]"  # the Bridge gives each layer experts
+# As many tokens as its indexers choose keys of; the Bridge asks for a key that transformers' class has not.
+CHOSEN = "glm_moe_dsa+index_topk=40+indexer_rope_interleave=true"
+CLEAN = ["bailing_moe_v2", "bailing_moe_v2" + ONE, "dots1", "exaone_moe", FALCON, "glm4_moe_lite", CHOSEN, "hy_v3", "kimi_k2",
+         "minimax_m2", "minimax_m3", "persimmon", "qwen2_5_omni", THINKER]
+# Their providers want a dispatcher of tokens that no CPU has.
+ON_THE_CPU = {"moe_token_dispatcher_type": "alltoall", "moe_flex_dispatcher_backend": None, "moe_shared_expert_overlap": False}
 # What megatron-core computes otherwise: the cause and its origin, the layers in which it shows.
 OTHERWISE = {"llama4_text": ("norm-kind", "runtime", {1, 3}),
-             "glm4_moe" + ONE: ("router-formula", "runtime", {1, 2, 3})}
+             "glm4_moe" + ONE: ("router-formula", "runtime", {1, 2, 3}),
+             # The Bridge reads the base of a thinker's RoPE where transformers 5 has none, and not how its router normalizes.
+             "qwen2_5_omni+rope_parameters.rope_theta=500000": ("rope-base", "runtime", {0, 1, 2, 3}),
+             THINKER + "+norm_topk_prob=false": ("router-formula", "config", {0, 1, 2, 3})}
 # With MTP layers, as many as the last character says.
 MTP = ["deepseek_v3+num_nextn_predict_layers=2", "glm4_moe+num_nextn_predict_layers=1", "mimo+num_nextn_predict_layers=1"]
 
@@ -38,7 +46,8 @@ def live(weighbridge, oracles, tmp_path_factory):  # noqa: F811
             assert result.returncode == 0, result.stderr
         described = bool(list(megatron.glob("iter_*/run_config.yaml")))
         jobs.append({"name": name, "hf": str(hf), "megatron": str(megatron), "out": str(recording), "vocab": 386,
-                     "mtp": name in MTP, "build": not described})
+                     "mtp": name in MTP, "build": not described,
+                     "overrides": ON_THE_CPU if name in [CHOSEN, "minimax_m3"] else {}})
         found[name] = ([hf, megatron], recording)
     (root / "jobs.json").write_text(json.dumps(jobs))
     worker = subprocess.run([sys.executable, ROOT / "tests/oracle/forward_worker.py", oracles, root / "jobs.json",

@@ -8,7 +8,11 @@ recording: input_ids, hf_hidden_I (0 the embedding, the last one after the final
 def load(transformers, torch, folder):
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     named = getattr(transformers, (config.architectures or [""])[0], None)
-    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+    thinker = getattr(config, "thinker_config", None)
+    if thinker is not None:
+        # The whole generates only; what reads the tokens is the thinker.
+        kind, options = transformers.AutoModelForImageTextToText, {"config": thinker}
+    elif isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
         kind, options = named, {}
     else:
         kind, options = transformers.AutoModelForCausalLM, {"trust_remote_code": False}

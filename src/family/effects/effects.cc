@@ -14,9 +14,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<EffectInfo, 67> kEffects = {{
+constexpr std::array<EffectInfo, 68> kEffects = {{
     {"activation", "activation", "the activation", "mlp"},
     {"attention.bias", "bias-missing", "the biases of q, k and v", "self_attention.linear_qkv"},
+    {"attention.chosen", "attention-window", "how many keys an indexer chooses",
+     "self_attention.core_attention"},
     {"attention.clip", "config-lost", "the clipping of q, k and v", "self_attention"},
     {"attention.gate", "head-geometry", "the gate of attention's output",
      "self_attention.linear_qkv"},
@@ -313,6 +315,9 @@ class Resolver {
       const auto width = WindowWidth(r.Get("window_size"));
       const bool skipped = width && !r.Entry("window_attn_skip_freq", layer).value_or(true);
       return width && !skipped ? json(*width) : json();
+    });
+    Add("attention.chosen", [](Reader& r) -> json {
+      return r.Text("experimental_attention_variant") == "dsa" ? r.Get("dsa_indexer_topk") : json();
     });
     Add("attention.softcap", Cap("attn_logit_softcapping"));
     Add("attention.clip", [](Reader& r) -> json {
