@@ -1,6 +1,5 @@
 """Fused tensors of families whose models Megatron Bridge cannot build here: what `import` writes is what the bridge's own
 functions make of the same Hugging Face tensors."""
-import sys
 import types
 
 import pytest
@@ -8,10 +7,6 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from conftest import ROOT
-
-# The Bridge imports Transformer Engine, which no CPU has: the oracle kit beside the project has a stand-in.
-sys.path.append(str(ROOT.parent / "shared/oracles/te_standin"))
 param_mapping = pytest.importorskip("megatron.bridge.models.conversion.param_mapping",
                                     reason="SKIPPED LOUDLY: Megatron Bridge, or the stand-in of the oracle kit, is not here")
 
