@@ -25,8 +25,8 @@ make_oracle() {
 }
 
 if [ -f "$shared/oracles/setup.sh" ]; then
-  if holds torch=2.11.0 transformers=5.17.0 megatron-bridge=0.6.2 pytest=9.2.0 ml_dtypes=0.6.0 \
-      scikit-build-core=1.1.2 nanobind=3.1.0; then
+  if holds torch=2.11.0 transformers=5.17.0 megatron-bridge=0.6.2 pytest=9.2.0 pytest-xdist=3.8.0 \
+      ml_dtypes=0.6.0 scikit-build-core=1.1.2 nanobind=3.1.0; then
     printf '%s\n' "$python"
     exit 0
   fi

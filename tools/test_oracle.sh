@@ -15,4 +15,6 @@ export WEIGHBRIDGE_PROGRAM=$root/build/dev/src/weighbridge
 export WEIGHBRIDGE_TORCH_DIST_TOOL=$root/build/dev/tests/torch_dist_tool
 export WEIGHBRIDGE_PACKAGE=$root/build/oracle-package
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=
-exec "$python" -m pytest -q -rs tests/oracle
+# A file stays in one process, which keeps what its fixtures made; each process computes with one thread.
+export OMP_NUM_THREADS=1
+exec "$python" -m pytest -q -rs --numprocesses auto --maxprocesses 4 --dist loadfile tests/oracle
