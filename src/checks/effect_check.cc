@@ -456,6 +456,13 @@ void NoteOddFields(const EffectSide& side, const std::string& origin, EffectFind
   }
 }
 
+void NoteIndexers(const Model& model, EffectFindings& findings) {
+  if (!HasIndexers(model)) return;
+  findings.unproven.emplace_back(
+      "how the indexers score keys was not compared: of them only the fields that the configs have "
+      "for their sizes and for the number of keys");
+}
+
 void NoteUnknownClass(const MegatronConfig& config, const RuntimeTable& runtime,
                       EffectFindings& findings) {
   const std::string name = config.provider.substr(config.provider.rfind('.') + 1);
@@ -523,6 +530,7 @@ Status Compare(const Model& model, const MegatronConfig& recorded, const Runtime
   WB_TRY(const EffectSide plain, without_hidden(config.fields));
   WB_TRY(const std::vector<Place> by_config, Differences(hf, plain));
   NoteUnknownClass(config, *runtime, findings);
+  NoteIndexers(model, findings);
   NoteOddFields(hf, "config.json", findings);
   NoteOddFields(plain, config.origin, findings);
   const std::string name = fmt::format("{} {}", runtime->name,

@@ -25,7 +25,7 @@ struct SizeField {
   bool none_counts = false;  // None is a choice of its own; else it stands for a derived value
 };
 
-constexpr std::array<SizeField, 13> kSizes = {
+constexpr std::array<SizeField, 15> kSizes = {
     {{"num_layers", "size-mismatch"},
      {"hidden_size", "size-mismatch"},
      {"ffn_hidden_size", "size-mismatch"},
@@ -33,6 +33,8 @@ constexpr std::array<SizeField, 13> kSizes = {
      {"num_moe_experts", "size-mismatch"},
      {"q_lora_rank", "size-mismatch", /*none_counts=*/true},
      {"kv_lora_rank", "size-mismatch"},
+     {"dsa_indexer_n_heads", "size-mismatch"},
+     {"dsa_indexer_head_dim", "size-mismatch"},
      {"num_attention_heads", "head-geometry"},
      {"num_query_groups", "head-geometry"},
      {"kv_channels", "head-geometry"},

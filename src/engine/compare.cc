@@ -168,7 +168,7 @@ class Comparison {
   static Status RequireFields(const EffectSide& side, const std::string& origin) {
     const auto odd = OddFields(side);
     if (odd.empty()) return {};
-    return Fail(ErrorKind::kInvalid, "config-value",
+    return Fail(ErrorKind::kUnsupported, "config-unsupported",
                 ToPrintable(odd.begin()->second + ", no value of its kind"), origin);
   }
 

@@ -101,7 +101,7 @@ Result<json> DescribeLayer(const EffectSide& side, int64_t layer) {
       {"activation",
        {{"function", f.value("activation_func", json("gelu"))},
         {"gated", f.value("gated_linear_unit", json(false)) == true},
-        {"clamp", NumberOf(f, "activation_func_clamp_value", 0)},
+        {"clamp", f.value("activation_func_clamp_value", json())},
         {"offset", NumberOf(f, "glu_linear_offset", 0)}}},
   };
   spec["gated_attention"] = f.value("attention_output_gate", json(false)) == true;
@@ -316,14 +316,9 @@ std::string TextName(const Model& model, const Parameter& p) {
   return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
 }
 
-// Up to as many tokens as it chooses keys an indexer leaves none out, and more are not run.
-bool IsIndexer(const Parameter& p) {
-  return p.rule->megatron.find(".indexer.") != std::string::npos ||
-         (p.stack != nullptr && p.stack->megatron.find("indexers.") != std::string::npos);
-}
-
 bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
-  if (IsIndexer(p)) return false;
+  // Up to as many tokens as it chooses keys an indexer leaves none out, and more are not run.
+  if (p.is_indexer()) return false;
   switch (stage.kind) {
     case StageKind::kEmbedding:
       return p.stack == nullptr && TextName(model, p) == kEmbedding;
@@ -408,10 +403,6 @@ bool HasForwardPass(const FamilySpec& spec) {
            FindRole(kOutput, rule.storage[0].transform) != nullptr;
   };
   return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
-}
-
-bool HasIndexers(const Model& model) {
-  return std::any_of(model.parameters().begin(), model.parameters().end(), IsIndexer);
 }
 
 std::optional<int64_t> LongestKnown(const EffectSide& side) {

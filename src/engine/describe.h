@@ -20,12 +20,9 @@ namespace weighbridge {
 // logits.
 bool HasForwardPass(const FamilySpec& spec);
 
-// Whether layers choose with an indexer which keys a query sees. Indexers do not run: see
-// LongestKnown.
-bool HasIndexers(const Model& model);
-
 // The number of tokens up to which all blocks compute what the side's model does: beyond it there
-// are chunks, temperatures, keys left out by an indexer. nullopt: there is no such length.
+// are chunks, temperatures, keys left out by an indexer (indexers do not run). nullopt: there is no
+// such length.
 std::optional<int64_t> LongestKnown(const EffectSide& side);
 
 enum class StageKind { kEmbedding, kLayer, kMtp, kOutput };

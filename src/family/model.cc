@@ -914,4 +914,14 @@ Result<std::map<std::string, Shape>> Model::HfTensors() const {
   return tensors;
 }
 
+bool Parameter::is_indexer() const {
+  return rule->megatron.find(".indexer.") != std::string::npos ||
+         (stack != nullptr && stack->megatron.find("indexers.") != std::string::npos);
+}
+
+bool HasIndexers(const Model& model) {
+  return std::any_of(model.parameters().begin(), model.parameters().end(),
+                     [](const Parameter& p) { return p.is_indexer(); });
+}
+
 }  // namespace weighbridge

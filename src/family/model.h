@@ -42,6 +42,8 @@ struct Parameter {
   Op op = Op::kNone;
 
   bool is_expert() const { return experts > 0; }
+  // Of what chooses which keys a query sees.
+  bool is_indexer() const;
 };
 
 // An HF tensor that must equal another and that no parameter reads.
@@ -174,5 +176,8 @@ class Model {
   std::map<std::string, int64_t> counts_;                         // by stack
   const std::map<std::string, std::string>* spelling_ = nullptr;  // of the HF names; none: ours
 };
+
+// Whether layers choose with an indexer which keys a query sees.
+bool HasIndexers(const Model& model);
 
 }  // namespace weighbridge

@@ -108,18 +108,77 @@ TEST(EffectRope, MakesTheTablesOfMegatronCore) {
   }
 }
 
-TEST(EffectRope, ATableWithTextInThePlaceOfANumberIsRefused) {
-  for (const json& factor : {json("8"), json({8})}) {
-    const json table = {{"rope_type", "linear"}, {"rope_theta", 10000.0}, {"factor", factor}};
-    const auto side = SideOf("llama", {{"rope_parameters", table}});
-    ASSERT_TRUE(side) << side.error().what;
-    const auto rope = side->rope(0, false);
-    ASSERT_FALSE(rope);
-    EXPECT_EQ(rope.error().what, "factor is " + factor.dump() + ", no number");
+// What the config's table is refused for; empty: it is taken.
+std::string RefusedFor(const char* key, const json& table) {
+  json keys = {{"rope_parameters", nullptr}};
+  keys[key] = table;
+  const auto side = SideOf("llama", keys);
+  if (!side) return side.error().what;
+  const auto rope = side->rope(0, false);
+  return rope ? "" : rope.error().what;
+}
+
+TEST(EffectRope, ATableOfAnotherKindIsRefusedAndNotTakenForNone) {
+  const auto linear = [](const json& factor) {
+    return json{{"rope_type", "linear"}, {"rope_theta", 10000.0}, {"factor", factor}};
+  };
+  EXPECT_EQ(RefusedFor("rope_parameters", linear(8)), "");
+  EXPECT_EQ(RefusedFor("rope_parameters", linear("8")),
+            "factor is \"8\", and has to be a number above 0");
+  for (const json& factor : {json::array({8}), json(0), json(-8), json(false)}) {
+    EXPECT_NE(RefusedFor("rope_parameters", linear(factor)), "") << factor.dump();
   }
-  const auto base = SideOf("llama", {{"rope_parameters", nullptr}, {"rope_theta", "x"}});
-  ASSERT_TRUE(base) << base.error().what;
-  EXPECT_FALSE(base->rope(0, false));
+  for (const json& table : {json("yarn"), json::array({"yarn", 8}), json(8)}) {
+    EXPECT_NE(RefusedFor("rope_scaling", table), "") << table.dump();
+  }
+  for (const json& type : {json(true), json(5), json::array({"llama3"})}) {
+    EXPECT_NE(RefusedFor("rope_scaling", {{"rope_type", type}, {"factor", 8.0}}), "");
+    EXPECT_NE(RefusedFor("rope_scaling", {{"type", type}, {"factor", 8.0}}), "");
+  }
+  EXPECT_NE(RefusedFor("rope_theta", "x"), "");
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"attention_factor", 0.0}};
+  EXPECT_NE(RefusedFor("rope_scaling", yarn), "");
+}
+
+TEST(EffectRope, LongRopeNeedsAFactorForEachPairOfChannels) {
+  const auto with = [](const json& factors) {
+    return RefusedFor("rope_scaling", {{"rope_type", "longrope"},
+                                       {"factor", 4.0},
+                                       {"original_max_position_embeddings", 16},
+                                       {"long_factor", factors},
+                                       {"short_factor", factors}});
+  };
+  const size_t pairs = SideOf("llama", json::object())->rope(0, false)->frequencies.size();
+  EXPECT_EQ(with(std::vector<double>(pairs, 1.5)), "");
+  EXPECT_NE(with(std::vector<double>(pairs - 1, 1.5)), "");
+  EXPECT_NE(with(std::vector<double>(pairs, 0)), "");
+  EXPECT_NE(with("1.5"), "");
+}
+
+TEST(EffectRope, AListThatConfigJsonHasItselfIsNoPairOfBases) {
+  const json lists[] = {json::array(), json::array({500000.0}), json::array({"x"}),
+                        json::array({10000.0, 500000.0})};
+  for (const json& base : lists) {
+    const auto side = SideOf("mistral", {{"rope_parameters", nullptr}, {"rope_theta", base}});
+    ASSERT_TRUE(side) << side.error().what;
+    EXPECT_FALSE(side->rope(0, false)) << base.dump();
+  }
+  for (const char* family : {"gemma3", "olmo3"}) {  // their classes have two
+    const auto two = SideOf(family, json::object());
+    ASSERT_TRUE(two && two->fields["rotary_base"].is_array());
+    EXPECT_TRUE(two->rope(0, false));
+    EXPECT_TRUE(OddFields(*two).empty());
+  }
+}
+
+TEST(EffectFields, MultipliersOfAnotherNumberAreTold) {
+  EXPECT_TRUE(OddFields(*SideOf("falcon_h1", json::object())).empty());
+  const json odd[] = {json::object(), json::array({0.7}), json::array({"0.7", "1.3"}), "x"};
+  for (const json& multipliers : odd) {
+    const auto side = SideOf("falcon_h1", {{"mlp_multipliers", multipliers}});
+    ASSERT_TRUE(side) << side.error().what;
+    EXPECT_TRUE(OddFields(*side).contains("mlp_multipliers")) << multipliers.dump();
+  }
 }
 
 TEST(EffectFields, AValueOfAnotherKindIsToldAndOnesOwnAreNot) {
@@ -139,6 +198,15 @@ TEST(EffectFields, ClippingAtZeroIsNotNoClipping) {
     const auto side = SideOf("olmoe", {{"clip_qkv", bound}});
     ASSERT_TRUE(side) << side.error().what;
     EXPECT_EQ(LayerEffects(*side, 0)->at("attention.clip").value, bound);
+  }
+}
+
+TEST(EffectFields, ClampingAtZeroIsNotNoClamping) {
+  for (const json& bound : {json(0.0), json(7.0), json(nullptr)}) {
+    EffectSide side = *SideOf("minimax_m3", json::object());
+    side.fields["activation_func_clamp_value"] = bound;
+    const std::string text = LayerEffects(side, 0)->at("activation").value;
+    EXPECT_EQ(text.find("clamped") == std::string::npos, bound.is_null()) << text;
   }
 }
 

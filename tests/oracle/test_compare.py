@@ -263,19 +263,33 @@ def test_indexers_of_which_no_limit_is_known_are_refused(compare, toy, tmp_path)
     assert result.returncode == 2 and "the indexers leave no key out" in report["error"]["what"]
 
 
+def pair_with_config(toy, weighbridge, folder, fields):
+    """(a GLM-5 with indexers, what `import` makes of it) with a config of Megatron in which `fields` are others."""
+    hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), folder / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    right = json.loads(weighbridge("families", "expand", "--config", hf / "config.json", "--json").stdout)["config"]
+    right = {field: None if value == "none" else value for field, value in right.items()}
+    (next(megatron.glob("iter_*")) / "run_config.yaml").write_text(json.dumps({"model": right | fields | {
+        "_target_": "megatron.bridge.models.mla_provider.MLAModelProvider"}}))
+    return hf, megatron
+
+
 @pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])
 def test_a_megatron_config_that_chooses_fewer_keys_is_a_cause_without_a_forward_pass(compare, toy, weighbridge, tmp_path,
                                                                                     chosen, status):
-    hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), tmp_path / "megatron"
-    assert weighbridge("import", hf, megatron).returncode == 0
-    fields = json.loads(weighbridge("families", "expand", "--config", hf / "config.json", "--json").stdout)["config"]
-    fields = {field: None if value == "none" else value for field, value in fields.items()}
-    (next(megatron.glob("iter_*")) / "run_config.yaml").write_text(json.dumps({"model": fields | {
-        "_target_": "megatron.bridge.models.mla_provider.MLAModelProvider", "dsa_indexer_topk": chosen}}))
+    hf, megatron = pair_with_config(toy, weighbridge, tmp_path, {"dsa_indexer_topk": chosen})
     result, report = compare(hf, megatron, "--seq-len", LENGTH)
     assert result.returncode == status, result.stdout + result.stderr
     assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("attention-window", "config")] * status
     assert any("beyond 16 positions" in text for text in report["unproven"]) == bool(status)
+
+
+@pytest.mark.parametrize(("field", "value"), [("dsa_indexer_n_heads", 1), ("dsa_indexer_head_dim", 32)])
+def test_indexers_of_another_size_are_a_cause(compare, toy, weighbridge, tmp_path, field, value):
+    hf, megatron = pair_with_config(toy, weighbridge, tmp_path, {field: value})
+    result, report = compare(hf, megatron, "--seq-len", LENGTH)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert [(cause["id"], cause["where"]) for cause in report["causes"]] == [("size-mismatch", [field])]
 
 
 @pytest.mark.parametrize("kind", ROPE)

@@ -64,8 +64,8 @@ def test_a_value_of_another_kind_in_config_json_is_not_taken_for_the_usual_one(c
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(config | {key: value}))
     result, report = compare(hf, "--seq-len", LENGTH)
-    assert result.returncode == 1 and not report["results"], result.stdout
-    assert key in report["causes"][0]["message"]
+    assert result.returncode == 2 and not report["results"], result.stdout
+    assert report["error"]["id"] == "config-unsupported" and f'{key} is "{value}"' in report["error"]["what"]
 
 
 # -- recordings --

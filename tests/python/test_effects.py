@@ -74,6 +74,37 @@ def test_a_value_of_another_kind_is_told_and_not_taken_for_equal(judge):
     assert list(judge("llama_tied", {"layernorm_epsilon": "1e-6"})[0]) == ["header-corrupt"]
 
 
+@pytest.mark.parametrize(("field", "value"), [
+    ("window_size", "4"), ("window_size", [4.0, 0.0]), ("window_size", {"x": 1}), ("rotary_percent", "0.5"),
+    ("rotary_interleaved", "true"), ("share_embeddings_and_output_weights", "true"), ("seq_len_interpolation_factor", "2"),
+    ("rope_scaling", "yes"), ("moe_layer_freq", "x"), ("moe_layer_freq", [1, "0", 1, 1]),
+    ("moe_router_load_balancing_type", ["sinkhorn", 1])])
+def test_a_value_of_another_kind_in_megatrons_config_is_told(judge, field, value):
+    causes, report = judge("qwen3_moe", {field: value})
+    told = set(report["unproven"]) - set(judge("qwen3_moe")[1]["unproven"])
+    assert causes or any(text.startswith(f"{field} is ") and "no value of its kind" in text for text in told), told
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("moe_router_load_balancing_type", ["aux_loss", "seq_aux_loss"]), ("layernorm_zero_centered_gamma", 0),
+    ("moe_router_pre_softmax", 0), ("rotary_interleaved", None), ("qk_layernorm", 1), ("window_attn_skip_freq", 0)])
+def test_what_megatron_core_takes_for_the_same_is_the_same(judge, field, value):
+    causes, report = judge("qwen3_moe", {field: value})
+    assert not causes and set(report["unproven"]) == set(judge("qwen3_moe")[1]["unproven"])
+
+
+def test_one_is_true_in_megatrons_config(judge):
+    assert judge("qwen3_moe", {"rotary_interleaved": 1})[0] == {"rope-interleaved": "config"}
+
+
+@pytest.mark.parametrize(("table", "shown"), [
+    ("yarn", "rope_scaling"), (["yarn", 8], "rope_scaling"), ({"type": True}, "type"), ({"rope_type": 5}, "rope_type"),
+    ({"rope_type": "linear", "factor": -8.0}, "factor"), ({"rope_type": "linear", "factor": 0}, "factor")])
+def test_a_rope_table_of_another_kind_is_told(judge, table, shown):
+    report = judge("llama_tied", hf={"rope_scaling": table})[1]
+    assert any(f"({shown} is " in text for text in report["unproven"]), report["unproven"]
+
+
 @pytest.mark.parametrize("name", CLEAN)
 def test_configs_that_mean_the_same_raise_no_alarm(judge, name):
     causes, report = judge(name)

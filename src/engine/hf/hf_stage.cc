@@ -195,7 +195,11 @@ class HfStage final : public Stage {
 
   // OLMoE's clip_qkv: q and k after their norms, v as it is.
   Tensor Clipped(const Tensor& x) const {
-    const json bound = spec_.value("attention", json::object()).value("clip", json());
+    return Clipped(x, spec_.value("attention", json::object()).value("clip", json()));
+  }
+
+  // `bound`: null for none; 0 leaves nothing.
+  static Tensor Clipped(const Tensor& x, const json& bound) {
     return bound.is_null() ? x : x.clamp(-bound.get<double>(), bound.get<double>());
   }
 
@@ -539,12 +543,12 @@ class HfStage final : public Stage {
 
   Tensor Gate(const Tensor& gate, const Tensor& up) const {
     const json& a = spec_.at("activation");
-    const double clamp = a.at("clamp"), offset = a.at("offset");
+    const json& clamp = a.at("clamp");  // null: none; 0 leaves nothing above it
+    const double offset = a.at("offset");
     const std::string function = a.at("function");
-    if (clamp == 0 && offset == 0) return Activate(function, gate) * up;
-    const Tensor g = clamp == 0 ? gate : gate.clamp_max(clamp);
-    const Tensor u = clamp == 0 ? up : up.clamp(-clamp, clamp);
-    return (u + offset) * Activate(function, g);
+    if (clamp.is_null() && offset == 0) return Activate(function, gate) * up;
+    const Tensor g = clamp.is_null() ? gate : gate.clamp_max(clamp.get<double>());
+    return (Clipped(up, clamp) + offset) * Activate(function, g);
   }
 
   Tensor Mlp(const Tensor& x, const std::string& prefix) const {

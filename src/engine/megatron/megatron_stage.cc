@@ -722,9 +722,10 @@ class MegatronStage final : public Stage {
     if (!a.at("gated")) return ActivationFunc(intermediate);
     const auto halves = intermediate.chunk(2, -1);
     Tensor glu = Scaled(halves[0], "mlp", 0), linear = halves[1];
-    if (const double clamp = a.at("clamp"); clamp != 0) {
-      glu = glu.clamp_max(clamp);
-      linear = linear.clamp(-clamp, clamp);
+    if (const json& clamp = a.at("clamp"); !clamp.is_null()) {  // 0 leaves nothing above it
+      const double most = clamp.get<double>();
+      glu = glu.clamp_max(most);
+      linear = linear.clamp(-most, most);
     }
     const double offset = a.at("offset");
     return ActivationFunc(glu) * (offset == 0 ? linear : linear + offset);

@@ -124,10 +124,17 @@ class Reader {
     const json* value = Find(field);
     return value == nullptr ? json() : *value;
   }
-  bool Is(const char* field) {
-    const json value = Get(field);
-    return Fits(field, value, value.is_boolean()) && value.get<bool>();
+  // 0 and 1 count as Python counts them, and so does None. nullopt: not known.
+  std::optional<bool> Truth(const char* field) {
+    const json* value = Find(field);
+    if (value == nullptr) return std::nullopt;
+    if (value->is_null()) return false;
+    if (!Fits(field, *value, value->is_boolean() || *value == 0 || *value == 1)) {
+      return std::nullopt;
+    }
+    return *value == true || *value == 1;
   }
+  bool Is(const char* field) { return Truth(field).value_or(false); }
   std::optional<double> Number(const char* field) {
     const json value = Get(field);
     if (!Fits(field, value, value.is_number())) return std::nullopt;
@@ -142,12 +149,53 @@ class Reader {
     const json value = Get(field);
     return Fits(field, value, value.is_string()) ? value.get<std::string>() : "";
   }
-  // Entry `layer` of a field that is a list of 0 and 1.
+  // A list of numbers, `count` of them where it is given; null: none is known.
+  json Numbers(const char* field, std::optional<size_t> count = std::nullopt) {
+    const json value = Get(field);
+    const bool fits =
+        value.is_array() && value.size() == count.value_or(value.size()) &&
+        std::all_of(value.begin(), value.end(), [](const json& n) { return n.is_number(); });
+    return Fits(field, value, fits) ? value : json();
+  }
+  // A number, or one for the layers with a window and one for the others.
+  void OneOrTwoNumbers(const char* field) {
+    const json value = Get(field);
+    if (value.is_array() && value.size() == 2) {
+      Numbers(field);
+    } else {
+      Number(field);
+    }
+  }
+  // Entry `layer` of a field that is a list of 0 and 1; a bare 0 stands for an empty one.
   std::optional<bool> Entry(const char* field, int64_t layer) {
     const json value = Get(field);
-    if (!value.is_array() || layer >= static_cast<int64_t>(value.size())) return std::nullopt;
+    const auto is_bit = [](const json& e) { return e.is_boolean() || e == 0 || e == 1; };
+    const bool fits =
+        value.is_array() ? std::all_of(value.begin(), value.end(), is_bit) : value == 0;
+    if (!Fits(field, value, fits || value == false) || !value.is_array() ||
+        layer >= static_cast<int64_t>(value.size())) {
+      return std::nullopt;
+    }
     const json& entry = value[static_cast<size_t>(layer)];
     return entry == 1 || entry == true;
+  }
+  // Megatron-Core: [left, right], both counted; Gemma 3's class a width. Negative: no bound.
+  std::optional<int64_t> WindowWidth(const char* field) {
+    const json value = Get(field);
+    if (value.is_number_integer()) return value.get<int64_t>();
+    const bool fits = value.is_array() && value.size() == 2 && value[0].is_number_integer() &&
+                      value[1].is_number_integer();
+    if (!Fits(field, value, fits)) return std::nullopt;
+    const auto left = value[0].get<int64_t>();
+    return left < 0 ? std::nullopt : std::optional(left + 1);
+  }
+  // The text, or nothing of a list of texts.
+  std::string OneText(const char* field) {
+    const json value = Get(field);
+    const bool several =
+        value.is_array() &&
+        std::all_of(value.begin(), value.end(), [](const json& t) { return t.is_string(); });
+    return several ? "" : Text(field);
   }
   std::vector<std::string>& used() { return used_; }
 
@@ -162,13 +210,28 @@ class Reader {
   std::vector<std::string> used_;
 };
 
-// Megatron-Core: [left, right], both counted; Gemma 3's class a width. Negative: no bound.
-std::optional<int64_t> WindowWidth(const json& window) {
-  if (window.is_number_integer()) return window.get<int64_t>();
-  if (!window.is_array() || window.empty() || !window[0].is_number_integer()) return std::nullopt;
-  const auto left = window[0].get<int64_t>();
-  return left < 0 ? std::nullopt : std::optional(left + 1);
-}
+// What the RoPE of either side is made from.
+constexpr const char* kRopeOneOrTwo[] = {"rotary_base", "rotary_percent"};
+constexpr const char* kRopeNumbers[] = {"rope_scaling_factor",
+                                        "llama3_low_freq_factor",
+                                        "llama3_high_freq_factor",
+                                        "llama3_original_max_position_embeddings",
+                                        "linear_factor_of_full_layers",
+                                        "seq_len_interpolation_factor",
+                                        "yarn_rotary_scaling_factor",
+                                        "yarn_original_max_position_embeddings",
+                                        "yarn_beta_fast",
+                                        "yarn_beta_slow",
+                                        "yarn_mscale",
+                                        "yarn_mscale_all_dim",
+                                        "rotary_scaling_factor",
+                                        "original_max_position_embeddings",
+                                        "beta_fast",
+                                        "beta_slow",
+                                        "mscale",
+                                        "mscale_all_dim"};
+constexpr const char* kRopeSwitches[] = {"rope_scaling", "yarn_correction_range_round_to_int",
+                                         "mla_yarn_round"};
 
 // Of HybridModel's pattern, where | divides pipeline stages and what follows / is of MTP layers;
 // 0: the pattern has no such layer.
@@ -230,9 +293,9 @@ class Resolver {
     });
     Add("logits.softcap", Cap("final_logit_softcapping"));
     Add("tying", [](Reader& r) -> json {
-      const json* shared = r.Find("share_embeddings_and_output_weights");
-      if (shared == nullptr || !shared->is_boolean()) return Unknown();
-      return shared->get<bool>() ? "the embedding" : "a matrix of its own";
+      const auto shared = r.Truth("share_embeddings_and_output_weights");
+      if (!shared) return Unknown();
+      return *shared ? "the embedding" : "a matrix of its own";
     });
     Add("positions.learned",
         [](Reader& r) -> json { return r.Text("position_embedding_type") == "learned_absolute"; });
@@ -312,12 +375,14 @@ class Resolver {
 
   Status Attention(int64_t layer, bool latent) {
     Add("attention.window", [&](Reader& r) -> json {
-      const auto width = WindowWidth(r.Get("window_size"));
+      const auto width = r.WindowWidth("window_size");
       const bool skipped = width && !r.Entry("window_attn_skip_freq", layer).value_or(true);
       return width && !skipped ? json(*width) : json();
     });
     Add("attention.chosen", [](Reader& r) -> json {
-      return r.Text("experimental_attention_variant") == "dsa" ? r.Get("dsa_indexer_topk") : json();
+      if (r.Text("experimental_attention_variant") != "dsa") return nullptr;
+      const auto keys = r.Integer("dsa_indexer_topk");
+      return keys ? json(*keys) : json();
     });
     Add("attention.softcap", Cap("attn_logit_softcapping"));
     Add("attention.clip", [](Reader& r) -> json {
@@ -376,6 +441,7 @@ class Resolver {
   }
 
   Status RopeOf(int64_t layer, bool latent) {
+    CheckRopeFields();
     const bool windowed = windowed_.value_or(!out_["attention.window"].value.is_null());
     WB_TRY(Rope rope, side_.rope(layer, windowed));
     const bool rotates = !rope.frequencies.empty();
@@ -385,14 +451,28 @@ class Resolver {
     out_["rope.factor"] = {rotates ? rope.factor : 1, std::move(rope.fields)};
     if (!rotates) return {};
     Add("rope.layout", [&](Reader& r) -> json {
-      const json* pairs = r.Find(latent ? "mla_rope_interleaved" : "rotary_interleaved");
-      if (pairs == nullptr) return Unknown();
-      return *pairs == true ? "adjacent channels" : "halves of the head";
+      const auto pairs = r.Truth(latent ? "mla_rope_interleaved" : "rotary_interleaved");
+      if (!pairs) return Unknown();
+      return *pairs ? "adjacent channels" : "halves of the head";
     });
     Add("rope.sections", [](Reader& r) -> json {
-      return r.Text("position_embedding_type") == "mrope" ? r.Get("mrope_section") : json();
+      return r.Text("position_embedding_type") == "mrope" ? r.Numbers("mrope_section") : json();
     });
     return {};
+  }
+
+  // The table is made elsewhere, from fields that count as not said where they are no numbers; what
+  // config.json has keys for is checked there.
+  void CheckRopeFields() {
+    Reader reader(side_.fields, odd_);
+    const auto check = [&](const auto& fields, auto kind) {
+      for (const char* field : fields) {
+        if (!side_.keys.contains(field)) (reader.*kind)(field);
+      }
+    };
+    check(kRopeOneOrTwo, &Reader::OneOrTwoNumbers);
+    check(kRopeNumbers, &Reader::Number);
+    check(kRopeSwitches, &Reader::Truth);
   }
 
   void Norm(const std::string& which, const char* epsilon) {
@@ -410,10 +490,10 @@ class Resolver {
     Add("activation", [](Reader& r) -> json {
       const std::string function = r.Text("activation_func");
       if (function.empty()) return Unknown();
-      const double clamp = r.Number("activation_func_clamp_value").value_or(0);
+      const auto clamp = r.Number("activation_func_clamp_value");  // 0 leaves nothing
       const double offset = r.Number("glu_linear_offset").value_or(0);
       std::string text = function;
-      if (clamp != 0) text += fmt::format(" of values clamped at {}", clamp);
+      if (clamp) text += fmt::format(" of values clamped at {}", *clamp);
       if (r.Is("gated_linear_unit")) {
         text += offset == 0 ? ", times up" : fmt::format(", times (up + {})", offset);
       }
@@ -431,8 +511,8 @@ class Resolver {
       const int64_t k = r.Integer("moe_router_topk").value_or(0);
       if (r.Text("moe_router_score_function") == "softmax") return !r.Is("moe_router_pre_softmax");
       if (k == 1 && !r.Is("router_normalizes_one")) return false;
-      const json* always = r.Find("router_normalizes");
-      return always == nullptr ? Unknown() : json(*always == true);
+      const auto always = r.Truth("router_normalizes");
+      return always ? json(*always) : Unknown();
     });
     Add("router.refused", [](Reader& r) -> json {
       // The fields that a reader would have to change.
@@ -463,7 +543,7 @@ class Resolver {
       return factor ? json(*factor) : json();
     });
     Add("router.balancing", [](Reader& r) -> json {
-      const std::string type = r.Text("moe_router_load_balancing_type");
+      const std::string type = r.OneText("moe_router_load_balancing_type");
       return type == "sinkhorn" || type == "quantile_balancing" ? json(type) : json();
     });
     Add("moe.shared_gate", [](Reader& r) -> json {
@@ -488,10 +568,9 @@ class Resolver {
     Add("ssm.conv_kernel", Number("mamba_conv_kernel"));
     Add("ssm.dt_min", Number("dt_min"));
     Add("ssm.dt_max", [](Reader& r) -> json {
-      const json* limit = r.Find("dt_max");
-      if (limit == nullptr) return Unknown();
-      const bool none = limit->is_number() && std::isinf(limit->get<double>());
-      return none ? json() : *limit;
+      if (r.Find("dt_max") == nullptr) return Unknown();
+      const auto limit = r.Number("dt_max");
+      return limit && !std::isinf(*limit) ? json(*limit) : json();
     });
     Add("norm.mixer.eps", Number("mixer_norm_epsilon"));
     Add("ssm.norm_first", [](Reader& r) -> json { return r.Is("norm_before_gate"); });
@@ -514,11 +593,8 @@ class Resolver {
   }
 
   static json Numbers(Reader& r, const char* field, size_t count) {
-    const json* list = r.Find(field);
-    if (list == nullptr || !list->is_array() || list->size() != count) return Unknown();
-    return std::all_of(list->begin(), list->end(), [](const json& n) { return n.is_number(); })
-               ? *list
-               : Unknown();
+    json list = r.Numbers(field, count);
+    return list.is_null() ? Unknown() : list;
   }
 
   void DeltaNet() {

@@ -127,30 +127,63 @@ class RopeReader {
   }
 
  private:
-  // Whatever is no number would be taken for absent.
+  // Whatever is of another kind would be taken for absent, and so would a number that Read refuses.
   Status CheckKinds() const {
-    for (const char* key : {"rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
-                            "high_freq_factor", "original_max_position_embeddings", "beta_fast",
-                            "beta_slow", "mscale", "mscale_all_dim", "attention_factor"}) {
-      WB_RETURN_IF_ERROR(CheckNumber(table_, key, key));
+    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+      const json* table = FindKey(config_, key);
+      if (table != nullptr && !table->is_object()) return Refuse(key, *table, "a table");
+      if (table == nullptr) continue;
+      for (const char* kind : {"sliding_attention", "full_attention"}) {
+        const json* own = FindKey(*table, kind);
+        if (own != nullptr && !own->is_object()) return Refuse(kind, *own, "a table");
+      }
+    }
+    for (const char* key : {"rope_type", "type"}) {
+      const json* type = FindKey(table_, key);
+      if (type != nullptr && !type->is_string()) return Refuse(key, *type, "a type of RoPE");
+    }
+    for (const char* key :
+         {"rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor",
+          "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}) {
+      WB_RETURN_IF_ERROR(CheckNumber(table_, key, key, /*may_be_zero=*/false));
+    }
+    for (const char* key : {"mscale", "mscale_all_dim"}) {
+      WB_RETURN_IF_ERROR(CheckNumber(table_, key, key, /*may_be_zero=*/true));
     }
     for (const char* key : {"max_position_embeddings", "original_max_position_embeddings"}) {
-      WB_RETURN_IF_ERROR(CheckNumber(config_, key, key));
+      WB_RETURN_IF_ERROR(CheckNumber(config_, key, key, /*may_be_zero=*/true));
     }
     for (const auto& [field, key] : {std::pair("rotary_base", "rope_theta"),
                                      std::pair("rotary_percent", "partial_rotary_factor")}) {
-      // One for each kind of layer; NumberForLayer.
-      const bool several = fields_.value(field, json()).is_array();
-      if (!several) WB_RETURN_IF_ERROR(CheckNumber(fields_, field, key));
+      if (!HasTwo(field, key))
+        WB_RETURN_IF_ERROR(CheckNumber(fields_, field, key, /*may_be_zero=*/true));
     }
     return {};
   }
 
-  static Status CheckNumber(const json& table, const char* key, std::string_view shown) {
-    const auto it = table.find(key);
-    if (it == table.end() || it->is_number() || it->is_null()) return {};
+  // One for each kind of layer (NumberForLayer), which the family makes: a list in config.json
+  // itself is no such thing.
+  bool HasTwo(const char* field, const char* key) const {
+    const json value = fields_.value(field, json());
+    const json* raw = FindKey(config_, key);
+    return value.is_array() && value.size() == 2 && value[0].is_number() && value[1].is_number() &&
+           (raw == nullptr || *raw != value);
+  }
+
+  static Status Refuse(std::string_view shown, const json& value, std::string_view wanted) {
     return Fail(ErrorKind::kUnsupported, "config-unsupported",
-                fmt::format("{} is {}, no number", shown, Describe(*it)), "config.json");
+                fmt::format("{} is {}, and has to be {}", shown, Describe(value), wanted),
+                "config.json");
+  }
+
+  static Status CheckNumber(const json& table, const char* key, std::string_view shown,
+                            bool may_be_zero) {
+    const auto it = table.find(key);
+    if (it == table.end() || it->is_null()) return {};
+    const double value = it->is_number() ? it->get<double>() : std::nan("");
+    const bool fits = std::isfinite(value) && (value > 0 || (value == 0 && may_be_zero));
+    if (fits) return {};
+    return Refuse(shown, *it, may_be_zero ? "a number from 0 on" : "a number above 0");
   }
 
   bool Latent() const { return fields_.value("multi_latent_attention", json(false)) == true; }
@@ -210,7 +243,7 @@ class RopeReader {
     } else if (kind == "yarn") {
       Yarn(channels, rope);
     } else if (kind == "longrope") {
-      LongRope(channels, rope);
+      return LongRope(channels, rope);
     } else if (kind == "proportional") {
       rope.frequencies = ProportionalFrequencies(rope.base, channels, share, factor);
     } else {
@@ -237,7 +270,16 @@ class RopeReader {
     rope.factor = Read(table_, "attention_factor", by_factor);
   }
 
-  void LongRope(int64_t channels, Rope& rope) const {
+  Status LongRope(int64_t channels, Rope& rope) const {
+    const json given = table_.value("short_factor", json());
+    const bool fits = given.is_array() && 2 * given.size() == static_cast<size_t>(channels) &&
+                      std::all_of(given.begin(), given.end(), [](const json& n) {
+                        return n.is_number() && n.get<double>() > 0;
+                      });
+    if (!fits) {
+      return Refuse("short_factor", given,
+                    fmt::format("a list of {} numbers above 0", channels / 2));
+    }
     const double original = Original();
     const double factor = Read(table_, "factor", Longest() / original);
     rope.frequencies = LongRopeFrequencies(rope.base, channels, Numbers(table_, "short_factor"));
@@ -245,6 +287,7 @@ class RopeReader {
     const double by_factor =
         factor <= 1 || original <= 1 ? 1 : std::sqrt(1 + std::log(factor) / std::log(original));
     rope.factor = Read(table_, "attention_factor", by_factor);
+    return {};
   }
 
   const json& config_;
