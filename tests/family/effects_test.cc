@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -191,6 +192,31 @@ TEST(EffectFields, AValueOfAnotherKindIsToldAndOnesOwnAreNot) {
   EXPECT_EQ(OddFields(*odd),
             (std::map<std::string, std::string>{{"layernorm_epsilon", "rms_norm_eps is \"1e-6\""},
                                                 {"moe_router_topk", "num_experts_per_tok is {}"}}));
+}
+
+TEST(EffectFields, NothingOfAConfigThatTransformersWroteIsOdd) {
+  static const FamilyLibrary kLibrary = FamilyLibrary::BuiltIn();
+  const auto folder =
+      std::filesystem::path(WEIGHBRIDGE_SOURCE_DIR) / "tests/testdata/family_configs";
+  int judged = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto config = ReadJsonFile(entry.path());
+    ASSERT_TRUE(config) << entry.path();
+    const auto spec = kLibrary.ForConfig(*config);
+    ASSERT_TRUE(spec) << entry.path();
+    if (!HasEffects(**spec)) continue;
+    const auto model = Model::Expand(**spec, *config, {});
+    ASSERT_TRUE(model) << entry.path() << model.error().what;
+    const auto side = HfSide(*model);
+    ASSERT_TRUE(side) << entry.path() << side.error().what;
+    EXPECT_EQ(OddFields(*side), (std::map<std::string, std::string>())) << entry.path();
+    for (const bool windowed : {false, true}) {
+      const auto rope = side->rope(0, windowed);
+      EXPECT_TRUE(rope) << entry.path() << rope.error().what;
+    }
+    ++judged;
+  }
+  EXPECT_GT(judged, 100);
 }
 
 TEST(EffectFields, ClippingAtZeroIsNotNoClipping) {
