@@ -96,7 +96,7 @@ class SourcesRun {
     }
     if (Status fits = CheckTokenIds(model_, rows); !fits) {
       Error error = std::move(fits).error();
-      if (!request_.prompts.empty()) {
+      if (!request_.prompts.empty() && error.kind == ErrorKind::kUsage) {
         error.at = "--prompt";
         error.hint = "does the tokenizer belong to this model?";
       }
