@@ -263,6 +263,33 @@ def test_indexers_of_which_no_limit_is_known_are_refused(compare, toy, tmp_path)
     assert result.returncode == 2 and "the indexers leave no key out" in report["error"]["what"]
 
 
+@pytest.mark.parametrize("value", ["16", 16.0, True, [16], 1e30, 0, -1])
+def test_a_number_of_keys_that_is_no_whole_number_is_named_with_its_value(compare, toy, value):
+    folder = toy("glm_moe_dsa")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"index_topk": value}))
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 1 and not report["results"], result.stdout
+    cause, = report["causes"]
+    assert cause["message"] == f"index_topk is {json.dumps(value)}, and has to be a whole number from 1 on"
+    assert "seq-len" not in cause["hint"] and "every_key_up_to" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("value", "tokens"), [(1, 1), (2 ** 63, 512)])
+def test_as_many_tokens_run_by_themselves_as_an_indexer_chooses_keys(compare, toy, value, tokens):
+    result, report = compare(toy("glm_moe_dsa", "--set", f"index_topk={value}", "--set", "max_position_embeddings=600"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["details"]["tokens"] == f"1 x {tokens}"
+
+
+def test_a_chunk_that_is_no_whole_number_of_tokens_is_refused(compare, toy):
+    folder = toy("llama4_text")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 16.0}))
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 1 and "attention_chunk_size is 16.0" in report["causes"][0]["message"], result.stdout
+
+
 def pair_with_config(toy, weighbridge, folder, fields):
     """(a GLM-5 with indexers, what `import` makes of it) with a config of Megatron in which `fields` are others."""
     hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), folder / "megatron"

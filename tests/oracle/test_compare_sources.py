@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from conftest import ROOT, find_program, need_engine
+from test_compare import as_transformers_reads
 
 need_engine()
 
@@ -190,6 +191,17 @@ def test_transformers_itself_is_the_reference(report_of, llama, tmp_path):
     recorded = load_file(states)
     assert torch.allclose(recorded["hf_logits"], theirs.logits, rtol=0, atol=1e-6)
     assert not (tmp_path / "weighbridge-compare").exists()
+
+
+def test_a_thinker_that_transformers_does_not_read_as_released_is_refused_in_our_words(report_of, toy):
+    released = toy("qwen3_asr")
+    result, report = report_of("compare", released, "--reference", "transformers", "--seq-len", "12")
+    assert result.returncode == 2 and report["error"]["id"] == "original-unsupported", result.stdout + result.stderr
+    assert "qwen3_asr with a thinker, as it is released" in report["error"]["what"]
+    # As transformers writes it, it is the reference.
+    result, report = report_of("compare", as_transformers_reads(released), "--reference", "transformers", "--seq-len", "12")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Qwen3ASRForConditionalGeneration" in report["details"]["reference"]
 
 
 def test_transformers_finds_an_epsilon_that_megatron_has_wrong(report_of, weighbridge, llama, tmp_path):
