@@ -435,7 +435,7 @@ Result<int64_t> TokensUpTo(const EffectSide& side, const std::string& field, con
                 "not know",
                 origin);
   }
-  return Fail(ErrorKind::kInvalid, "config-value",
+  return Fail(ErrorKind::kUnsupported, "config-unsupported",
               fmt::format("{} is {}, and has to be a whole number from 1 on",
                           keys == side.keys.end() ? field : keys->second.front(),
                           ToPrintable(Describe(limit))),

@@ -23,9 +23,9 @@ bool HasForwardPass(const FamilySpec& spec);
 
 // The number of tokens, at least one, up to which all blocks compute what the side's model does:
 // beyond it there are chunks, temperatures, keys left out by an indexer (indexers do not run).
-// nullopt: there is no such length. Errors: kInvalid "config-value" for a limit in the config
-// (`origin`) that is no whole number from 1 on, kUnsupported "engine-unsupported" where what
-// follows from it is below 1.
+// nullopt: there is no such length. Errors, kUnsupported: "config-unsupported" for a limit in the
+// config (`origin`) that is no whole number from 1 on, "engine-unsupported" where what follows from
+// it is below 1.
 Result<std::optional<int64_t>> LongestKnown(const EffectSide& side,
                                             const std::string& origin = "config.json");
 

@@ -117,7 +117,7 @@ TEST(EngineDescription, RefusesANumberOfTokensThatIsNoWholeNumberFromOneOn) {
       ASSERT_TRUE(model) << family << value;
       const auto longest = LongestKnown(*HfSide(*model));
       ASSERT_FALSE(longest) << family << value;
-      EXPECT_EQ(longest.error().id, "config-value");
+      EXPECT_EQ(longest.error().id, "config-unsupported");
       EXPECT_THAT(longest.error().what, AllOf(HasSubstr(key), HasSubstr(value.dump())));
       EXPECT_EQ(longest.error().hint, "");
     }
