@@ -109,10 +109,10 @@ TEST(EngineDescription, LeavesIndexersOutAndRunsNoMoreTokensThanTheyChooseKeys) 
 }
 
 TEST(EngineDescription, RefusesANumberOfTokensThatIsNoWholeNumberFromOneOn) {
-  for (const auto& [family, key] : {std::pair("glm_moe_dsa", "index_topk"),
-                                    std::pair("llama4_text", "attention_chunk_size")}) {
-    for (const json& value : {json("16"), json(16.0), json(true), json::array({16}), json(1e30), json(0),
-                              json(-1), json(std::numeric_limits<int64_t>::min())}) {
+  for (const auto& [family, key] :
+       {std::pair("glm_moe_dsa", "index_topk"), std::pair("llama4_text", "attention_chunk_size")}) {
+    for (const json& value : {json("16"), json(16.0), json(true), json::array({16}), json(1e30),
+                              json(0), json(-1), json(std::numeric_limits<int64_t>::min())}) {
       const auto model = ToyModel(family, {{key, value}});
       ASSERT_TRUE(model) << family << value;
       const auto longest = LongestKnown(*HfSide(*model));
@@ -160,14 +160,12 @@ TEST(EngineDescription, CountsThePartsThatNoTextReaches) {
     for (const StageKind kind : {StageKind::kEmbedding, StageKind::kOutput}) {
       for (const MegatronUse& use : MegatronTensorsOf(*model, {kind})) run.insert(use.parameter);
     }
-    const int64_t indexers =
-        std::count_if(model->parameters().begin(), model->parameters().end(),
-                      [](const Parameter& p) {
-                        return p.stack != nullptr &&
-                               p.stack->megatron.find("indexers.") != std::string::npos;
-                      });
-    EXPECT_EQ(found.tensors, static_cast<int64_t>(model->parameters().size() - run.size()) -
-                                 indexers)
+    const int64_t indexers = std::count_if(
+        model->parameters().begin(), model->parameters().end(), [](const Parameter& p) {
+          return p.stack != nullptr && p.stack->megatron.find("indexers.") != std::string::npos;
+        });
+    EXPECT_EQ(found.tensors,
+              static_cast<int64_t>(model->parameters().size() - run.size()) - indexers)
         << family;
   }
   // All of these runs, or is told by itself.
