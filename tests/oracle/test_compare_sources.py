@@ -132,6 +132,18 @@ def test_what_cannot_be_run_is_said(llama, tmp_path, arguments, id, complaint):
     assert result.returncode == 2 and complaint in error["what"] + error["at"], error
 
 
+def test_a_prompt_that_is_too_long_to_run_is_to_be_shorter(report_of, toy):
+    folder = toy("glm_moe_dsa", "--set", "vocab_size=96", "--set", "index_topk=3")
+    make_tokenizer(folder)
+    result, report = report_of("compare", folder, "--prompt", "the capital of France is")
+    assert result.returncode == 2 and "beyond 3 positions" in report["error"]["what"]
+    assert report["error"]["at"] == "config.json" and report["error"]["hint"] == "a shorter prompt"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"index_topk": 3.0}))
+    cause, = report_of("compare", folder, "--prompt", "is")[1]["causes"]
+    assert "index_topk is 3.0" in cause["message"] and "tokenizer" not in cause["hint"]
+
+
 def test_text_for_a_model_without_tokenizer_is_refused_with_a_hint(report_of, toy):
     result, report = report_of("compare", toy("llama"), "--prompt", "is")
     assert result.returncode == 2 and report["error"]["id"] == "tokenizer-missing"
