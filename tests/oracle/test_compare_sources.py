@@ -140,8 +140,8 @@ def test_a_prompt_that_is_too_long_to_run_is_to_be_shorter(report_of, toy):
     assert report["error"]["at"] == "config.json" and report["error"]["hint"] == "a shorter prompt"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"index_topk": 3.0}))
-    cause, = report_of("compare", folder, "--prompt", "is")[1]["causes"]
-    assert "index_topk is 3.0" in cause["message"] and "tokenizer" not in cause["hint"]
+    error = report_of("compare", folder, "--prompt", "is")[1]["error"]
+    assert "index_topk is 3.0" in error["what"] and "tokenizer" not in error["hint"]
 
 
 def test_text_for_a_model_without_tokenizer_is_refused_with_a_hint(report_of, toy):
