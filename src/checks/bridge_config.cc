@@ -7,6 +7,12 @@
 #include <string_view>
 #include <utility>
 
+#include "base/strings.h"
+#include "checks/megatron_config_check.h"
+#include "family/effects/effects.h"
+#include "formats/megatron_config/megatron_config.h"
+#include "formats/megatron_config/run_config.h"
+
 namespace weighbridge {
 namespace {
 
@@ -176,6 +182,24 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
               {"model", std::move(out)},
               {"checkpoint", std::move(checkpoint)},
               {"tokenizer", nullptr}};
+}
+
+Status CheckRunConfigValues(const Model& model, const nlohmann::json& run_config) {
+  const auto refuse = [](const std::string& what) {
+    return Fail(ErrorKind::kInvalid, "config-value", ToPrintable(what), "config.json");
+  };
+  WB_TRY(const EffectSide side, HfSide(model));
+  const auto odd = OddFields(side);
+  if (!odd.empty()) return refuse(odd.begin()->second + ", no value of its kind");
+  WB_TRY(const RunConfig document, RunConfigOf(run_config, kRunConfigName));
+  const MegatronConfig config = ConfigOfRunConfig(document);
+  for (const auto& [field, value] : config.fields.items()) {
+    const std::string why = ImpossibleNumber(field, config);
+    if (why.empty()) continue;
+    const auto keys = side.keys.find(field);
+    return refuse(keys == side.keys.end() ? why : keys->second.front() + ": " + why);
+  }
+  return {};
 }
 
 Status UpdateRunConfig(const Model& model, const BridgeConfigOptions& options,

@@ -118,6 +118,7 @@ Status DescribeRun(const ConvertArguments& a, const MegatronInput& input, const 
     target.run_config = DumpYaml(config);
   } else if (!model.spec().bridge.provider.empty() && !input.like_name.empty()) {
     WB_TRY(const nlohmann::json config, BridgeRunConfig(model, options));
+    WB_RETURN_IF_ERROR(CheckRunConfigValues(model, config));
     target.run_config = DumpYaml(config);
   }
   return {};

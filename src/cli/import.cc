@@ -54,6 +54,7 @@ Result<std::string> RunConfigText(const Model& model, const ParameterSource& sou
                                  .dtype = MainDType(model, source, a.options),
                                  .hf_model = a.model,
                                  .ckpt_format = a.layout.format}));
+  WB_RETURN_IF_ERROR(CheckRunConfigValues(model, config));
   return DumpYaml(config);
 }
 

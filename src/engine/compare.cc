@@ -1,6 +1,7 @@
 #include "engine/compare.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -65,15 +66,16 @@ Result<MegatronConfig> PredictedConfig(const Model& model) {
   return config;
 }
 
-// Past every window, so that a wrong one shows.
-int64_t DefaultLength(const EffectSide& side) {
+// Past every window, so that a wrong one shows, and a second token to look back from where it runs.
+Result<int64_t> DefaultLength(const EffectSide& side) {
   const json longest = side.fields.value("seq_length", json());
   int64_t length = kDefaultLength;
   if (longest.is_number_integer() && longest > 0) {
     length = std::min(length, longest.get<int64_t>());
   }
-  length = std::min(length, LongestKnown(side).value_or(length));
-  return std::max<int64_t>(length, 2);
+  WB_TRY(const auto most, LongestKnown(side));
+  length = std::max<int64_t>(length, 2);
+  return std::min(length, most.value_or(length));
 }
 
 std::vector<int64_t> RandomIds(int64_t length, int64_t vocab, uint64_t seed) {
@@ -86,17 +88,19 @@ std::vector<int64_t> RandomIds(int64_t length, int64_t vocab, uint64_t seed) {
 }
 
 tl::unexpected<Error> OtherBeyond(const json& length) {
+  const std::string runs =
+      length.is_number_integer() && length > 0 ? "--seq-len " + Describe(length) : "";
   return Fail(ErrorKind::kUnsupported, "engine-unsupported",
               fmt::format("beyond {} positions this model computes otherwise, which the engine "
                           "does not know",
                           Describe(length)),
-              "config.json", fmt::format("--seq-len {}", Describe(length)));
+              "config.json", runs);
 }
 
 // What transformers computes otherwise beyond a length is not computed here, so no such length
 // runs.
 Status CheckLength(const json& config, const EffectSide& side, int64_t length) {
-  const auto most = LongestKnown(side);
+  WB_TRY(const auto most, LongestKnown(side));
   if (most && *most < length) return OtherBeyond(*most);
   const json* scaling = FirstKey(config, {"rope_scaling", "rope_parameters"});
   if (scaling == nullptr || !scaling->is_object()) return {};
@@ -183,6 +187,10 @@ class Comparison {
     WB_RETURN_IF_ERROR(RequireFields(hf_side_, "config.json"));
     WB_RETURN_IF_ERROR(RequireFields(megatron_side_, config_.origin));
     WB_RETURN_IF_ERROR(RequireComplete(model_, hf_));
+    WB_TRY(const Inventory inventory, TakeInventory(model_, hf_));
+    for (const LeftOut& group : inventory.left_out) {
+      report_.notes.push_back(weighbridge::Describe(group));
+    }
     if (TeamSize(options_.grid) > 1) {
       WB_TRY(placement_, Placement::Create(model_, options_.grid));
       WB_RETURN_IF_ERROR(CheckRunsOnGrid());
@@ -290,7 +298,7 @@ class Comparison {
 
   // That of the Hugging Face side was looked at before anything ran.
   Status CheckMegatronLength() const {
-    const auto most = LongestKnown(megatron_side_);
+    WB_TRY(const auto most, LongestKnown(megatron_side_, config_.origin));
     for (const auto& row : ids_) {
       if (most && *most < static_cast<int64_t>(row.size())) {
         return Fail(ErrorKind::kUnsupported, "engine-unsupported",
@@ -535,6 +543,11 @@ class Comparison {
           "the indexers were not run: of so few tokens they leave no key out (`verify` compares "
           "their weights)");
     }
+    if (const OtherParts parts = OtherPartsOf(model_); parts.tensors > 0) {
+      report_.unproven.push_back(
+          fmt::format("{} tensors of other parts ({}) were not run (`verify` compares them)",
+                      parts.tensors, fmt::join(parts.names, ", ")));
+    }
     if (!mtp_.left_out.empty()) {
       report_.unproven.push_back("the MTP layers were not run: " + mtp_.left_out);
     }
@@ -568,13 +581,15 @@ class Comparison {
 Result<std::vector<std::vector<int64_t>>> RandomTokenIds(const Model& model,
                                                          const CompareOptions& options) {
   WB_TRY(const EffectSide side, HfSide(model));
-  const int64_t length = options.seq_len > 0 ? options.seq_len : DefaultLength(side);
+  WB_TRY(const int64_t fitting, DefaultLength(side));
+  const int64_t length = options.seq_len > 0 ? options.seq_len : fitting;
   return std::vector<std::vector<int64_t>>{RandomIds(length, model.vocab(), options.seed)};
 }
 
 Status CheckTokenIds(const Model& model, const std::vector<std::vector<int64_t>>& ids) {
   WB_TRY(const EffectSide side, HfSide(model));
-  if (HasIndexers(model) && !LongestKnown(side)) {
+  WB_TRY(const auto most, LongestKnown(side));
+  if (HasIndexers(model) && !most) {
     return Fail(ErrorKind::kUnsupported, "engine-unsupported",
                 "nothing says up to how many tokens the indexers leave no key out", "",
                 "`[effects]` of the family says it: every_key_up_to");

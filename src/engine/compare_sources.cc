@@ -96,14 +96,21 @@ class SourcesRun {
     }
     if (Status fits = CheckTokenIds(model_, rows); !fits) {
       Error error = std::move(fits).error();
-      if (!request_.prompts.empty()) {
-        error.at = "--prompt";
-        error.hint = "does the tokenizer belong to this model?";
-      }
+      if (!request_.prompts.empty()) PutToPrompts(error);
       return Fail(std::move(error));
     }
     batches_ = ByLength(rows);
     return {};
+  }
+
+  // Who gives text has not chosen the ids, nor their number.
+  static void PutToPrompts(Error& error) {
+    if (error.kind == ErrorKind::kUsage) {
+      error.at = "--prompt";
+      error.hint = "does the tokenizer belong to this model?";
+    } else if (error.hint.starts_with("--seq-len")) {
+      error.hint = "a shorter prompt";
+    }
   }
 
   fs::path Live(const char* side, size_t batch) const {

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <set>
 #include <string_view>
+
+#include "base/strings.h"
+#include "family/config.h"
 
 namespace weighbridge {
 namespace {
@@ -335,6 +339,25 @@ bool IsOfStage(const Model& model, const Parameter& p, StageId stage) {
   return false;
 }
 
+// Of MTP layers not asked.
+bool IsOfAnyStage(const Model& model, const Parameter& p) {
+  return IsOfStage(model, p, {StageKind::kEmbedding}) ||
+         IsOfStage(model, p, {StageKind::kLayer, p.layer}) ||
+         IsOfStage(model, p, {StageKind::kOutput});
+}
+
+// "audio_tower" of "thinker.audio_tower.layers.{layer}.fc1.weight" where the text model's names
+// begin with "thinker.language_model.".
+std::string PartOf(const Parameter& p, std::string_view text) {
+  std::string_view name = p.stack == nullptr ? p.rule->megatron : p.stack->megatron;
+  for (size_t dot = text.find('.'); dot != text.npos; dot = text.find('.')) {
+    if (!name.starts_with(text.substr(0, dot + 1))) break;
+    name.remove_prefix(dot + 1);
+    text.remove_prefix(dot + 1);
+  }
+  return std::string(name.substr(0, name.find('.')));
+}
+
 // The names of what a layer holds; `mtp`: of the layer within an MTP layer.
 std::set<std::string> NamesOf(const Model& model, bool mtp, int64_t layer) {
   std::set<std::string> names;
@@ -394,6 +417,31 @@ Status AddHf(const Model& model, const Parameter& p, json& spec, std::vector<HfU
   return {};
 }
 
+// A limit of LongestKnown.
+Result<int64_t> TokensUpTo(const EffectSide& side, const std::string& field, const json& limit,
+                           const std::string& origin) {
+  if (limit.is_number_unsigned()) {
+    constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+    const auto tokens = static_cast<int64_t>(std::min(limit.get<uint64_t>(), kMost));
+    if (tokens > 0) return tokens;
+  } else if (limit.is_number_integer() && limit > 0) {
+    return limit.get<int64_t>();
+  }
+  const auto keys = side.keys.find(field);
+  // What the family computes of several values need not be wrong for being 0.
+  if (keys == side.keys.end() && limit.is_number_integer() && field != "dsa_indexer_topk") {
+    return Fail(ErrorKind::kUnsupported, "engine-unsupported",
+                "from the first position on this model computes otherwise, which the engine does "
+                "not know",
+                origin);
+  }
+  return Fail(ErrorKind::kUnsupported, "config-unsupported",
+              fmt::format("{} is {}, and has to be a whole number from 1 on",
+                          keys == side.keys.end() ? field : keys->second.front(),
+                          ToPrintable(Describe(limit))),
+              origin);
+}
+
 }  // namespace
 
 bool HasForwardPass(const FamilySpec& spec) {
@@ -405,19 +453,28 @@ bool HasForwardPass(const FamilySpec& spec) {
   return HasEffects(spec) && std::any_of(spec.params.begin(), spec.params.end(), computes);
 }
 
-std::optional<int64_t> LongestKnown(const EffectSide& side) {
-  const json& f = side.fields;
-  const bool chooses = f.value("experimental_attention_variant", json()) == "dsa";
+Result<std::optional<int64_t>> LongestKnown(const EffectSide& side, const std::string& origin) {
+  const bool chooses = side.fields.value("experimental_attention_variant", json()) == "dsa";
   std::optional<int64_t> least;
-  for (const char* limit :
+  for (const char* field :
        {"attention_chunk", "without_temperature", "every_key_up_to", "dsa_indexer_topk"}) {
-    const json most = f.value(limit, json());
-    if (!most.is_number_integer() || (limit == std::string_view("dsa_indexer_topk") && !chooses)) {
-      continue;
-    }
-    least = std::min(least.value_or(most), most.get<int64_t>());
+    const json limit = side.fields.value(field, json());
+    if (limit.is_null() || (field == std::string_view("dsa_indexer_topk") && !chooses)) continue;
+    WB_TRY(const int64_t tokens, TokensUpTo(side, field, limit, origin));
+    least = std::min(least.value_or(tokens), tokens);
   }
   return least;
+}
+
+OtherParts OtherPartsOf(const Model& model) {
+  const std::string_view text = TextPrefix(model.spec());
+  OtherParts parts;
+  for (const Parameter& p : model.parameters()) {
+    if (p.is_indexer() || p.place == Place::kMtp || IsOfAnyStage(model, p)) continue;
+    ++parts.tensors;
+    parts.names.insert(PartOf(p, text));
+  }
+  return parts;
 }
 
 MtpLayers MtpLayersOf(const Model& model, const EffectSide& hf, const EffectSide& megatron) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,21 @@ namespace weighbridge {
 // logits.
 bool HasForwardPass(const FamilySpec& spec);
 
-// The number of tokens up to which all blocks compute what the side's model does: beyond it there
-// are chunks, temperatures, keys left out by an indexer (indexers do not run). nullopt: there is no
-// such length.
-std::optional<int64_t> LongestKnown(const EffectSide& side);
+// The number of tokens, at least one, up to which all blocks compute what the side's model does:
+// beyond it there are chunks, temperatures, keys left out by an indexer (indexers do not run).
+// nullopt: there is no such length. Errors, kUnsupported: "config-unsupported" for a limit in the
+// config (`origin`) that is no whole number from 1 on, "engine-unsupported" where what follows from
+// it is below 1.
+Result<std::optional<int64_t>> LongestKnown(const EffectSide& side,
+                                            const std::string& origin = "config.json");
+
+// The parameters of no stage, towers and projectors, which no text reaches. Indexers and MTP layers
+// are not among them.
+struct OtherParts {
+  int64_t tensors = 0;          // of Megatron's, of the whole model
+  std::set<std::string> names;  // "audio_tower", beneath what also holds the text model
+};
+OtherParts OtherPartsOf(const Model& model);
 
 enum class StageKind { kEmbedding, kLayer, kMtp, kOutput };
 

@@ -4,8 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -100,8 +104,75 @@ TEST(EngineDescription, LeavesIndexersOutAndRunsNoMoreTokensThanTheyChooseKeys) 
   for (const MegatronUse& use : MegatronTensorsOf(*chooses, {StageKind::kLayer, 1})) {
     EXPECT_THAT(use.role, Not(HasSubstr("indexer")));
   }
-  EXPECT_EQ(LongestKnown(*HfSide(*chooses)), 24);
-  EXPECT_EQ(LongestKnown(*HfSide(*dense)), std::nullopt);
+  EXPECT_EQ(LongestKnown(*HfSide(*chooses)).value(), 24);
+  EXPECT_EQ(LongestKnown(*HfSide(*dense)).value(), std::nullopt);
+}
+
+TEST(EngineDescription, RefusesANumberOfTokensThatIsNoWholeNumberFromOneOn) {
+  for (const auto& [family, key] :
+       {std::pair("glm_moe_dsa", "index_topk"), std::pair("llama4_text", "attention_chunk_size")}) {
+    for (const json& value : {json("16"), json(16.0), json(true), json::array({16}), json(1e30),
+                              json(0), json(-1), json(std::numeric_limits<int64_t>::min())}) {
+      const auto model = ToyModel(family, {{key, value}});
+      ASSERT_TRUE(model) << family << value;
+      const auto longest = LongestKnown(*HfSide(*model));
+      ASSERT_FALSE(longest) << family << value;
+      EXPECT_EQ(longest.error().id, "config-unsupported");
+      EXPECT_THAT(longest.error().what, AllOf(HasSubstr(key), HasSubstr(value.dump())));
+      EXPECT_EQ(longest.error().hint, "");
+    }
+  }
+}
+
+TEST(EngineDescription, TakesANumberOfTokensThatIsTooLargeToHoldForTheLargest) {
+  for (const uint64_t value : {uint64_t{1} << 63, std::numeric_limits<uint64_t>::max()}) {
+    const auto model = ToyModel("glm_moe_dsa", {{"index_topk", value}});
+    ASSERT_TRUE(model);
+    EXPECT_EQ(LongestKnown(*HfSide(*model)).value(), std::numeric_limits<int64_t>::max());
+  }
+}
+
+TEST(EngineDescription, RefusesAModelThatComputesOtherwiseFromTheFirstPositionOn) {
+  EXPECT_EQ(LongestKnown(*HfSide(*ToyModel("llama4_text", {{"floor_scale", 2}}))).value(), 1);
+  const auto longest = LongestKnown(*HfSide(*ToyModel("llama4_text", {{"floor_scale", 1}})));
+  ASSERT_FALSE(longest);
+  EXPECT_EQ(longest.error().id, "engine-unsupported");
+  EXPECT_EQ(longest.error().hint, "");
+}
+
+// Wherever the names put them: beside a thinker's text model, beside a language_model.
+TEST(EngineDescription, CountsThePartsThatNoTextReaches) {
+  for (const auto& [family, parts] :
+       {std::pair("qwen3_asr", std::set<std::string>{"audio_model"}),
+        std::pair("qwen3_omni_moe", std::set<std::string>{"audio_model", "visual"}),
+        std::pair("minimax_m3", std::set<std::string>{"multi_modal_projector", "patch_merge_mlp",
+                                                      "vision_tower"})}) {
+    const auto model = ToyModel(family);
+    ASSERT_TRUE(model) << family;
+    const OtherParts found = OtherPartsOf(*model);
+    EXPECT_EQ(found.names, parts) << family;
+    std::set<const Parameter*> run;
+    for (int64_t layer = 0; layer < model->layers(); ++layer) {
+      for (const MegatronUse& use : MegatronTensorsOf(*model, {StageKind::kLayer, layer})) {
+        run.insert(use.parameter);
+      }
+    }
+    for (const StageKind kind : {StageKind::kEmbedding, StageKind::kOutput}) {
+      for (const MegatronUse& use : MegatronTensorsOf(*model, {kind})) run.insert(use.parameter);
+    }
+    const int64_t indexers = std::count_if(
+        model->parameters().begin(), model->parameters().end(), [](const Parameter& p) {
+          return p.stack != nullptr && p.stack->megatron.find("indexers.") != std::string::npos;
+        });
+    EXPECT_EQ(found.tensors,
+              static_cast<int64_t>(model->parameters().size() - run.size()) - indexers)
+        << family;
+  }
+  // All of these runs, or is told by itself.
+  for (const char* family : {"llama", "qwen3_moe", "deepseek_v3", "glm_moe_dsa", "falcon_h1",
+                             "gpt_oss", "nemotron_h", "qwen3_next"}) {
+    EXPECT_EQ(OtherPartsOf(*ToyModel(family)).tensors, 0) << family;
+  }
 }
 
 TEST(EngineDescription, GivesBothSidesOfATiedModelTheEmbeddingAsTheirHead) {

@@ -263,6 +263,32 @@ def test_indexers_of_which_no_limit_is_known_are_refused(compare, toy, tmp_path)
     assert result.returncode == 2 and "the indexers leave no key out" in report["error"]["what"]
 
 
+@pytest.mark.parametrize("value", ["16", 16.0, True, [16], 1e30, 0, -1])
+def test_a_number_of_keys_that_is_no_whole_number_is_named_with_its_value(compare, toy, value):
+    folder = toy("glm_moe_dsa")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"index_topk": value}))
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 2 and not report["results"], result.stdout
+    assert report["error"] == {"id": "config-unsupported", "at": "config.json", "hint": "",
+                               "what": f"index_topk is {json.dumps(value)}, and has to be a whole number from 1 on"}
+
+
+@pytest.mark.parametrize(("value", "tokens"), [(1, 1), (2 ** 63, 512)])
+def test_as_many_tokens_run_by_themselves_as_an_indexer_chooses_keys(compare, toy, value, tokens):
+    result, report = compare(toy("glm_moe_dsa", "--set", f"index_topk={value}", "--set", "max_position_embeddings=600"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["details"]["tokens"] == f"1 x {tokens}"
+
+
+def test_a_chunk_that_is_no_whole_number_of_tokens_is_refused(compare, toy):
+    folder = toy("llama4_text")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 16.0}))
+    result, report = compare(folder, "--seq-len", LENGTH)
+    assert result.returncode == 2 and "attention_chunk_size is 16.0" in report["error"]["what"], result.stdout
+
+
 def pair_with_config(toy, weighbridge, folder, fields):
     """(a GLM-5 with indexers, what `import` makes of it) with a config of Megatron in which `fields` are others."""
     hf, megatron = toy("glm_moe_dsa", "--set", f"index_topk={LENGTH}"), folder / "megatron"
@@ -274,14 +300,25 @@ def pair_with_config(toy, weighbridge, folder, fields):
     return hf, megatron
 
 
-@pytest.mark.parametrize(("chosen", "status"), [(LENGTH, 0), (16, 1)])
+@pytest.mark.parametrize(("chosen", "said"), [
+    (LENGTH, None), (16, "beyond 16 positions"), (0, "dsa_indexer_topk is 0, and has to be a whole number")])
 def test_a_megatron_config_that_chooses_fewer_keys_is_a_cause_without_a_forward_pass(compare, toy, weighbridge, tmp_path,
-                                                                                    chosen, status):
+                                                                                    chosen, said):
     hf, megatron = pair_with_config(toy, weighbridge, tmp_path, {"dsa_indexer_topk": chosen})
     result, report = compare(hf, megatron, "--seq-len", LENGTH)
-    assert result.returncode == status, result.stdout + result.stderr
-    assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("attention-window", "config")] * status
-    assert any("beyond 16 positions" in text for text in report["unproven"]) == bool(status)
+    assert result.returncode == (said is not None), result.stdout + result.stderr
+    assert [(cause["id"], cause["origin"]) for cause in report["causes"]] == [("attention-window", "config")] * (said is not None)
+    assert said is None or any(said in text for text in report["unproven"])
+
+
+# Every key is among more of them, and among fewer that are as many as the tokens.
+@pytest.mark.parametrize(("chosen", "length"), [(2 * LENGTH, LENGTH), (16, 12)])
+def test_another_number_of_keys_that_leaves_none_out_is_a_note(compare, toy, weighbridge, tmp_path, chosen, length):
+    hf, megatron = pair_with_config(toy, weighbridge, tmp_path, {"dsa_indexer_topk": chosen})
+    result, report = compare(hf, megatron, "--seq-len", length)
+    assert result.returncode == 0, result.stdout + result.stderr
+    note, = (note["message"] for note in report["notes"] if note["id"] == "no-effect")
+    assert f"{LENGTH} by config.json (index_topk), {chosen} by run_config.yaml" in note
 
 
 @pytest.mark.parametrize(("field", "value"), [("dsa_indexer_n_heads", 1), ("dsa_indexer_head_dim", 32)])

@@ -68,6 +68,49 @@ def test_a_value_of_another_kind_in_config_json_is_not_taken_for_the_usual_one(c
     assert report["error"]["id"] == "config-unsupported" and f'{key} is "{value}"' in report["error"]["what"]
 
 
+# -- parts that no text reaches --
+
+# In which tensors of the checkpoint of Hugging Face the parts beside the text model are.
+OTHER_PARTS = {"qwen3_asr": "thinker.audio_tower.", "qwen3_omni_moe": ("thinker.audio_tower.", "thinker.visual."),
+               "nemotron_nano_vl": ("vision_model.", "mlp1."),
+               "minimax_m3": ("vision_tower.", "multi_modal_projector.", "patch_merge_mlp.")}
+
+
+@pytest.mark.parametrize("family", OTHER_PARTS)
+def test_a_change_of_what_sees_or_hears_is_not_passed_in_silence(compare, toy, weighbridge, tmp_path, family):
+    from safetensors.torch import load_file, save_file
+    hf, megatron = toy(family), tmp_path / "megatron"
+    assert weighbridge("import", hf, megatron).returncode == 0
+    file, = hf.glob("*.safetensors")
+    tensors = load_file(file)
+    changed = [name for name in tensors if name.startswith(OTHER_PARTS[family])]
+    save_file({name: tensor * 3 + 1 if name in changed else tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
+    for models in ([hf, megatron], [hf]):
+        result, report = compare(*models, "--seq-len", 12)
+        assert result.returncode == 0, result.stdout + result.stderr
+        line, = unproven(report, "of other parts")
+        assert "`verify` compares them" in line
+    # What the line says is so.
+    assert weighbridge("verify", hf, megatron).returncode == 1
+
+
+def test_a_model_of_text_alone_has_no_other_parts(compare, toy):
+    assert not unproven(compare(toy("llama"), "--seq-len", 12)[1], "of other parts")
+
+
+def test_tensors_that_the_mapping_leaves_out_are_noted_as_by_every_command(compare, toy):
+    from safetensors.torch import load_file, save_file
+    hf = toy("llama")
+    file, = hf.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = tensors["model.norm.weight"][:4].clone()
+    save_file(tensors, file, {"format": "pt"})
+    result, report = compare(hf, "--seq-len", 12)
+    assert result.returncode == 0, result.stdout + result.stderr
+    note, = (note["message"] for note in report["notes"] if note["id"] == "not-needed")
+    assert "rotary_emb.inv_freq" in note
+
+
 # -- recordings --
 
 def changed_recording(path, change):

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from conftest import ROOT, find_program, need_engine
+from test_compare import as_transformers_reads
 
 need_engine()
 
@@ -131,6 +132,18 @@ def test_what_cannot_be_run_is_said(llama, tmp_path, arguments, id, complaint):
     assert result.returncode == 2 and complaint in error["what"] + error["at"], error
 
 
+def test_a_prompt_that_is_too_long_to_run_is_to_be_shorter(report_of, toy):
+    folder = toy("glm_moe_dsa", "--set", "vocab_size=96", "--set", "index_topk=3")
+    make_tokenizer(folder)
+    result, report = report_of("compare", folder, "--prompt", "the capital of France is")
+    assert result.returncode == 2 and "beyond 3 positions" in report["error"]["what"]
+    assert report["error"]["at"] == "config.json" and report["error"]["hint"] == "a shorter prompt"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"index_topk": 3.0}))
+    error = report_of("compare", folder, "--prompt", "is")[1]["error"]
+    assert "index_topk is 3.0" in error["what"] and "tokenizer" not in error["hint"]
+
+
 def test_text_for_a_model_without_tokenizer_is_refused_with_a_hint(report_of, toy):
     result, report = report_of("compare", toy("llama"), "--prompt", "is")
     assert result.returncode == 2 and report["error"]["id"] == "tokenizer-missing"
@@ -190,6 +203,17 @@ def test_transformers_itself_is_the_reference(report_of, llama, tmp_path):
     recorded = load_file(states)
     assert torch.allclose(recorded["hf_logits"], theirs.logits, rtol=0, atol=1e-6)
     assert not (tmp_path / "weighbridge-compare").exists()
+
+
+def test_a_thinker_that_transformers_does_not_read_as_released_is_refused_in_our_words(report_of, toy):
+    released = toy("qwen3_asr")
+    result, report = report_of("compare", released, "--reference", "transformers", "--seq-len", "12")
+    assert result.returncode == 2 and report["error"]["id"] == "original-unsupported", result.stdout + result.stderr
+    assert "qwen3_asr with a thinker, as it is released" in report["error"]["what"]
+    # As transformers writes it, it is the reference.
+    result, report = report_of("compare", as_transformers_reads(released), "--reference", "transformers", "--seq-len", "12")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Qwen3ASRForConditionalGeneration" in report["details"]["reference"]
 
 
 def test_transformers_finds_an_epsilon_that_megatron_has_wrong(report_of, weighbridge, llama, tmp_path):

@@ -9,6 +9,11 @@ def load(transformers, torch, folder):
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     named = getattr(transformers, (config.architectures or [""])[0], None)
     thinker = getattr(config, "thinker_config", None)
+    if isinstance(thinker, dict):
+        # Its class has no thinker: what is in it would count as not said.
+        raise Failure(f"transformers {transformers.__version__} has no class for a {config.model_type} with a thinker, as it "
+                      "is released; it has other names for what it reads and writes itself",
+                      "without --reference our own computation runs, which was held against transformers'", "original-unsupported")
     if thinker is not None:
         # The whole generates only; what reads the tokens is the thinker.
         kind, options = transformers.AutoModelForImageTextToText, {"config": thinker}
