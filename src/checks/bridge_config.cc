@@ -186,7 +186,7 @@ Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOpt
 
 Status CheckRunConfigValues(const Model& model, const nlohmann::json& run_config) {
   const auto refuse = [](const std::string& what) {
-    return Fail(ErrorKind::kInvalid, "config-value", ToPrintable(what), "config.json");
+    return Fail(ErrorKind::kUnsupported, "config-unsupported", ToPrintable(what), "config.json");
   };
   WB_TRY(const EffectSide side, HfSide(model));
   const auto odd = OddFields(side);

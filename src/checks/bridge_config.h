@@ -27,8 +27,8 @@ struct BridgeConfigOptions {
 Result<nlohmann::json> BridgeRunConfig(const Model& model, const BridgeConfigOptions& options);
 
 // Refuses a config.json by which nothing can be computed, before `run_config` (of BridgeRunConfig)
-// is written: kInvalid "config-value" for a value of another kind than what it means, and for what
-// `verify` says of the document itself (ImpossibleNumber).
+// is written: kUnsupported "config-unsupported" for a value of another kind than what it means, and
+// for what `verify` says of the document itself (ImpossibleNumber).
 Status CheckRunConfigValues(const Model& model, const nlohmann::json& run_config);
 
 // Changes an existing document, as ParseYaml gave it, to what `options` say; everything else stays,

@@ -14,7 +14,7 @@ def test_a_value_by_which_verify_condemns_a_config_is_not_imported(run, tmp_path
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(config | {key: value}))
     result = run("import", hf, target)
-    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.returncode == 2, result.stdout + result.stderr
     assert key in result.stderr and "config.json" in result.stderr and not target.exists()
 
 
@@ -32,7 +32,7 @@ def test_a_conversion_writes_no_config_of_such_a_value_either(run, imported_toy,
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(config | {"rms_norm_eps": "1e-6"}))
     result = run("convert", megatron, tmp_path / "converted", "--like", hf)
-    assert result.returncode == 1 and 'rms_norm_eps is "1e-6"' in result.stderr, result.stdout + result.stderr
+    assert result.returncode == 2 and 'rms_norm_eps is "1e-6"' in result.stderr, result.stdout + result.stderr
     assert not (tmp_path / "converted").exists()
     (hf / "config.json").write_text(json.dumps(config))
     assert run("convert", megatron, tmp_path / "converted", "--like", hf).returncode == 0
