@@ -26,9 +26,13 @@ def megatron(program, model):
 
 def interrupt(program, arguments, target, count, with_signal=signal.SIGKILL):
     """Starts the command and kills it once `count` files are finished and before all are published."""
+    def heed():  # whoever runs the tests may ignore the signal (nohup), and children would too
+        if with_signal != signal.SIGKILL:
+            signal.signal(with_signal, signal.SIG_DFL)
+
     for _ in range(20):
         process = subprocess.Popen([program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True)
+                                   text=True, preexec_fn=heed)
         while process.poll() is None and len(finished(target)) < count:
             pass
         process.send_signal(with_signal)
