@@ -18,8 +18,10 @@ from ._errors import Error
 from .checkpoint import load
 from .code import classes_of, own_code
 from .commands import Path, _call, _judge, paths_of
+from .held import code_of_held, cuts_of, foreign_of
 from .hooks import Sample, hooks_of, provider_hooks
 from .report import Report
+from .rule_trial import trial_of
 
 SCHEMA = "weighbridge.bridge/1"
 COMMON = "megatron.bridge.models.conversion.param_mapping"
@@ -105,11 +107,8 @@ def _resolved(mapping: Any, captures: tuple[str, ...]) -> Any:
     return mapping.resolve(captures) if captures else mapping
 
 
-def _of_held(mapping: Any) -> dict[str, str]:
-    """{"attribute.method": place of its code} of the mappings that a mapping holds, to which it may leave the conversion."""
-    return {f"{name}.{method}": place for name, held in getattr(mapping, "__dict__", {}).items()
-            if hasattr(held, "hf_to_megatron") and not isinstance(held, type)
-            for method, place in own_code(held, COMMON).items()}
+def _args(mapping: Any) -> dict[str, Any]:
+    return {name: _plain(getattr(mapping, name)) for name in _ARGS if getattr(mapping, name, None)}
 
 
 class _Rules:
@@ -118,24 +117,44 @@ class _Rules:
     def __init__(self, mappings: Iterable[Any], names: Iterable[str]) -> None:
         self.entries: list[dict[str, Any]] = []
         self.samples: dict[int, list[Sample]] = {}
+        # By the number of a rule that holds what its class does not build, the mapping of one parameter.
+        self._held: dict[int, Any] = {}
         self._left = dict.fromkeys(names)
         for number, mapping in enumerate(mappings):
             self.entries.append(self._entry(number, mapping))
+
+    def try_held(self, shapes: Mapping[str, list[int]], config: Any) -> None:
+        """Tries the rules that hold what their class does not build on made-up tensors."""
+        for number, mapping in self._held.items():
+            self.entries[number]["trial"] = trial_of(mapping, shapes, config)
 
     def _entry(self, number: int, mapping: Any) -> dict[str, Any]:
         kind = type(mapping)
         entry: dict[str, Any] = {"class": kind.__name__, "classes": classes_of(kind)}
         try:
-            entry["own"] = own_code(mapping, COMMON) | _of_held(mapping)
+            entry["own"] = own_code(mapping, COMMON) | code_of_held(mapping, COMMON)
             entry["megatron"] = str(mapping.megatron_param)
             entry["hf"] = _hf_names(mapping)
-            args = {name: _plain(getattr(mapping, name)) for name in _ARGS if getattr(mapping, name, None)}
+            args = _args(mapping)
             if args:
                 entry["args"] = args
+            self._note_held(mapping, entry)
             self._take(number, mapping, entry)
         except Exception as error:  # whatever a rule in the making raises
             entry["raised"] = f"{type(error).__name__}: {error}"[:500]
         return entry
+
+    @staticmethod
+    def _note_held(mapping: Any, entry: dict[str, Any]) -> bool:
+        """Writes down what it holds; whether its class does not build all of that."""
+        foreign = foreign_of(mapping)
+        if foreign:
+            entry["held"] = entry.get("held", {}) | foreign
+            entry["own"] |= code_of_held(mapping, COMMON)
+        cuts = cuts_of(mapping)
+        if cuts:
+            entry["cuts"] = sorted({*entry.get("cuts", ()), *cuts})
+        return bool(foreign)
 
     def _take(self, number: int, mapping: Any, entry: dict[str, Any]) -> None:
         """Looks at the names that this rule is the first to match."""
@@ -148,11 +167,22 @@ class _Rules:
             self.samples.setdefault(number, []).append((name, hf))
             if own_resolve and captures:
                 resolved[name] = hf
-            if type(one) is not type(mapping):
-                entry["own"]["resolve() to another class"] = classes_of(type(one))[0]
+            if one is not mapping:
+                self._note_resolved(one, mapping, entry)
+            if "held" in entry:
+                self._held.setdefault(number, one)
             self._left.pop(name)
         if own_resolve:
             entry["resolved"] = resolved
+
+    def _note_resolved(self, one: Any, mapping: Any, entry: dict[str, Any]) -> None:
+        """What converts is the mapping of one parameter: it may be another one than the rule that makes it."""
+        if type(one) is not type(mapping):
+            entry["own"]["resolve() to another class"] = classes_of(type(one))[0]
+        args = _args(one)
+        if args != entry.get("args", {}):
+            entry["resolved_args"] = args
+        self._note_held(one, entry)
 
 
 def _config_of(pretrained: Any) -> dict[str, Any]:
@@ -269,7 +299,9 @@ def inspect_bridge(bridge: Any, *, hf: Any = None, model: Any = None) -> BridgeD
     if provider is not None:
         document["provider"], document["left_out"] = _fields(provider)
     hf_inventory = _hf_inventory(pretrained, hf)
-    document["hooks"] = hooks_of(bridge, model_bridge, registry, pretrained, mappings, rules.samples, _shapes(rules, hf_inventory))
+    shapes = _shapes(rules, hf_inventory)
+    rules.try_held(shapes, provider)
+    document["hooks"] = hooks_of(bridge, model_bridge, registry, pretrained, mappings, rules.samples, shapes)
     document["hooks"] += provider_hooks(provider)
     if hf_inventory is not None:
         document["hf"] = hf_inventory

@@ -7,6 +7,8 @@ from typing import Any
 
 # Where wrappers live that only pass a call on (torch.no_grad, functools.wraps, contextmanager).
 _WRAPPERS = ("torch", "contextlib", "functools")
+# Of the methods that Python calls by itself those that decide what an object holds.
+_SPECIAL = ("__init__", "__getattribute__", "__getattr__", "__setattr__")
 
 
 def name_of(kind: type) -> str:
@@ -43,26 +45,26 @@ def place_of(member: Any) -> str:
     return f"{_module(function)}.{name}"
 
 
-def _is_code(member: Any) -> bool:
+def is_code(member: Any) -> bool:
     return isinstance(member, (property, staticmethod, classmethod, functools.partial)) or callable(member)
 
 
-def _bases(kind: type) -> Iterable[type]:
+def bases_of(kind: type) -> Iterable[type]:
     """What a class is made of, besides what every class is made of."""
     return (base for base in kind.__mro__ if base.__module__ not in ("builtins", "abc", "typing"))
 
 
 def classes_of(kind: type) -> list[str]:
-    return [name_of(base) for base in _bases(kind)]
+    return [name_of(base) for base in bases_of(kind)]
 
 
 def own_code(value: Any, common: str, methods: Sequence[str] | None = None) -> dict[str, str]:
     """{method: place of its code} of what is not code of the module `common`: that of classes besides, and what was put into
     an object or into one of the common classes afterwards. All methods, or only some."""
     found: dict[str, Any] = {}
-    for base in reversed(list(_bases(type(value)))):
+    for base in reversed(list(bases_of(type(value)))):
         for name, member in vars(base).items():
-            if (name.startswith("__") and name != "__init__") or isinstance(member, type) or not _is_code(member):
+            if (name.startswith("__") and name not in _SPECIAL) or isinstance(member, type) or not is_code(member):
                 continue
             place = place_of(member)
             is_common = base.__module__ == common and place == f"{name_of(base)}.{name}"

@@ -35,7 +35,7 @@ _SECONDS = 20.0  # for all that is tried
 Sample = tuple[str, "str | dict[str, str]"]
 
 
-class _MadeUp(Mapping[str, Any]):
+class MadeUp(Mapping[str, Any]):
     """A state dict of made-up tensors in bf16, every name with values of its own."""
 
     def __init__(self, shapes: Mapping[str, list[int]]) -> None:
@@ -67,7 +67,7 @@ def _same(a: Any, b: Any) -> bool:
     return one[0] == other[0] and one[1] == other[1] and bytes(one[2]) == bytes(other[2])
 
 
-def _difference(given: Any, returned: Any) -> str:
+def difference(given: Any, returned: Any) -> str:
     """How a tensor was changed; empty: not."""
     if not hasattr(returned, "shape") or not hasattr(returned, "dtype"):
         return f"makes {type(returned).__name__} of a tensor"
@@ -78,20 +78,20 @@ def _difference(given: Any, returned: Any) -> str:
     return "" if _same(given, returned) else "changes values"
 
 
-def _try_loaded(bridge: Any, sample: Sample, state: _MadeUp) -> str:
+def _try_loaded(bridge: Any, sample: Sample, state: MadeUp) -> str:
     hf = sample[1]
     returned = getattr(bridge, LOADED)(dict(hf) if isinstance(hf, dict) else hf, state)
     if isinstance(hf, str):
-        return _difference(state[hf], returned)
+        return difference(state[hf], returned)
     if not isinstance(returned, Mapping):
         return f"makes {type(returned).__name__} of tensors by role"
     if returned.keys() != hf.keys():
         return f"makes the roles {', '.join(map(str, returned))} of {', '.join(hf)}"
-    found = {role: _difference(state[name], returned[role]) for role, name in hf.items()}
+    found = {role: difference(state[name], returned[role]) for role, name in hf.items()}
     return next((f"{text} in the role '{role}'" for role, text in found.items() if text), "")
 
 
-def _try_converted(bridge: Any, mapping: Any, sample: Sample, state: _MadeUp) -> str:
+def _try_converted(bridge: Any, mapping: Any, sample: Sample, state: MadeUp) -> str:
     name, names = sample[0], _names(sample)
     task = types.SimpleNamespace(
         param_name=name, global_param_name=name, mapping=mapping, pp_rank=0, vp_stage=0, megatron_module=None, param_weight=None,
@@ -102,7 +102,7 @@ def _try_converted(bridge: Any, mapping: Any, sample: Sample, state: _MadeUp) ->
     for each in names:
         if each not in returned:
             return f"leaves {each} out"
-        text = _difference(state[each], returned[each])
+        text = difference(state[each], returned[each])
         if text:
             return f"{text} of {each}"
     added = [each for each in returned if each not in names and (each not in state or not _same(state[each], returned[each]))]
@@ -134,7 +134,7 @@ def _tried(method: str, bridge: Any, mappings: list[Any], samples: Mapping[int, 
            shapes: Mapping[str, list[int]], deadline: float) -> dict[str, dict[str, str]]:
     changed: dict[str, str] = {}
     untried: dict[str, str] = {}
-    state = _MadeUp(shapes)
+    state = MadeUp(shapes)
     queues: dict[int, list[Sample]] = {}
     for number, rule_samples in samples.items():
         queues[number] = _spread([sample for sample in rule_samples if all(name in state for name in _names(sample))])

@@ -69,6 +69,29 @@ Status ParseArgs(const json& args, const std::string& where, RegistryRule& rule)
   return {};
 }
 
+// Texts of a dump need not be UTF-8.
+std::string Text(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+// Keys that dumps of before have not.
+Status ParseHeld(const json& entry, const std::string& where, RegistryRule& rule) {
+  WB_TRY(rule.held, ParseTextTable(entry.value("held", json::object()), where));
+  WB_TRY(rule.cuts, ParseTexts(entry.value("cuts", json::array()), where));
+  const json resolved_args = entry.value("resolved_args", json());
+  if (!resolved_args.is_null() && !resolved_args.is_object()) {
+    return Wrong(where, "the arguments that a rule resolves to are to be a table");
+  }
+  if (resolved_args.is_object()) rule.resolved_args = Text(resolved_args);
+  WB_TRY(const auto trial, ParseTextTable(entry.value("trial", json::object()), where));
+  for (const auto& [key, text] : trial) {
+    if (key == "like") rule.trial.like = text;
+    if (key == "changed") rule.trial.changed = text;
+    if (key == "untried") rule.trial.untried = text;
+  }
+  return {};
+}
+
 Result<RegistryRule> ParseRule(const json& entry, size_t number) {
   const std::string where = fmt::format("mappings[{}]", number);
   if (!entry.is_object()) return Wrong(where, "a rule is to be a table");
@@ -77,6 +100,7 @@ Result<RegistryRule> ParseRule(const json& entry, size_t number) {
   WB_TRY(rule.mapping_class, TextOf(entry, "class", where));
   WB_TRY(rule.classes, ParseTexts(entry.value("classes", json()), where));
   WB_TRY(rule.own, ParseTextTable(entry.value("own", json::object()), where));
+  WB_RETURN_IF_ERROR(ParseHeld(entry, where, rule));
   if (entry.contains("raised")) {
     WB_TRY(rule.raised, TextOf(entry, "raised", where));
   }

@@ -22,6 +22,14 @@ inline constexpr char kBridgeDumpSchema[] = "weighbridge.bridge/1";
 // HF names by role ("q", "gate"); one without roles has the role "".
 using RuleSources = std::vector<std::pair<std::string, std::string>>;
 
+// What a rule that holds mappings which its class does not build did to made-up tensors, on one
+// rank, beside its class.
+struct RuleTrial {
+  std::string like;     // the class that it was compared with; empty: it was not tried
+  std::string changed;  // what it did otherwise; empty: nothing
+  std::string untried;  // why it was not compared
+};
+
 // One entry of the registry, a mapping from a Megatron name to HF names.
 struct RegistryRule {
   size_t number = 0;  // its place in the registry, from 0
@@ -33,9 +41,18 @@ struct RegistryRule {
   // Code besides Megatron Bridge's common mappings: method -> where it stands,
   // "my_bridge.MyMapping.hf_to_megatron".
   std::map<std::string, std::string> own;
+  // Mappings to which it may leave the conversion and which its class does not build: where it
+  // holds them ("_mapping", "_parts[0]") -> their class.
+  std::map<std::string, std::string> held;
+  RuleTrial trial;
+  // How mappings that its class builds have been told to cut: "column", "row", "replicated".
+  std::vector<std::string> cuts;
   std::vector<int64_t> permute_dims;  // empty: none
   bool transposes_on_export = false;
   bool gathers_on_export = false;  // all experts into one tensor (is_grouped_export)
+  // The arguments of the mapping of one parameter, where the rule makes it with others than its own:
+  // as text; empty: with its own.
+  std::string resolved_args;
   // What the rule raised while it was inspected; the rest is what could be read before. Empty:
   // nothing.
   std::string raised;

@@ -14,6 +14,16 @@ namespace {
 // The two methods that Megatron Bridge made for this, and inspect_bridge tries.
 bool IsTried(const BridgeHook& hook) { return hook.method.starts_with("maybe_modify_"); }
 
+std::string TrialText(const RegistryRule& rule) {
+  const RuleTrial& trial = rule.trial;
+  if (!trial.untried.empty()) return fmt::format("not tried on made-up tensors: {}", trial.untried);
+  if (trial.like.empty()) return "not tried on made-up tensors";
+  return trial.changed.empty()
+             ? fmt::format("to made-up tensors of one rank it does what {} does", trial.like)
+             : fmt::format("{} does otherwise with made-up tensors: it {}", trial.like,
+                           trial.changed);
+}
+
 }  // namespace
 
 Names NamesOf(const RuleSources& sources) {
@@ -149,7 +159,17 @@ const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row)
   const Names own = OwnCodeOf(rule);
   row.status = RowStatus::kSkipped;
   row.why =
-      fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(), Joined(own));
+      rule.held.empty()
+          ? fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(),
+                        Joined(own))
+          : fmt::format("{} may leave the conversion to mappings that its class does not build, "
+                        "which were not judged: {}; {}",
+                        rule.Text(), HeldText(rule), TrialText(rule));
+  if (!rule.held.empty()) {
+    unproven_.insert(fmt::format(
+        "{} holds mappings that its class does not build, which were not judged: {}; {}",
+        rule.mapping_class, HeldText(rule), TrialText(rule)));
+  }
   for (const std::string& code : own) {
     unproven_.insert(fmt::format("{} is code of the bridge's own, which was not judged", code));
   }
@@ -159,6 +179,14 @@ const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row)
 void RuleCheck::Close(const RegistryRule* rule, std::optional<Finding> finding, ResultRow row) {
   if (rule != nullptr && rule->raised.empty()) {
     finding = hooks_.Judge(*rule, std::move(finding), row);
+    if (!finding && row.status == RowStatus::kMatch && !rule->resolved_args.empty()) {
+      row.status = RowStatus::kSkipped;
+      row.why = fmt::format(
+          "{} was judged by its own arguments, and makes a mapping with others for "
+          "a parameter: {}",
+          rule->Text(), rule->resolved_args);
+      unproven_.insert(row.why);
+    }
   }
   if (finding) {
     row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;
@@ -219,7 +247,7 @@ void DescribeBridge(const BridgeDump& dump, Report& report) {
 }
 
 Finding Raised(const RegistryRule& rule) {
-  const MappingClass* known = KnownClassOf(rule);
+  const MappingClass* known = ClassByCode(rule);
   if (known != nullptr && !rule.hf.empty()) {
     if (auto roles = WrongRoleNames(rule, *known)) {
       roles->evidence += "; it raises " + rule.raised;
@@ -231,6 +259,17 @@ Finding Raised(const RegistryRule& rule) {
           "mend its names, its arguments or its resolve()",
           &rule,
           rule.raised,
+          {}};
+}
+
+Finding HeldFinding(const RegistryRule& rule) {
+  return {"rule-class",
+          fmt::format("{} leaves the conversion to a mapping that its class does not build: {}",
+                      rule.Text(), HeldText(rule)),
+          "use the mapping class that does what is needed, without another one in it",
+          &rule,
+          fmt::format("{} is right here; beside it the rule {}, tried on made-up tensors",
+                      rule.trial.like, rule.trial.changed),
           {}};
 }
 

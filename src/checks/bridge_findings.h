@@ -131,6 +131,9 @@ void DescribeBridge(const BridgeDump& dump, Report& report);
 // Of a rule that raised while it was inspected: what is wrong with its roles, or only that.
 Finding Raised(const RegistryRule& rule);
 
+// A rule whose class is right, and which was seen to do something else by way of what it holds.
+Finding HeldFinding(const RegistryRule& rule);
+
 // Roles that the class has not, that are not given, or that read one tensor twice.
 std::optional<Finding> WrongRoleNames(const RegistryRule& rule, const MappingClass& known);
 

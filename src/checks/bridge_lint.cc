@@ -13,6 +13,7 @@
 #include "checks/effect_check.h"
 #include "checks/mapping_classes.h"
 #include "checks/megatron_config_check.h"
+#include "checks/rule_code.h"
 #include "formats/megatron_config/megatron_config.h"
 
 namespace weighbridge {
@@ -87,11 +88,18 @@ class FamilyLint {
     const RuleSources sources = *SourcesOf(rule, name);
     const Names read = NamesOf(sources);
     if (!SameSet(read, p.hf)) return WrongNames(p, name, rule, read);
+    // What is wrong by its class may be mended by what it holds: nothing is said then.
+    const MappingClass* changed = ClassThatItChanges(rule);
+    if (changed != nullptr && !WrongAs(*changed, p, rule, sources)) return HeldFinding(rule);
     const MappingClass* known = check_.ClassOf(rule, row);
-    if (known == nullptr) return std::nullopt;
-    if (auto wrong = WrongClass(p, rule, *known)) return wrong;
-    if (auto wrong = WrongRoleNames(rule, *known)) return wrong;
-    return WrongRoles(p, rule, *known, sources);
+    return known == nullptr ? std::nullopt : WrongAs(*known, p, rule, sources);
+  }
+
+  std::optional<Finding> WrongAs(const MappingClass& known, const Parameter& p,
+                                 const RegistryRule& rule, const RuleSources& sources) {
+    if (auto wrong = WrongClass(p, rule, known)) return wrong;
+    if (auto wrong = WrongRoleNames(rule, known)) return wrong;
+    return WrongRoles(p, rule, known, sources);
   }
 
   Finding WrongNames(const Parameter& p, const std::string& name, const RegistryRule& rule,
@@ -248,6 +256,7 @@ class FamilyLint {
     // Row-parallel layers keep their biases whole.
     const bool row_bias =
         known.cut == MappingCut::kRow && p.shape.size() == 1 && needed == MappingCut::kReplicated;
+    if (auto told = WrongTold(p, rule, needed)) return told;
     if (known.cut != MappingCut::kAny && known.cut != needed && !row_bias) {
       return Finding{
           "rule-class",
@@ -258,6 +267,22 @@ class FamilyLint {
           fmt::format("{} for a tensor of shape {}", known.name, ToString(p.shape))};
     }
     return WrongParts(p, rule, known);
+  }
+
+  // A class that cuts as the module is cut, and has been told how before it saw one.
+  static std::optional<Finding> WrongTold(const Parameter& p, const RegistryRule& rule,
+                                          MappingCut needed) {
+    const bool whole = needed == MappingCut::kReplicated;
+    const std::string_view right = whole ? "replicated"
+                                   : needed == MappingCut::kColumn ? "column"
+                                                                   : "row";
+    for (const std::string& cut : rule.cuts) {
+      if (cut == right || (cut == "row" && whole && p.shape.size() == 1)) continue;
+      return ClassFinding(
+          rule, fmt::format("has been told that the module is cut by '{}', which it is not", cut),
+          fmt::format("'{}' is right for a tensor of shape {}", right, ToString(p.shape)));
+    }
+    return std::nullopt;
   }
 
   // Gate and up, or the parts of a mixer, are each cut over ranks.

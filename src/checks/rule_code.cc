@@ -1,5 +1,7 @@
 #include "checks/rule_code.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -46,12 +48,30 @@ const MappingClass* NearestClass(const RegistryRule& rule) {
 }  // namespace
 
 const MappingClass* KnownClassOf(const RegistryRule& rule) {
+  return rule.held.empty() ? ClassByCode(rule) : nullptr;
+}
+
+const MappingClass* ClassByCode(const RegistryRule& rule) {
   return UnknownMethods(rule).empty() ? NearestClass(rule) : nullptr;
+}
+
+const MappingClass* ClassThatItChanges(const RegistryRule& rule) {
+  if (rule.trial.changed.empty()) return nullptr;
+  const MappingClass* nearest = NearestClass(rule);
+  return nearest == FindMappingClass(rule.trial.like) ? nearest : nullptr;
+}
+
+std::string HeldText(const RegistryRule& rule) {
+  std::string text;
+  for (const auto& [place, kind] : rule.held) {
+    text += fmt::format("{}{} in {}", text.empty() ? "" : ", ", kind, place);
+  }
+  return text;
 }
 
 std::vector<std::string> OwnCodeOf(const RegistryRule& rule) {
   std::vector<std::string> codes = UnknownMethods(rule);
-  if (codes.empty() && NearestClass(rule) == nullptr) {
+  if (codes.empty() && rule.held.empty() && NearestClass(rule) == nullptr) {
     codes.push_back(rule.classes.empty() ? rule.mapping_class : rule.classes[0]);
   }
   return codes;

@@ -126,6 +126,35 @@ TEST(ParseBridgeDump, ReadsWhatAClassResolvesByItself) {
             "model.layers.0.weight-of-a-long-name.w");
 }
 
+TEST(ParseBridgeDump, ReadsWhatARuleHoldsAndHowItWasTried) {
+  json document = Document();
+  EXPECT_TRUE(ParseBridgeDump(document)->rules.at(0).held.empty());  // as dumps of before
+  json& rule = document["mappings"][0];
+  rule["held"] = {{"_mapping", "mine.Own"}};
+  rule["cuts"] = {"row"};
+  rule["resolved_args"] = {{"permute_dims", {1, 0}}};
+  rule["trial"] = {{"like", "theirs.AutoMapping"}, {"changed", "changes values on import"}};
+  const auto dump = ParseBridgeDump(document);
+  ASSERT_TRUE(dump) << dump.error().what;
+  const RegistryRule& read = dump->rules.at(0);
+  EXPECT_EQ(read.held.at("_mapping"), "mine.Own");
+  EXPECT_THAT(read.cuts, ElementsAre("row"));
+  EXPECT_EQ(read.resolved_args, R"({"permute_dims":[1,0]})");
+  EXPECT_EQ(read.trial.like, "theirs.AutoMapping");
+  EXPECT_EQ(read.trial.changed, "changes values on import");
+  EXPECT_EQ(read.trial.untried, "");
+}
+
+TEST(ParseBridgeDump, RefusesWhatIsNoTableOfHeldMappings) {
+  for (const char* key : {"held", "cuts", "trial", "resolved_args"}) {
+    for (const json& wrong : {json::array({1}), json("x"), json(3)}) {
+      json document = Document();
+      document["mappings"][0][key] = wrong;
+      EXPECT_FALSE(ParseBridgeDump(document)) << key << " " << wrong;
+    }
+  }
+}
+
 TEST(ParseBridgeDump, RefusesWhatIsNoTableOfResolvedNames) {
   for (const json& wrong : {json::array({1}), json::array(), json("x"), json(3)}) {
     json document = Document();

@@ -47,6 +47,29 @@ TEST(KnownClassOf, IsThatOfTheParentWhereNothingIsOwnedBesides) {
   EXPECT_EQ(OwnCodeOf(RuleOf({"m.Mine"}, {})), std::vector<std::string>{"m.Mine"});
 }
 
+TEST(KnownClassOf, IsNoneWhereTheClassDoesNotBuildWhatItHolds) {
+  const std::string parent = std::string(kCommon) + "AutoMapping";
+  RegistryRule rule = RuleOf({"m.Mine", parent}, {});
+  EXPECT_EQ(KnownClassOf(rule), FindMappingClass(parent));
+  rule.held = {{"_mapping", std::string(kCommon) + "QKVMapping"}, {"_parts[0]", "m.Own"}};
+  EXPECT_EQ(KnownClassOf(rule), nullptr);
+  EXPECT_EQ(HeldText(rule), std::string(kCommon) + "QKVMapping in _mapping, m.Own in _parts[0]");
+}
+
+TEST(ClassThatItChanges, IsTheOneThatTheRuleWouldBeJudgedAs) {
+  const std::string parent = std::string(kCommon) + "AutoMapping";
+  RegistryRule rule = RuleOf({"m.Mine", parent}, {});
+  rule.held = {{"_mapping", "m.Own"}};
+  rule.trial = {.like = parent, .changed = "", .untried = ""};
+  EXPECT_EQ(ClassThatItChanges(rule), nullptr);
+  rule.trial.changed = "changes values on import";
+  EXPECT_EQ(ClassThatItChanges(rule), FindMappingClass(parent));
+  rule.trial.like = std::string(kCommon) + "QKVMapping";
+  EXPECT_EQ(ClassThatItChanges(rule), nullptr);
+  rule.trial.like = "m.Unknown";
+  EXPECT_EQ(ClassThatItChanges(rule), nullptr);
+}
+
 TEST(KnownClassOf, TakesNoMethodOfAnotherKnownClassForItsOwn) {
   const std::string parent = std::string(kCommon) + "AutoMapping";
   const std::string other = std::string(kCommon) + "QKVMapping.hf_to_megatron";

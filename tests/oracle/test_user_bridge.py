@@ -161,6 +161,120 @@ def test_a_subclass_that_changes_nothing_is_judged_as_its_parent(monkeypatch):
     assert report.ok and not skipped(report)
 
 
+# -- what a mapping holds: Megatron Bridge's own classes leave the conversion to others, and so may one's own --
+
+def holding(put, base="AutoMapping"):
+    """A class that has nothing of its own but an __init__, which puts something into the mapping."""
+    from megatron.bridge.models.conversion import param_mapping
+
+    class Mine(getattr(param_mapping, base)):
+        def __init__(self, megatron_param, *rest, **named):
+            super().__init__(megatron_param, *rest, **named)
+            put(self, param_mapping)
+
+    return Mine
+
+
+def doubling(rule, theirs):
+    class Own(theirs.ReplicatedMapping):
+        def hf_to_megatron(self, hf_weights, megatron_module):
+            return super().hf_to_megatron(hf_weights * 2, megatron_module)
+
+    return Own(rule.megatron_param, rule.hf_param)
+
+
+def shifts(rule, theirs):
+    rule._mapping = theirs.RMSNorm2ZeroCenteredRMSNormMapping(rule.megatron_param, rule.hf_param)
+
+
+def turns(rule, theirs):
+    rule._mapping = theirs.AutoMapping(rule.megatron_param, rule.hf_param, permute_dims=(1, 0))
+
+
+def doubles(rule, theirs):
+    rule._mapping = doubling(rule, theirs)
+
+
+def doubles_deep(rule, theirs):
+    rule._mapping = theirs.AutoMapping(rule.megatron_param, rule.hf_param)
+    rule._mapping._mapping = doubling(rule, theirs)
+
+
+def cuts_otherwise(rule, theirs):
+    rule._detected_type = "row"
+    rule._mapping = theirs.RowParallelMapping(rule.megatron_param, rule.hf_param)
+
+
+@pytest.mark.parametrize("ending, put, said", [
+    ("final_layernorm.weight", shifts, "changes values on import"), ("linear_proj.weight", turns, "on import"),
+    ("final_layernorm.weight", doubles, "changes values on import"), ("final_layernorm.weight", doubles_deep, "changes values on import"),
+    ("output_layer.weight", cuts_otherwise, "'column' is right")], ids=lambda value: getattr(value, "__name__", None))
+def test_a_rule_that_leaves_its_conversion_to_a_wrong_mapping_is_named(monkeypatch, ending, put, said):
+    report = with_rules(monkeypatch, "llama_untied", wrong_bridges.replaced(
+        ending, lambda rule: holding(put)(rule.megatron_param, rule.hf_param)))
+    (cause,) = report.causes
+    assert cause.id == "rule-class" and ending in cause.where[0] and said in cause.evidence, cause
+    assert all(row.megatron.name.endswith(ending) for row in report.results if row.status == "mismatch")
+
+
+def test_a_composite_rule_is_tried_with_its_models_sizes(monkeypatch):
+    def turned(rule, theirs):
+        rule._tp_mapping = theirs.AutoMapping(rule.megatron_param, rule.megatron_param, permute_dims=(1, 0))
+
+    report = with_rules(monkeypatch, "llama_untied", wrong_bridges.replaced(
+        "linear_qkv.weight", lambda rule: holding(turned, "QKVMapping")(rule.megatron_param, **rule.hf_param)))
+    (cause,) = report.causes
+    assert cause.id == "rule-class" and "linear_qkv.weight" in cause.where[0] and "_tp_mapping" in cause.message
+
+
+def listed(rule, theirs):
+    rule._parts = [doubling(rule, theirs)]
+
+
+def plain_within(rule, theirs):
+    rule._mapping = theirs.AutoMapping(rule.megatron_param, rule.hf_param)
+
+
+@pytest.mark.parametrize("put", [listed, plain_within], ids=lambda put: put.__name__)
+def test_a_rule_that_holds_what_does_the_same_is_not_judged_and_not_blamed(monkeypatch, put):
+    report = with_rules(monkeypatch, "llama_untied", wrong_bridges.replaced(
+        "final_layernorm.weight", lambda rule: holding(put)(rule.megatron_param, rule.hf_param)))
+    assert not report.causes and skipped(report) == {"decoder.final_layernorm.weight"}
+    assert any("made-up tensors of one rank" in text for text in report.unproven)
+
+
+def test_trying_a_rule_leaves_it_as_it_was(monkeypatch):
+    made = []
+
+    def kept(rule):
+        made.append(holding(plain_within)(rule.megatron_param, rule.hf_param))
+        return made[-1]
+
+    with_rules(monkeypatch, "llama_untied", wrong_bridges.replaced("final_layernorm.weight", kept))
+    assert made and all(rule._mapping._mapping is None and rule._mapping._detected_type is None for rule in made)
+
+
+@pytest.mark.parametrize("model", ["llama_untied", "qwen3_moe", "qwen3_next", "gpt_oss_ns"])
+def test_a_bridge_that_has_converted_is_as_clean_as_before(monkeypatch, model):
+    """Mappings that Megatron Bridge makes at the first conversion are held from then on."""
+    kind = type(bridges.auto_bridge(bridges.HF / model)._model_bridge)
+    registries = {}
+    original = kind.mapping_registry
+
+    def kept(self):
+        return registries.setdefault("made", registries.get("made") or original(self))
+
+    monkeypatch.setattr(kind, "mapping_registry", kept)
+    bridge, parts = bridges.live(bridges.HF / model)
+    names = [name for name, _ in bridge.export_hf_weights(parts, cpu=True, show_progress=False)]
+    assert names
+    used = [rule for rule in registries["made"] if getattr(rule, "_mapping", None) is not None]
+    assert used  # the test is of what it says
+    report = wb.inspect_bridge(bridge).lint()
+    assert not [cause for cause in report.causes if cause.id.startswith("rule")] and not skipped(report)
+    assert any(entry.get("cuts") for entry in wb.inspect_bridge(bridge).document["mappings"])
+
+
 def test_a_hook_that_leaves_weights_alone_is_only_named(monkeypatch):
     def looks(self, hf_param, hf_state_dict):
         weights = hf_state_dict[hf_param] if isinstance(hf_param, str) else {r: hf_state_dict[n] for r, n in hf_param.items()}

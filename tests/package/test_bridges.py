@@ -437,6 +437,213 @@ def test_mappings_that_a_mapping_holds_are_looked_at(model):
     assert row_of(dump.lint(), "word_embeddings.weight").status == "skipped"
 
 
+# What Megatron Bridge's mappings hold, in the module of theirs: which class builds what, and when.
+BUILDS = """
+class MegatronParamMapping:
+    def __init__(self, megatron_param, hf_param):
+        self.megatron_param, self.hf_param, self.pp_group, self._cache = megatron_param, hf_param, None, {}
+
+    def hf_to_megatron(self, hf_weights, megatron_module):
+        raise AssertionError("no weight moves")
+
+    def megatron_to_hf(self, megatron_weights, megatron_module):
+        raise AssertionError("no weight moves")
+
+    def resolve(self, captures):
+        names = [self.megatron_param, self.hf_param]
+        for capture in captures:
+            names = [name.replace("*", capture, 1) for name in names]
+        return type(self)(*names)
+
+
+class ReplicatedMapping(MegatronParamMapping):
+    pass
+
+
+class ColumnParallelMapping(MegatronParamMapping):
+    pass
+
+
+class AutoMapping(MegatronParamMapping):
+    def __init__(self, megatron_param, hf_param, permute_dims=None):
+        super().__init__(megatron_param, hf_param)
+        self._detected_type, self._mapping, self.permute_dims = None, None, permute_dims
+
+    def _get_or_create_mapping(self, kind):
+        return {"replicated": ReplicatedMapping, "column": ColumnParallelMapping}[kind](self.megatron_param, self.hf_param)
+
+
+class RMSNorm2ZeroCenteredRMSNormMapping(AutoMapping):
+    pass
+
+
+class GDNConv1dMapping(MegatronParamMapping):
+    def __init__(self, megatron_param, hf_param):
+        super().__init__(megatron_param, hf_param)
+        self._tp_mapping = ColumnParallelMapping(megatron_param, megatron_param)
+"""
+
+
+@pytest.fixture
+def theirs():
+    module = types.ModuleType(COMMON)
+    exec(BUILDS, vars(module))  # noqa: S102  our own text, under their module's name
+    return module
+
+
+NORM = ("decoder.final_layernorm.weight", "model.norm.weight")
+PROJ = ("decoder.layers.*.self_attention.linear_proj.weight", "model.layers.*.self_attn.o_proj.weight")
+
+
+def held_in(model, kind, names):
+    """(entry, report's row of the first parameter) of a bridge with one rule."""
+    dump = wb.inspect_bridge(bridge_of(model, kind(*names)))
+    (entry,) = dump.document["mappings"]
+    return entry, row_of(dump.lint(), names[0].replace("*", "0"))
+
+
+def mine(theirs, put, base="AutoMapping"):
+    """A class of the user's with nothing but an __init__ of its own, which puts something into the mapping."""
+    class Mine(getattr(theirs, base)):
+        def __init__(self, *names):
+            super().__init__(*names)
+            put(self)
+
+    return Mine
+
+
+def own_of(theirs):
+    class Own(theirs.ReplicatedMapping):
+        def hf_to_megatron(self, hf_weights, megatron_module):
+            return hf_weights * 2
+
+    return Own
+
+
+def nested(theirs, rule):
+    rule._mapping = theirs.AutoMapping(rule.megatron_param, rule.hf_param)
+    rule._mapping._mapping = own_of(theirs)(rule.megatron_param, rule.hf_param)
+
+
+def names_of(rule):
+    return rule.megatron_param, rule.hf_param
+
+
+PUT = {
+    "another class of theirs": (
+        NORM, "_mapping", lambda t, rule: setattr(rule, "_mapping", t.RMSNorm2ZeroCenteredRMSNormMapping(*names_of(rule)))),
+    "their class with other arguments": (
+        PROJ, "_mapping", lambda t, rule: setattr(rule, "_mapping", t.AutoMapping(*names_of(rule), permute_dims=(1, 0)))),
+    "code of one's own in a list": (NORM, "_parts[0]", lambda t, rule: setattr(rule, "_parts", [own_of(t)(*names_of(rule))])),
+    "code of one's own one level deeper": (NORM, "_mapping", nested),
+    "code of one's own in a table in a tuple": (
+        NORM, "_parts[0][x]", lambda t, rule: setattr(rule, "_parts", ({"x": own_of(t)(*names_of(rule))},))),
+    "itself": (NORM, "_mapping", lambda t, rule: setattr(rule, "_mapping", rule)),
+    "what could be theirs, before a module was seen": (
+        NORM, "_mapping", lambda t, rule: setattr(rule, "_mapping", t.ReplicatedMapping(*names_of(rule)))),
+}
+
+
+@pytest.mark.parametrize("what", PUT)
+def test_a_rule_that_holds_what_its_class_does_not_build_is_never_a_match(model, theirs, what):
+    names, place, put = PUT[what]
+    entry, row = held_in(model, mine(theirs, lambda rule: put(theirs, rule)), names)
+    assert list(entry["held"]) == [place] and "torch has not been imported" in entry["trial"]["untried"]
+    assert row.status == "skipped" and "does not build" in row.why and place in row.why
+
+
+def test_what_is_put_only_into_the_rule_of_one_parameter_is_seen(model, theirs):
+    def put(rule):
+        if "*" not in rule.megatron_param:
+            rule._mapping = own_of(theirs)(*names_of(rule))
+
+    entry, row = held_in(model, mine(theirs, put), PROJ)
+    assert list(entry["held"]) == ["_mapping"] and "_mapping.hf_to_megatron" in entry["own"] and row.status == "skipped"
+
+
+def test_a_rule_of_other_arguments_than_it_resolves_to_is_not_judged(model, theirs):
+    def put(rule):
+        rule.permute_dims = None if "*" in rule.megatron_param else (1, 0)
+
+    entry, row = held_in(model, mine(theirs, put), PROJ)
+    assert entry["resolved_args"] == {"permute_dims": [1, 0]}
+    assert row.status == "skipped" and "permute_dims" in row.why
+    broken = dump_of("llama_untied")  # what is wrong by its own arguments stays so
+    rule(broken, "mlp.linear_fc2.weight").update(args={"permute_dims": [1, 0]}, resolved_args={})
+    assert only_cause(broken).id == "rule-class"
+
+
+def test_what_a_class_keeps_for_its_mappings_is_held_too(model, theirs):
+    class Slot(theirs.AutoMapping):
+        __slots__ = ("_mapping",)
+
+        def __init__(self, *names):
+            super().__init__(*names)
+            self._mapping = own_of(theirs)(*names)
+
+    class Found(theirs.AutoMapping):
+        def __getattribute__(self, name):
+            value = super().__getattribute__(name)
+            return own_of(theirs)(*NORM) if name == "_mapping" else value
+
+    for kind in (Slot, Found):
+        assert held_in(model, kind, NORM)[1].status == "skipped", kind
+
+
+def test_what_a_class_builds_is_not_held_against_it(model, theirs):
+    for base, names in (("AutoMapping", NORM), ("RMSNorm2ZeroCenteredRMSNormMapping", PROJ), ("GDNConv1dMapping", PROJ)):
+        for kind in (getattr(theirs, base), mine(theirs, lambda rule: None, base)):
+            entry, row = held_in(model, kind, names)
+            assert "held" not in entry and "trial" not in entry and row.status in ("match", "mismatch")
+
+
+def test_a_class_of_theirs_that_was_changed_builds_nothing_that_is_known(model, theirs):
+    def __init__(self, *names):
+        theirs.MegatronParamMapping.__init__(self, *names)
+        self._tp_mapping = own_of(theirs)(*names)
+
+    theirs.GDNConv1dMapping.__init__ = __init__
+    entry, row = held_in(model, theirs.GDNConv1dMapping, PROJ)
+    assert list(entry["held"]) == ["_tp_mapping"] and row.status == "skipped"
+
+
+def test_what_a_mapping_has_made_at_its_first_conversion_is_no_fault(model, theirs):
+    def converted(rule, cut="replicated"):
+        rule._detected_type = cut
+        rule._mapping = rule._get_or_create_mapping(cut)
+
+    entry, row = held_in(model, mine(theirs, converted), NORM)
+    assert "held" not in entry and entry["cuts"] == ["replicated"] and row.status == "match"
+    entry, row = held_in(model, mine(theirs, lambda rule: converted(rule, "column")), NORM)  # told so, without a module
+    assert "held" not in entry and row.status == "mismatch" and "'column'" in row.why
+
+
+def with_held(**trial):
+    dump = dump_of("llama_untied")
+    rule(dump, "mlp.linear_fc2.weight").update(held={"_mapping": "mine.Own"}, trial=trial)
+    return dump
+
+
+def test_a_rule_that_was_seen_to_do_otherwise_than_its_right_class_is_wrong():
+    tried = {"like": f"{COMMON}.AutoMapping", "changed": "changes values on import"}
+    cause = only_cause(with_held(**tried))
+    assert cause.id == "rule-class" and "mine.Own in _mapping" in cause.message and "changes values on import" in cause.evidence
+    assert "mlp.linear_fc2.weight" in cause.where[0] and len(cause.where) == 1 + 4
+
+    dump = with_held(**tried)  # its class is wrong here: what it holds may be what mends it
+    become(rule(dump, "mlp.linear_fc2.weight"), "QKVMapping")
+    rule(dump, "mlp.linear_fc2.weight")["trial"]["like"] = f"{COMMON}.QKVMapping"
+    assert not dump.lint().causes and dump.lint().counts.skipped == 4
+
+
+@pytest.mark.parametrize("trial", [{}, {"like": f"{COMMON}.AutoMapping"}, {"untried": "RuntimeError: needs a GPU"},
+                                   {"like": f"{COMMON}.QKVMapping", "changed": "changes values"}])
+def test_a_rule_that_was_not_seen_to_do_otherwise_is_not_judged(trial):
+    report = with_held(**trial).lint()
+    assert report.ok and report.counts.skipped == 4
+    assert any("mine.Own in _mapping" in text and trial.get("untried", "") in text for text in report.unproven)
+
+
 class Raises(AutoMapping):
     def resolve(self, captures):
         raise KeyError("layers")
