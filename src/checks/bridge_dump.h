@@ -50,8 +50,8 @@ struct RegistryRule {
   std::vector<int64_t> permute_dims;  // empty: none
   bool transposes_on_export = false;
   bool gathers_on_export = false;  // all experts into one tensor (is_grouped_export)
-  // The arguments of the mapping of one parameter, where the rule makes it with others than its own:
-  // as text; empty: with its own.
+  // The arguments of the mapping of one parameter, where the rule makes it with others than its
+  // own: as text; empty: with its own.
   std::string resolved_args;
   // What the rule raised while it was inspected; the rest is what could be read before. Empty:
   // nothing.

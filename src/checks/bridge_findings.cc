@@ -158,13 +158,13 @@ const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row)
   if (known != nullptr) return known;
   const Names own = OwnCodeOf(rule);
   row.status = RowStatus::kSkipped;
-  row.why =
-      rule.held.empty()
-          ? fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(),
-                        Joined(own))
-          : fmt::format("{} may leave the conversion to mappings that its class does not build, "
-                        "which were not judged: {}; {}",
-                        rule.Text(), HeldText(rule), TrialText(rule));
+  row.why = rule.held.empty()
+                ? fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(),
+                              Joined(own))
+                : fmt::format(
+                      "{} may leave the conversion to mappings that its class does not build, "
+                      "which were not judged: {}; {}",
+                      rule.Text(), HeldText(rule), TrialText(rule));
   if (!rule.held.empty()) {
     unproven_.insert(fmt::format(
         "{} holds mappings that its class does not build, which were not judged: {}; {}",

@@ -273,7 +273,7 @@ class FamilyLint {
   static std::optional<Finding> WrongTold(const Parameter& p, const RegistryRule& rule,
                                           MappingCut needed) {
     const bool whole = needed == MappingCut::kReplicated;
-    const std::string_view right = whole ? "replicated"
+    const std::string_view right = whole                           ? "replicated"
                                    : needed == MappingCut::kColumn ? "column"
                                                                    : "row";
     for (const std::string& cut : rule.cuts) {

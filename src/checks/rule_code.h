@@ -15,8 +15,8 @@ const MappingClass* KnownClassOf(const RegistryRule& rule);
 // The same, whatever it holds: what its own methods read.
 const MappingClass* ClassByCode(const RegistryRule& rule);
 
-// The class beside which `rule` was tried and did something else to made-up tensors, of the one that
-// it would convert as; nullptr where it was not tried, or did the same.
+// The class beside which `rule` was tried and did something else to made-up tensors, of the one
+// that it would convert as; nullptr where it was not tried, or did the same.
 const MappingClass* ClassThatItChanges(const RegistryRule& rule);
 
 // "m.MyMapping in _mapping, m.Other in _parts[0]": what it holds besides what its class builds.
