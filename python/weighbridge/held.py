@@ -89,7 +89,7 @@ def unmodified(mapping: Any) -> Any | None:
         kind = class_beneath(type(mapping))
         if kind is None:
             return None
-        twin = object.__new__(kind)
+        twin: Any = object.__new__(kind)
         twin.__dict__.update(vars(mapping))
         made = kind.resolve(twin, ())  # type: ignore[attr-defined]
         return made if type(made) is kind else None

@@ -17,15 +17,11 @@ def _module(config: Any) -> Any:
     """A module that is not cut, as AutoMapping looks at it."""
     import torch
 
-    class Whole(torch.nn.Module):
-        tensor_model_parallel = False
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
-            self.config = config
-
-    return Whole()
+    module: Any = torch.nn.Module()
+    module.tensor_model_parallel = False
+    module.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    module.config = config
+    return module
 
 
 def _ranks() -> int:
