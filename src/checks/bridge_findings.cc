@@ -24,6 +24,11 @@ std::string TrialText(const RegistryRule& rule) {
                            trial.changed);
 }
 
+std::string HeldAndTried(const RegistryRule& rule) {
+  return fmt::format("holds mappings that its class does not build, which were not judged: {}; {}",
+                     HeldText(rule), TrialText(rule));
+}
+
 }  // namespace
 
 Names NamesOf(const RuleSources& sources) {
@@ -158,17 +163,12 @@ const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row)
   if (known != nullptr) return known;
   const Names own = OwnCodeOf(rule);
   row.status = RowStatus::kSkipped;
-  row.why = rule.held.empty()
-                ? fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(),
-                              Joined(own))
-                : fmt::format(
-                      "{} may leave the conversion to mappings that its class does not build, "
-                      "which were not judged: {}; {}",
-                      rule.Text(), HeldText(rule), TrialText(rule));
-  if (!rule.held.empty()) {
-    unproven_.insert(fmt::format(
-        "{} holds mappings that its class does not build, which were not judged: {}; {}",
-        rule.mapping_class, HeldText(rule), TrialText(rule)));
+  if (rule.held.empty()) {
+    row.why =
+        fmt::format("{} runs code of its own, which was not judged: {}", rule.Text(), Joined(own));
+  } else {
+    row.why = fmt::format("{} {}", rule.Text(), HeldAndTried(rule));
+    unproven_.insert(fmt::format("{} {}", rule.mapping_class, HeldAndTried(rule)));
   }
   for (const std::string& code : own) {
     unproven_.insert(fmt::format("{} is code of the bridge's own, which was not judged", code));
@@ -176,17 +176,19 @@ const MappingClass* RuleCheck::ClassOf(const RegistryRule& rule, ResultRow& row)
   return nullptr;
 }
 
+void RuleCheck::JudgeResolved(const RegistryRule& rule, ResultRow& row) {
+  if (row.status != RowStatus::kMatch || rule.resolved_args.empty()) return;
+  row.status = RowStatus::kSkipped;
+  row.why = fmt::format(
+      "{} was judged by its own arguments, and makes a mapping with others for a parameter: {}",
+      rule.Text(), rule.resolved_args);
+  unproven_.insert(row.why);
+}
+
 void RuleCheck::Close(const RegistryRule* rule, std::optional<Finding> finding, ResultRow row) {
   if (rule != nullptr && rule->raised.empty()) {
     finding = hooks_.Judge(*rule, std::move(finding), row);
-    if (!finding && row.status == RowStatus::kMatch && !rule->resolved_args.empty()) {
-      row.status = RowStatus::kSkipped;
-      row.why = fmt::format(
-          "{} was judged by its own arguments, and makes a mapping with others for "
-          "a parameter: {}",
-          rule->Text(), rule->resolved_args);
-      unproven_.insert(row.why);
-    }
+    if (!finding) JudgeResolved(*rule, row);
   }
   if (finding) {
     row.status = rule == nullptr ? RowStatus::kMissing : RowStatus::kMismatch;

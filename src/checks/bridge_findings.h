@@ -111,6 +111,9 @@ class RuleCheck {
   void Finish();
 
  private:
+  // A rule that was judged by arguments that its mappings of parameters have not.
+  void JudgeResolved(const RegistryRule& rule, ResultRow& row);
+
   const BridgeDump& dump_;
   Report& report_;
   RuleUse use_;
